@@ -1,0 +1,1 @@
+"""Stubs of the `lepton.v1` contract, generated from protos/ by `make proto`; never edited."""
