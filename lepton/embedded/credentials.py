@@ -1,4 +1,4 @@
-"""The platform's certificate authority, certificates, keys and tokens: what `lepton init` makes and `lepton token` signs.
+"""The platform's certificate authority, certificates, keys and tokens: what `lepton init` and `lepton token` make.
 
 Only the machine that holds this folder can sign tokens; services get public keys alone.
 """
@@ -129,7 +129,7 @@ def _write_authority(directory: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Lepton CA {uuid4().hex[:8]}")])
     certificate = (
-        _builder(name, name, key.public_key(), _CA_DAYS)
+        _builder(name, name, key.public_key(), key.public_key(), _CA_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(authority=True), critical=True)
         .sign(key, hashes.SHA256())
@@ -149,7 +149,11 @@ def _issue_certificate(directory: Path, name: str) -> None:
         names.append(x509.UniformResourceIdentifier(f"spiffe://lepton/service/{name}"))
     certificate = (
         _builder(
-            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), authority.subject, key.public_key(), _LEAF_DAYS
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]),
+            authority.subject,
+            key.public_key(),
+            authority_key.public_key(),
+            _LEAF_DAYS,
         )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(authority=False), critical=True)
@@ -184,7 +188,11 @@ def _alternative_names(name: str, hosts: Sequence[str]) -> list[x509.GeneralName
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, days: int
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    issuer_key: ec.EllipticCurvePublicKey,
+    days: int,
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
@@ -196,6 +204,8 @@ def _builder(
         # Clocks of machines in one stack differ by minutes.
         .not_valid_before(now - datetime.timedelta(minutes=10))
         .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
     )
 
 

@@ -1,0 +1,67 @@
+"""Lepton's Python SDK: data in, a governed and monitored gRPC endpoint out.
+
+    import lepton
+
+    data = lepton.load_data("german_credit.csv").dropna()
+    model = lepton.LogisticRegression().fit(data, target="creditability")
+    lepton.Deploy(model).save().predict(data)
+
+Needs a running platform: `lepton up` starts one on this machine. Importing `lepton.v1` alone imports none of the SDK's own
+dependencies, for the names below are looked up when first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lepton.connection import Connection, connect
+    from lepton.datasets import Dataset
+    from lepton.deployment import Deploy
+    from lepton.errors import LeptonError
+    from lepton.evaluation import evaluate
+    from lepton.jobs import Job
+    from lepton.models import BoostedTrees, LinearRegression, LogisticRegression, Transformer
+    from lepton.utils import load_data
+    from lepton.versions import ModelVersion
+
+_HOMES = {
+    "Connection": "lepton.connection",
+    "connect": "lepton.connection",
+    "Dataset": "lepton.datasets",
+    "Deploy": "lepton.deployment",
+    "LeptonError": "lepton.errors",
+    "evaluate": "lepton.evaluation",
+    "Job": "lepton.jobs",
+    "BoostedTrees": "lepton.models",
+    "LinearRegression": "lepton.models",
+    "LogisticRegression": "lepton.models",
+    "Transformer": "lepton.models",
+    "load_data": "lepton.utils",
+    "ModelVersion": "lepton.versions",
+}
+
+__all__ = [
+    "BoostedTrees",
+    "Connection",
+    "Dataset",
+    "Deploy",
+    "Job",
+    "LeptonError",
+    "LinearRegression",
+    "LogisticRegression",
+    "ModelVersion",
+    "Transformer",
+    "connect",
+    "evaluate",
+    "load_data",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lepton' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,292 @@
+"""Datasets: import, list, look at, transform, read, delete.
+
+    import lepton
+
+    credit = lepton.Dataset.import_file("german_credit.csv", label="creditability")
+    train, test = credit.transform(steps.drop_missing(), steps.split(0.2, seed=7))
+    train.to_pandas()
+"""
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lepton import errors, names, progress
+from lepton.connection import Connection, current
+from lepton.tables import html_table
+from lepton.v1 import data_pb2
+
+CHUNK_BYTES = 1 << 20
+FORMATS = {
+    ".csv": data_pb2.FILE_FORMAT_CSV,
+    ".tsv": data_pb2.FILE_FORMAT_CSV,
+    ".parquet": data_pb2.FILE_FORMAT_PARQUET,
+    ".pq": data_pb2.FILE_FORMAT_PARQUET,
+    ".jsonl": data_pb2.FILE_FORMAT_JSON_LINES,
+    ".ndjson": data_pb2.FILE_FORMAT_JSON_LINES,
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One immutable version of a dataset.
+
+    Args:
+        connection: the platform that holds it.
+        message: what the data service says of it.
+    """
+
+    connection: Connection
+    message: data_pb2.DatasetVersion
+
+    @classmethod
+    def import_file(
+        cls,
+        path: str | Path,
+        *,
+        name: str | None = None,
+        label: str = "",
+        connection: Connection | None = None,
+    ) -> "Dataset":
+        """Upload a CSV (.csv, .tsv), Parquet (.parquet) or JSON Lines (.jsonl) file as it is.
+
+        Args:
+            path: the file; it is streamed, never whole in memory.
+            name: the dataset's id; by default made from the file's name.
+            label: the column that models predict by default.
+            connection: the platform; by default the one in use.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            InvalidArgument: the platform cannot read the file; the message says where and why.
+        """
+        path = Path(path)
+        file_format = FORMATS.get(path.suffix.lower())
+        if file_format is None:
+            raise errors.InvalidArgument(
+                f"cannot tell the format of {path.name!r} from its name: expected one of {', '.join(FORMATS)}",
+                reason="UNKNOWN_FORMAT",
+            )
+        header = data_pb2.ImportHeader(
+            dataset=name or names.to_id(path.stem),
+            format=file_format,
+            request_id=names.request_id(),
+            label=label,
+            source=path.name,
+            delimiter="\t" if path.suffix.lower() == ".tsv" else "",
+        )
+        with open(path, "rb") as file:
+            return cls._import(header, file, path.stat().st_size, connection or current())
+
+    @classmethod
+    def import_frame(
+        cls,
+        frame: pd.DataFrame,
+        name: str,
+        *,
+        label: str = "",
+        recipe: data_pb2.Recipe | None = None,
+        parent: str = "",
+        connection: Connection | None = None,
+    ) -> "Dataset":
+        """Upload a DataFrame's rows; its index is left behind.
+
+        Args:
+            frame: the rows.
+            name: the dataset's id.
+            label: the column that models predict by default.
+            recipe: what made the frame, kept as provenance.
+            parent: the version that the recipe started from, as name@number.
+            connection: the platform; by default the one in use.
+
+        Raises:
+            InvalidArgument: a column holds values of several types.
+        """
+        content = io.BytesIO()
+        pq.write_table(to_arrow(frame), content, compression="zstd")
+        size = content.tell()
+        content.seek(0)
+        header = data_pb2.ImportHeader(
+            dataset=name,
+            format=data_pb2.FILE_FORMAT_PARQUET,
+            request_id=names.request_id(),
+            label=label,
+            source="DataFrame",
+            recipe=recipe,
+            parent=parent,
+        )
+        return cls._import(header, content, size, connection or current())
+
+    @classmethod
+    def get(cls, ref: str, *, connection: Connection | None = None) -> "Dataset":
+        """Return a version by `name@number`, or the newest by `name`.
+
+        Raises:
+            NotFound: there is none.
+        """
+        connection = connection or current()
+        return cls(connection, connection.data.GetDatasetVersion(data_pb2.GetDatasetVersionRequest(ref=ref)))
+
+    @classmethod
+    def list(cls, *, connection: Connection | None = None) -> pd.DataFrame:
+        """Return one row a dataset: name, latest_version, create_time."""
+        connection = connection or current()
+        rows = []
+        token = ""
+        while True:
+            page = connection.data.ListDatasets(data_pb2.ListDatasetsRequest(page_token=token))
+            rows += [(item.name, item.latest_version, item.create_time.ToDatetime()) for item in page.datasets]
+            token = page.next_page_token
+            if not token:
+                return pd.DataFrame(rows, columns=["name", "latest_version", "create_time"])
+
+    @property
+    def ref(self) -> str:
+        """The version as name@number."""
+        return f"{self.message.dataset}@{self.message.number}"
+
+    @property
+    def columns(self) -> "list[str]":
+        """The columns' names, in order."""
+        return [column.name for column in self.message.columns]
+
+    @property
+    def create_time(self) -> datetime:
+        """When the version was created, UTC."""
+        return self.message.create_time.ToDatetime()
+
+    def transform(
+        self, *steps: data_pb2.Step, name: str | None = None, test_name: str | None = None
+    ) -> "tuple[Dataset, ...]":
+        """Apply steps on the platform; return one new version, or two where the last step splits.
+
+        Args:
+            steps: as `lepton.steps` makes them.
+            name: the new dataset's id; by default this one's with `-clean` (or `-train`) behind.
+            test_name: the id for the second part of a split; by default this one's with `-test` behind.
+        """
+        splits = bool(steps) and steps[-1].HasField("split")
+        request = data_pb2.TransformDatasetRequest(
+            source=self.ref,
+            recipe=data_pb2.Recipe(steps=steps),
+            dataset=name or names.to_id(self.message.dataset[:56] + ("-train" if splits else "-clean")),
+            test_dataset=(test_name or names.to_id(self.message.dataset[:56] + "-test")) if splits else "",
+            request_id=names.request_id(),
+        )
+        answer = self.connection.data.TransformDataset(request, timeout=3600)
+        return tuple(Dataset(self.connection, version) for version in answer.versions)
+
+    def to_arrow(self, columns: Iterable[str] = ()) -> pa.Table:
+        """Return the rows as an Arrow table, of some columns or all."""
+        answers = self.connection.data.ReadDataset(data_pb2.ReadDatasetRequest(ref=self.ref, columns=columns))
+        with pa.ipc.open_stream(pa.PythonFile(_Chunks(answer.arrow for answer in answers), mode="r")) as reader:
+            return reader.read_all()
+
+    def to_pandas(self, columns: Iterable[str] = ()) -> pd.DataFrame:
+        """Return the rows as a DataFrame, of some columns or all."""
+        return self.to_arrow(columns).to_pandas()
+
+    def head(self, rows: int = 10) -> pd.DataFrame:
+        """Return the first rows (at most 1,000)."""
+        answer = self.connection.data.PreviewDataset(data_pb2.PreviewDatasetRequest(ref=self.ref, rows=rows))
+        with pa.ipc.open_stream(answer.arrow) as reader:
+            return reader.read_all().to_pandas()
+
+    def profile(self) -> pd.DataFrame:
+        """Return what each column holds: missing, distinct, minimum, mean, median, maximum, most frequent value."""
+        answer = self.connection.data.GetDatasetProfile(data_pb2.GetDatasetProfileRequest(ref=self.ref))
+        rows = [_profile_row(column) for column in answer.columns]
+        return pd.DataFrame(rows).set_index("column")
+
+    def delete(self) -> None:
+        """Delete this version; its number is never used again."""
+        request = data_pb2.DeleteDatasetVersionRequest(ref=self.ref, request_id=names.request_id())
+        self.connection.data.DeleteDatasetVersion(request)
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.ref}, {self.message.rows:,} rows x {len(self.columns)} columns)"
+
+    def _repr_html_(self) -> str:
+        rows = [(column.name, column.arrow_type, "yes" if column.nullable else "") for column in self.message.columns]
+        return html_table(repr(self), ("column", "type", "missing values"), rows)
+
+    @classmethod
+    def _import(
+        cls, header: data_pb2.ImportHeader, file: BinaryIO, size_bytes: int, connection: Connection
+    ) -> "Dataset":
+        with progress.bar(f"importing {header.source}", size_bytes, "bytes") as advance:
+            answer = connection.data.ImportDataset(_upload(header, file, advance))
+        return cls(connection, answer.version)
+
+
+def to_arrow(frame: pd.DataFrame) -> pa.Table:
+    """Return a frame's rows as Arrow; categoricals become strings, column names become text.
+
+    Raises:
+        InvalidArgument: a column holds values of several types.
+    """
+    plain = pd.DataFrame(frame).rename(columns=str)
+    try:
+        table = pa.Table.from_pandas(plain, preserve_index=False).replace_schema_metadata(None)
+    except pa.ArrowException as error:
+        raise errors.InvalidArgument(
+            f"the frame has a column of several types: {error}", reason="MIXED_TYPES"
+        ) from error
+    for index, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            table = table.set_column(index, field.name, table.column(index).cast(field.type.value_type))
+    return table
+
+
+def _upload(
+    header: data_pb2.ImportHeader, file: BinaryIO, advance: progress.Advance
+) -> Iterator[data_pb2.ImportDatasetRequest]:
+    yield data_pb2.ImportDatasetRequest(header=header)
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK_BYTES):
+        digest.update(chunk)
+        yield data_pb2.ImportDatasetRequest(chunk=chunk)
+        advance(len(chunk))
+    yield data_pb2.ImportDatasetRequest(end=data_pb2.ImportEnd(sha256=digest.hexdigest()))
+
+
+def _profile_row(column: data_pb2.ColumnProfile) -> dict[str, object]:
+    numeric = column.HasField("mean")
+    return {
+        "column": column.name,
+        "missing": column.missing,
+        "distinct": column.distinct,
+        "minimum": column.minimum if numeric else None,
+        "mean": column.mean if numeric else None,
+        "median": column.quartiles[1] if len(column.quartiles) == 3 else None,
+        "maximum": column.maximum if numeric else None,
+        "most_frequent": column.top[0].value if column.top else None,
+    }
+
+
+class _Chunks(io.RawIOBase):
+    """A readable file over streamed chunks, so that Arrow decodes while they arrive."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self._rest) < size:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                break
+            self._rest += chunk
+        taken, self._rest = (self._rest, b"") if size < 0 else (self._rest[:size], self._rest[size:])
+        return taken

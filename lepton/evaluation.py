@@ -1,0 +1,94 @@
+"""`evaluate`: score a registered model on a dataset version, and keep the scores."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from lepton import tracing
+from lepton.jobs import Job
+from lepton.models import Data, Model, as_dataset
+from lepton.tables import html_table
+from lepton.v1 import common_pb2, training_pb2
+from lepton.versions import ModelVersion
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+class Evaluation(Mapping[str, float]):
+    """Metrics by name, and for classification a confusion matrix.
+
+    Args:
+        model: the version that was scored, as name@number.
+        message: what the platform measured.
+    """
+
+    def __init__(self, model: str, message: common_pb2.Evaluation) -> None:
+        self.model = model
+        self.message = message
+        self._metrics = {metric.name: metric.value for metric in message.metrics}
+
+    @property
+    def dataset(self) -> str:
+        """The dataset version, as name@number."""
+        return self.message.dataset
+
+    @property
+    def rows(self) -> int:
+        """Rows that were scored."""
+        return self.message.rows
+
+    @property
+    def confusion_matrix(self) -> pd.DataFrame | None:
+        """Counts of truth (rows) against prediction (columns); None for regression."""
+        labels = list(self.message.confusion_matrix.labels)
+        if not labels:
+            return None
+        counts = pd.Series(list(self.message.confusion_matrix.counts)).to_numpy().reshape(len(labels), len(labels))
+        return pd.DataFrame(counts, index=pd.Index(labels, name="truth"), columns=pd.Index(labels, name="prediction"))
+
+    def __getitem__(self, name: str) -> float:
+        return self._metrics[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._metrics)
+
+    def __len__(self) -> int:
+        return len(self._metrics)
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name}={value:.4g}" for name, value in self.items())
+        return f"Evaluation({self.model} on {self.dataset}, {self.rows:,} rows: {metrics})"
+
+    def _repr_html_(self) -> str:
+        title = f"{self.model} on {self.dataset}, {self.rows:,} rows"
+        table = html_table(title, ("metric", "value"), [(name, f"{value:.4g}") for name, value in self.items()])
+        matrix = self.confusion_matrix
+        return table if matrix is None else table + matrix.to_html()
+
+
+def evaluate(model: Model | ModelVersion, data: Data) -> Evaluation:
+    """Score a trained model on some rows; the scores are recorded on the platform.
+
+    Args:
+        model: a trained model, or a version of one.
+        data: rows with the target column.
+
+    Raises:
+        FailedPrecondition: the model is not trained yet.
+        JobFailed: the rows cannot be scored; the message says why.
+    """
+    version = model.trained_version() if isinstance(model, Model) else model
+    with tracing.span("lepton.evaluate"):
+        dataset = as_dataset(data, version.connection)
+        if dataset.ref == version.message.lineage.dataset:
+            warnings.warn(
+                f"{dataset.ref} is the version that {version.ref} was trained on: its scores say nothing of new rows",
+                UserWarning,
+                stacklevel=2,
+            )
+        spec = training_pb2.JobSpec(
+            kind=training_pb2.JOB_KIND_EVALUATE, dataset=dataset.ref, base_version=version.ref
+        )
+        job = Job.submit(spec, connection=version.connection).wait()
+    return Evaluation(version.ref, job.message.evaluation)

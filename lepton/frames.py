@@ -1,0 +1,207 @@
+"""A pandas DataFrame that remembers where it came from and which steps made it.
+
+The recorded operations are those of the recipe: dropna, drop, drop_duplicates, fillna, rename, astype, query, sample and
+split. Whatever else changes rows or columns is noticed by a fingerprint of the content, and marks the recipe 'edited by the
+client'.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lepton.v1 import data_pb2
+
+_ARROW_NAMES = {
+    "int64": "int64",
+    "int32": "int32",
+    "int": "int64",
+    "float64": "double",
+    "float32": "float",
+    "float": "double",
+    "str": "string",
+    "string": "string",
+    "object": "string",
+    "bool": "bool",
+    "boolean": "bool",
+}
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a frame came from.
+
+    Args:
+        parent: the dataset version that the steps start from, as name@number.
+        label: the declared label column; empty for none.
+        steps: what was done since.
+        edited: whether something outside the recipe's vocabulary was done, too.
+        fingerprint: of the content after the last step.
+    """
+
+    parent: str
+    label: str
+    steps: tuple[data_pb2.Step, ...]
+    edited: bool
+    fingerprint: int
+
+    @property
+    def recipe(self) -> data_pb2.Recipe:
+        """The steps as the data service keeps them."""
+        return data_pb2.Recipe(steps=self.steps, edited_by_client=self.edited)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the frame still is its parent version."""
+        return not self.steps and not self.edited
+
+
+class Frame(pd.DataFrame):
+    """What `load_data` returns: a DataFrame whose operations keep lineage."""
+
+    _metadata = ["_lineage"]
+    _lineage: Lineage | None = None
+
+    @property
+    def _constructor(self) -> "type[Frame]":
+        return Frame
+
+    @property
+    def lineage(self) -> Lineage | None:
+        """Where the rows came from; None where unknown. Its `edited` tells of changes outside the vocabulary."""
+        known = self._lineage
+        if known is None or known.fingerprint == fingerprint(self):
+            return known
+        return replace(known, edited=True, fingerprint=fingerprint(self))
+
+    def dropna(self, *args: Any, **kwargs: Any) -> Any:
+        """As in pandas; recorded where it drops rows with any missing value."""
+        result = super().dropna(*args, **kwargs)
+        if args or set(kwargs) - {"subset", "ignore_index", "how"} or kwargs.get("how", "any") != "any":
+            return result
+        return self._record(result, data_pb2.Step(drop_missing={"columns": _names(kwargs.get("subset"))}))
+
+    def drop(self, *args: Any, **kwargs: Any) -> Any:
+        """As in pandas; recorded where it drops columns."""
+        result = super().drop(*args, **kwargs)
+        dropped = [str(name) for name in self.columns if result is not None and name not in result.columns]
+        if result is None or len(result) != len(self) or not dropped:
+            return result
+        return self._record(result, data_pb2.Step(drop_columns={"columns": dropped}))
+
+    def drop_duplicates(self, *args: Any, **kwargs: Any) -> Any:
+        """As in pandas; recorded where it keeps the first of the same rows."""
+        result = super().drop_duplicates(*args, **kwargs)
+        if len(args) > 1 or kwargs.get("keep", "first") != "first":
+            return result
+        subset = args[0] if args else kwargs.get("subset")
+        return self._record(result, data_pb2.Step(drop_duplicates={"columns": _names(subset)}))
+
+    def fillna(self, *args: Any, **kwargs: Any) -> Any:
+        """As in pandas; recorded for a value or values by column."""
+        result = super().fillna(*args, **kwargs)
+        value = args[0] if args else kwargs.get("value")
+        if not np.isscalar(value) and not isinstance(value, Mapping):
+            return result
+        filled = value if isinstance(value, Mapping) else {name: value for name in self.columns[self.isna().any()]}
+        texts = {str(name): str(item) for name, item in filled.items()}
+        return self._record(result, data_pb2.Step(fill_missing={"values": texts}))
+
+    def rename(self, *args: Any, **kwargs: Any) -> Any:
+        """As in pandas; recorded where it renames columns by a mapping."""
+        result = super().rename(*args, **kwargs)
+        names = kwargs.get("columns")
+        if args or set(kwargs) - {"columns"} or not isinstance(names, Mapping):
+            return result
+        changed = {str(old): str(new) for old, new in names.items() if old in self.columns}
+        return self._record(result, data_pb2.Step(rename={"names": changed}))
+
+    def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in pandas; recorded for types that the platform knows."""
+        result = super().astype(dtype, *args, **kwargs)
+        wanted = dtype if isinstance(dtype, Mapping) else {name: dtype for name in self.columns}
+        types = {str(name): _ARROW_NAMES.get(_dtype_name(item), "") for name, item in wanted.items()}
+        if not all(types.values()):
+            return result
+        return self._record(result, data_pb2.Step(cast={"types": types}))
+
+    def query(self, expr: str, **kwargs: Any) -> Any:
+        """As in pandas; recorded where the expression refers to columns and constants alone."""
+        result = super().query(expr, **kwargs)
+        if kwargs or "@" in expr:
+            return result
+        return self._record(result, data_pb2.Step(filter={"expression": expr}))
+
+    def sample(self, *args: Any, **kwargs: Any) -> Any:
+        """As in pandas; recorded where it is seeded and without replacement or weights."""
+        result = super().sample(*args, **kwargs)
+        seed = kwargs.get("random_state")
+        if args[1:] or not isinstance(seed, int) or set(kwargs) - {"n", "frac", "random_state", "ignore_index"}:
+            return result
+        rows = args[0] if args else kwargs.get("n")
+        step = data_pb2.Sample(rows=rows or 0, fraction=kwargs.get("frac") or 0.0, seed=seed)
+        return self._record(result, data_pb2.Step(sample=step))
+
+    def split(
+        self, test_fraction: float = 0.2, *, seed: int = 0, stratify: str | None = None
+    ) -> "tuple[Frame, Frame]":
+        """Cut the rows in two by a seeded draw, keeping their order: (train, test).
+
+        Args:
+            test_fraction: the share of rows in the second part, between 0 and 1 exclusive.
+            seed: same rows, fraction and seed, same parts.
+            stratify: keep the shares of this column's values equal in both parts.
+
+        Raises:
+            ValueError: the fraction is not between 0 and 1.
+            KeyError: there is no such column.
+        """
+        if not 0 < test_fraction < 1:
+            raise ValueError(f"test_fraction must lie between 0 and 1, got {test_fraction}")
+        generator = np.random.default_rng(seed)
+        groups = [np.arange(len(self))] if stratify is None else _groups(self[stratify])
+        chosen = [generator.permutation(group)[: round(len(group) * test_fraction)] for group in groups]
+        in_test = np.zeros(len(self), dtype=bool)
+        in_test[np.concatenate(chosen)] = True
+        step = data_pb2.Step(split={"test_fraction": test_fraction, "seed": seed, "stratify": stratify or ""})
+        return self._record(self[~in_test], step), self._record(self[in_test], step)
+
+    def _record(self, result: Any, step: data_pb2.Step) -> Any:
+        """Write the step into the result's lineage; an in-place operation has no result and counts as an edit."""
+        before = self.lineage
+        if isinstance(result, Frame) and before is not None:
+            result._lineage = replace(before, steps=(*before.steps, step), fingerprint=fingerprint(result))
+        return result
+
+
+def fingerprint(frame: pd.DataFrame) -> int:
+    """Return a hash of the frame's columns, types and rows; the index does not count."""
+    header = tuple((str(name), str(dtype)) for name, dtype in frame.dtypes.items())
+    rows = pd.util.hash_pandas_object(pd.DataFrame(frame), index=False).to_numpy()
+    return hash((header, rows.tobytes()))
+
+
+def with_lineage(frame: pd.DataFrame, parent: str, label: str) -> Frame:
+    """Return the frame as one that descends from a dataset version."""
+    result = Frame(frame)
+    result._lineage = Lineage(parent, label, (), edited=False, fingerprint=fingerprint(result))
+    return result
+
+
+def _names(subset: Hashable | Iterable[Hashable] | None) -> list[str]:
+    if subset is None:
+        return []
+    return [subset] if isinstance(subset, str) else [str(name) for name in subset]  # type: ignore[union-attr]
+
+
+def _dtype_name(dtype: Any) -> str:
+    return dtype if isinstance(dtype, str) else getattr(dtype, "__name__", None) or str(dtype)
+
+
+def _groups(column: "pd.Series[Any]") -> list[np.ndarray[Any, np.dtype[np.intp]]]:
+    positions: Callable[[object], np.ndarray[Any, np.dtype[np.intp]]] = lambda value: np.flatnonzero(  # noqa: E731
+        column.isna() if pd.isna(value) else column == value  # type: ignore[call-overload]
+    )
+    return [positions(value) for value in column.unique()]

@@ -1,0 +1,183 @@
+"""Jobs: submit, follow, cancel, list."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lepton import errors, names, progress
+from lepton.connection import Connection, current
+from lepton.v1 import training_pb2
+
+_ENDED = {training_pb2.JOB_STATE_SUCCEEDED, training_pb2.JOB_STATE_FAILED, training_pb2.JOB_STATE_CANCELLED}
+
+
+@dataclass(frozen=True)
+class Update:
+    """One report of a running job.
+
+    Args:
+        sequence: its number in the job, from 1.
+        state: QUEUED, RUNNING, SUCCEEDED, FAILED or CANCELLED.
+        progress: how far, 0 to 1.
+        message: what the job was doing.
+        step: the epoch or boosting round that the metrics belong to.
+        metrics: value by name.
+    """
+
+    sequence: int
+    state: str
+    progress: float
+    message: str
+    step: int
+    metrics: Mapping[str, float]
+
+
+class Job:
+    """One run on the platform.
+
+    Args:
+        connection: the platform that runs it.
+        message: what the training service says of it.
+    """
+
+    def __init__(self, connection: Connection, message: training_pb2.Job) -> None:
+        self.connection = connection
+        self.message = message
+
+    @classmethod
+    def submit(cls, spec: training_pb2.JobSpec, *, connection: Connection | None = None) -> "Job":
+        """Queue a job.
+
+        Raises:
+            InvalidArgument: an unknown family or hyperparameter; the message lists the known ones.
+            NotFound: the dataset or base version does not exist.
+        """
+        connection = connection or current()
+        request = training_pb2.CreateJobRequest(spec=spec, request_id=names.request_id())
+        return cls(connection, connection.training.CreateJob(request))
+
+    @classmethod
+    def get(cls, name: str, *, connection: Connection | None = None) -> "Job":
+        """Return a job by its id.
+
+        Raises:
+            NotFound: there is none.
+        """
+        connection = connection or current()
+        return cls(connection, connection.training.GetJob(training_pb2.GetJobRequest(name=name)))
+
+    @classmethod
+    def list(
+        cls, *, state: str = "", model: str = "", limit: int = 50, connection: Connection | None = None
+    ) -> pd.DataFrame:
+        """Return one row a job, newest first: name, kind, family, model, state, progress, version, create_time."""
+        connection = connection or current()
+        conditions = [f'{key} = "{value}"' for key, value in (("state", state.upper()), ("model", model)) if value]
+        request = training_pb2.ListJobsRequest(page_size=limit, filter=" AND ".join(conditions))
+        rows = [_row(job) for job in connection.training.ListJobs(request).jobs]
+        return pd.DataFrame(rows, columns=_COLUMNS)
+
+    @property
+    def name(self) -> str:
+        """The job's id."""
+        return self.message.name
+
+    @property
+    def state(self) -> str:
+        """QUEUED, RUNNING, SUCCEEDED, FAILED or CANCELLED, as last seen."""
+        return state_name(self.message.state)
+
+    @property
+    def version(self) -> str:
+        """The model version that it registered, as name@number; empty until then."""
+        return self.message.version
+
+    def refresh(self) -> "Job":
+        """Ask the platform how the job stands; return the job."""
+        self.message = self.connection.training.GetJob(training_pb2.GetJobRequest(name=self.name))
+        return self
+
+    def cancel(self) -> "Job":
+        """Ask the job to stop; return it."""
+        request = training_pb2.CancelJobRequest(name=self.name, request_id=names.request_id())
+        self.message = self.connection.training.CancelJob(request)
+        return self
+
+    def watch(self, after_sequence: int = 0) -> Iterator[Update]:
+        """Yield the job's updates, past and coming, until it ends; reconnects where it left off."""
+        while True:
+            try:
+                request = training_pb2.WatchJobRequest(name=self.name, after_sequence=after_sequence)
+                for answer in self.connection.training.WatchJob(request):
+                    after_sequence = answer.sequence
+                    yield _update(answer)
+            except errors.Unavailable:
+                # The service restarts: the job goes on meanwhile, and the sequence says where to resume.
+                pass
+            if self.refresh().message.state in _ENDED and self.message.sequence <= after_sequence:
+                return
+
+    def wait(self) -> "Job":
+        """Show progress until the job ends; return it.
+
+        Raises:
+            JobFailed: it failed; the reason and message are the job's.
+            Cancelled: it was stopped.
+        """
+        with progress.share(f"{self.message.spec.family or 'evaluation'}") as show:
+            for update in self.watch():
+                show(update.progress, update.message)
+        self.refresh()
+        if self.message.state == training_pb2.JOB_STATE_FAILED:
+            raise errors.JobFailed(
+                f"job {self.name} failed: {self.message.error_message}", reason=self.message.error_reason
+            )
+        if self.message.state == training_pb2.JOB_STATE_CANCELLED:
+            raise errors.Cancelled(f"job {self.name} was cancelled")
+        return self
+
+    def __repr__(self) -> str:
+        return f"Job({self.name}, {self.state}, {self.message.progress:.0%})"
+
+
+def families(*, connection: Connection | None = None) -> pd.DataFrame:
+    """Return one row a hyperparameter of each model family: family, hyperparameter, default, range, description."""
+    connection = connection or current()
+    answer = connection.training.ListFamilies(training_pb2.ListFamiliesRequest())
+    rows = [
+        (family.name, setting.name, setting.default, _range(setting), setting.description)
+        for family in answer.families
+        for setting in family.hyperparameters
+    ]
+    return pd.DataFrame(rows, columns=["family", "hyperparameter", "default", "range", "description"])
+
+
+def state_name(state: "training_pb2.JobState.ValueType") -> str:
+    """Return a state without its prefix: RUNNING."""
+    return training_pb2.JobState.Name(state).removeprefix("JOB_STATE_")
+
+
+_COLUMNS = ["name", "kind", "family", "model", "state", "progress", "version", "create_time"]
+
+
+def _row(job: training_pb2.Job) -> tuple[object, ...]:
+    kind = training_pb2.JobKind.Name(job.spec.kind).removeprefix("JOB_KIND_").lower()
+    created = job.create_time.ToDatetime()
+    state = state_name(job.state)
+    return (job.name, kind, job.spec.family, job.spec.model, state, job.progress, job.version, created)
+
+
+def _update(answer: training_pb2.WatchJobResponse) -> Update:
+    metrics = {metric.name: metric.value for metric in answer.metrics}
+    return Update(
+        answer.sequence, state_name(answer.state), answer.progress, answer.message, answer.step, metrics
+    )
+
+
+def _range(setting: training_pb2.Hyperparameter) -> str:
+    if setting.choices:
+        return ", ".join(setting.choices)
+    least = f"{setting.minimum:g}" if setting.HasField("minimum") else ""
+    most = f"{setting.maximum:g}" if setting.HasField("maximum") else ""
+    return f"{least} .. {most}" if least or most else ""

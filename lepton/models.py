@@ -1,0 +1,281 @@
+"""Model families as estimators: choose, fit, fine-tune, predict.
+
+    from lepton.models import LogisticRegression
+
+    model = LogisticRegression(c=0.5).fit(train, target="creditability")
+    better = model.fine_tune(more)
+"""
+
+import json
+import warnings
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import pandas as pd
+
+from lepton import errors, names, tracing
+from lepton.connection import Connection, current
+from lepton.datasets import Dataset
+from lepton.frames import Frame, with_lineage
+from lepton.jobs import Job
+from lepton.tables import html_table
+from lepton.v1 import common_pb2, training_pb2
+from lepton.versions import ModelVersion
+
+if TYPE_CHECKING:
+    from lepton.evaluation import Evaluation
+
+# What can be trained on: a DataFrame, a dataset version, or its name@number.
+Data = pd.DataFrame | Dataset | str
+
+
+class Model:
+    """A model of one family; its subclasses are the families.
+
+    Args:
+        name: the registry's id for it; by default made from the dataset's name and the family.
+        seed: of every random draw.
+        handle_unknown: what an unknown category does at prediction: ignore or error.
+        connection: the platform; by default the one in use.
+        hyperparameters: the family's own; `lepton.jobs.families()` lists them.
+    """
+
+    family: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        seed: int = 0,
+        handle_unknown: str = "ignore",
+        connection: Connection | None = None,
+        **hyperparameters: object,
+    ) -> None:
+        self.name = name
+        self.seed = seed
+        self.handle_unknown = handle_unknown
+        self.hyperparameters = hyperparameters
+        self.version: ModelVersion | None = None
+        self.job: Job | None = None
+        self._connection = connection
+
+    @property
+    def connection(self) -> Connection:
+        """The platform that holds the model."""
+        return self._connection or current()
+
+    def fit(
+        self,
+        data: Data,
+        *,
+        target: str | None = None,
+        evaluation_data: Data | None = None,
+        resources: dict[str, float] | None = None,
+    ) -> Self:
+        """Train on the platform and register the model as a new version; return the model.
+
+        Args:
+            data: the rows to train on.
+            target: the column to predict; by default the declared label, else the last column, saying so.
+            evaluation_data: held-out rows; by default a tenth of the rows is held out, by seed.
+            resources: what the job needs: cores, memory_bytes, gpus.
+
+        Raises:
+            KeyError: the target is no column of the data.
+            JobFailed: the platform could not train it; the message says why.
+        """
+        with tracing.span("lepton.fit"):
+            dataset = as_dataset(data, self.connection)
+            target = _target(dataset, target)
+            spec = training_pb2.JobSpec(
+                kind=training_pb2.JOB_KIND_FIT,
+                family=self.family,
+                model=self.name or names.to_id(f"{dataset.message.dataset[:40]}-{self.family.replace('_', '-')}"),
+                dataset=dataset.ref,
+                evaluation_dataset=_evaluation_ref(evaluation_data, self.connection),
+                target=target,
+                hyperparameters={name: json.dumps(value) for name, value in self.hyperparameters.items()},
+                seed=self.seed,
+                handle_unknown=self.handle_unknown,
+                resources=_resources(resources),
+            )
+            self._run(spec)
+        return self
+
+    def fine_tune(self, data: Data, *, evaluation_data: Data | None = None, **hyperparameters: object) -> Self:
+        """Train on from this model and return a new one whose version names this one as its parent.
+
+        Args:
+            data: the rows to train on, with the same columns.
+            evaluation_data: held-out rows; by default a tenth of the rows is held out, by seed.
+            hyperparameters: as for fit, for this run: `optimizer='sgd', epochs=10` say.
+
+        Raises:
+            FailedPrecondition: this model is not trained yet.
+            InvalidArgument: an unknown hyperparameter or value; the message lists the valid ones.
+        """
+        parent = self.trained_version()
+        child = type(self)(
+            name=parent.message.model,
+            seed=self.seed,
+            handle_unknown=self.handle_unknown,
+            connection=self._connection,
+            **hyperparameters,
+        )
+        with tracing.span("lepton.fine_tune"):
+            dataset = as_dataset(data, self.connection)
+            child._run(
+                training_pb2.JobSpec(
+                    kind=training_pb2.JOB_KIND_FINE_TUNE,
+                    family=self.family,
+                    model=parent.message.model,
+                    dataset=dataset.ref,
+                    evaluation_dataset=_evaluation_ref(evaluation_data, self.connection),
+                    target=parent.signature.target,
+                    hyperparameters={name: json.dumps(value) for name, value in hyperparameters.items()},
+                    seed=self.seed,
+                    handle_unknown=self.handle_unknown,
+                    base_version=parent.ref,
+                )
+            )
+        return child
+
+    def evaluate(self, data: Data) -> "Evaluation":
+        """Score the model on some rows; as `lepton.evaluation.evaluate(model, data)`."""
+        from lepton.evaluation import evaluate
+
+        return evaluate(self, data)
+
+    def trained_version(self) -> ModelVersion:
+        """Return the version in the registry.
+
+        Raises:
+            FailedPrecondition: the model is not trained yet.
+        """
+        if self.version is None:
+            raise errors.FailedPrecondition(
+                f"this {type(self).__name__} is not trained yet: call fit(data) first", reason="NOT_TRAINED"
+            )
+        return self.version
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Held-out metrics by name; empty before training."""
+        return dict(self.version.metrics) if self.version else {}
+
+    def _run(self, spec: training_pb2.JobSpec) -> None:
+        self.job = Job.submit(spec, connection=self.connection).wait()
+        self.version = ModelVersion.get(self.job.version, connection=self.connection)
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.hyperparameters.items())
+        state = f" {self.version!r}" if self.version else " (not trained)"
+        return f"{type(self).__name__}({settings}){state}"
+
+    def _repr_html_(self) -> str:
+        if self.version is None:
+            return html_table(repr(self), (), ())
+        return f"<p>{type(self).__name__}</p>{self.version._repr_html_()}"
+
+
+class LinearRegression(Model):
+    """Least squares, or gradient descent with SGD or Adam (`solver='gradient_descent', optimizer='adam'`)."""
+
+    family = "linear_regression"
+
+
+class LogisticRegression(Model):
+    """Classification by a linear model of the log odds."""
+
+    family = "logistic_regression"
+
+
+class BoostedTrees(Model):
+    """Gradient-boosted trees (LightGBM), for regression and classification."""
+
+    family = "boosted_trees"
+
+
+class _ComingFamily(Model):
+    """A family that is not built yet: it imports, and says so when it is made."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        raise errors.Unimplemented(
+            f"{type(self).__name__} is not built yet; this version of Lepton trains LinearRegression, "
+            "LogisticRegression and BoostedTrees",
+            reason="FAMILY_NOT_BUILT",
+        )
+
+
+class MLP(_ComingFamily):
+    """Multi-layer perceptron; not built yet."""
+
+
+class CNN(_ComingFamily):
+    """Convolutional network; not built yet."""
+
+
+class RNN(_ComingFamily):
+    """Recurrent network; not built yet."""
+
+
+class Transformer(_ComingFamily):
+    """Transformer; not built yet."""
+
+
+def as_dataset(data: Data, connection: Connection) -> Dataset:
+    """Return a dataset version with exactly the data's rows, importing them where they are not there yet.
+
+    Raises:
+        TypeError: the data is neither a DataFrame, a Dataset nor a reference.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, str):
+        return Dataset.get(data, connection=connection)
+    if not isinstance(data, pd.DataFrame):
+        raise TypeError(f"data must be a DataFrame, a Dataset or 'name@number', got {type(data).__name__}")
+    lineage = data.lineage if isinstance(data, Frame) else None
+    if lineage is None:
+        return Dataset.import_frame(data, "frame", connection=connection)
+    if lineage.is_untouched:
+        return Dataset.get(lineage.parent, connection=connection)
+    name = names.to_id(lineage.parent.partition("@")[0][:55] + "-edited")
+    label = lineage.label if lineage.label in data.columns else ""
+    return Dataset.import_frame(
+        data, name, label=label, recipe=lineage.recipe, parent=lineage.parent, connection=connection
+    )
+
+
+def load_frame(dataset: Dataset) -> Frame:
+    """Return a dataset version's rows as a DataFrame that keeps its lineage."""
+    return with_lineage(dataset.to_pandas(), dataset.ref, dataset.message.label)
+
+
+def _target(dataset: Dataset, target: str | None) -> str:
+    if target is not None:
+        if target not in dataset.columns:
+            raise KeyError(f"no column {target!r}: the data has {', '.join(dataset.columns)}")
+        return target
+    if dataset.message.label:
+        return dataset.message.label
+    last = dataset.columns[-1]
+    warnings.warn(f"no target given: predicting the last column, {last!r}", UserWarning, stacklevel=3)
+    return last
+
+
+def _evaluation_ref(data: Data | None, connection: Connection) -> str:
+    return "" if data is None else as_dataset(data, connection).ref
+
+
+def _resources(wanted: dict[str, float] | None) -> common_pb2.Resources | None:
+    if wanted is None:
+        return None
+    unknown = set(wanted) - {"cores", "memory_bytes", "gpus"}
+    if unknown:
+        raise errors.InvalidArgument(
+            f"unknown resource {', '.join(sorted(unknown))}: expected cores, memory_bytes or gpus",
+            reason="UNKNOWN_RESOURCE",
+        )
+    return common_pb2.Resources(
+        cores=wanted.get("cores", 0), memory_bytes=int(wanted.get("memory_bytes", 0)), gpus=wanted.get("gpus", 0)
+    )

@@ -1,0 +1,29 @@
+"""`load_data`: a file becomes a dataset version on the platform and a DataFrame here."""
+
+from pathlib import Path
+
+from lepton.connection import Connection
+from lepton.datasets import Dataset
+from lepton.frames import Frame, with_lineage
+
+__all__ = ["load_data"]
+
+
+def load_data(
+    path: str | Path, *, name: str | None = None, label: str = "", connection: Connection | None = None
+) -> Frame:
+    """Upload a CSV, Parquet or JSON Lines file as it is, and return its rows as a DataFrame that keeps its lineage.
+
+    Args:
+        path: the file.
+        name: the dataset's id; by default made from the file's name.
+        label: the column that models predict by default.
+        connection: the platform; by default the one in use.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InvalidArgument: the platform cannot read the file; the message says where and why.
+        PlatformNotRunning: no platform runs here.
+    """
+    dataset = Dataset.import_file(path, name=name, label=label, connection=connection)
+    return with_lineage(dataset.to_pandas(), dataset.ref, label)

@@ -1,0 +1,205 @@
+"""Model versions in the registry: get, list, promote, roll back, download, upload."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from lepton import errors, names
+from lepton.connection import Connection, current
+from lepton.tables import html_table
+from lepton.v1 import common_pb2, registry_pb2
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One immutable version of a model.
+
+    Args:
+        connection: the platform that holds it.
+        message: what the registry says of it.
+    """
+
+    connection: Connection
+    message: registry_pb2.Version
+
+    @classmethod
+    def get(cls, ref: str, *, connection: Connection | None = None) -> "ModelVersion":
+        """Return a version by `name@3`, `name@champion`, or the newest READY one by `name`.
+
+        Raises:
+            NotFound: there is none.
+        """
+        connection = connection or current()
+        return cls(connection, connection.registry.GetVersion(registry_pb2.GetVersionRequest(ref=ref)))
+
+    @classmethod
+    def list(cls, model: str, *, connection: Connection | None = None) -> pd.DataFrame:
+        """Return one row a version of a model, newest first: number, state, family, dataset, metrics, create_time."""
+        connection = connection or current()
+        rows, token = [], ""
+        while True:
+            request = registry_pb2.ListVersionsRequest(model=model, page_token=token)
+            page = connection.registry.ListVersions(request)
+            rows += [_row(version) for version in page.versions]
+            token = page.next_page_token
+            if not token:
+                columns = ["number", "state", "family", "dataset", "metrics", "create_time", "error"]
+                return pd.DataFrame(rows, columns=columns)
+
+    @classmethod
+    def list_models(cls, *, connection: Connection | None = None) -> pd.DataFrame:
+        """Return one row a model: name, latest_version, latest_ready_version, create_time."""
+        connection = connection or current()
+        rows, token = [], ""
+        while True:
+            page = connection.registry.ListModels(registry_pb2.ListModelsRequest(page_token=token))
+            rows += [
+                (model.name, model.latest_version, model.latest_ready_version, model.create_time.ToDatetime())
+                for model in page.models
+            ]
+            token = page.next_page_token
+            if not token:
+                return pd.DataFrame(rows, columns=["name", "latest_version", "latest_ready_version", "create_time"])
+
+    @classmethod
+    def upload(
+        cls,
+        model: str,
+        onnx: str | Path | bytes,
+        *,
+        description: str = "",
+        connection: Connection | None = None,
+    ) -> "ModelVersion":
+        """Register an ONNX model that was made elsewhere; its signature is read from the graph.
+
+        Args:
+            model: the model's id.
+            onnx: the file, or its bytes.
+            description: for people.
+            connection: the platform; by default the one in use.
+
+        Raises:
+            InvalidArgument: the registry refused the model; the reason says why.
+        """
+        connection = connection or current()
+        content = onnx if isinstance(onnx, bytes) else Path(onnx).read_bytes()
+        artifact = registry_pb2.Artifact(
+            name="model.onnx", sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)
+        )
+        created = connection.registry.CreateVersion(
+            registry_pb2.CreateVersionRequest(
+                model=model, artifacts=[artifact], description=description, request_id=names.request_id()
+            )
+        )
+        ref = f"{created.model}@{created.number}"
+        connection.registry.UploadArtifact(_upload(ref, artifact.name, content))
+        request = registry_pb2.FinalizeVersionRequest(ref=ref, request_id=names.request_id())
+        version = cls(connection, connection.registry.FinalizeVersion(request, timeout=300))
+        if version.state == "FAILED":
+            raise errors.InvalidArgument(
+                f"{ref} was refused: {version.message.error_message}", reason=version.message.error_reason
+            )
+        return version
+
+    @property
+    def ref(self) -> str:
+        """The version as name@number."""
+        return f"{self.message.model}@{self.message.number}"
+
+    @property
+    def state(self) -> str:
+        """PENDING, READY or FAILED."""
+        return _state_name(self.message.state)
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The first held-out evaluation's metrics by name."""
+        evaluations = self.message.evaluations
+        return {metric.name: metric.value for metric in evaluations[0].metrics} if evaluations else {}
+
+    @property
+    def signature(self) -> common_pb2.Signature:
+        """What the model takes and gives."""
+        return self.message.signature
+
+    def promote(self, alias: str = "champion", *, etag: str = "") -> registry_pb2.Alias:
+        """Point an alias at this version; with an etag, only if the alias has not moved since.
+
+        Raises:
+            Aborted: the alias moved meanwhile.
+        """
+        request = registry_pb2.PromoteVersionRequest(
+            ref=self.ref, alias=alias, etag=etag, request_id=names.request_id()
+        )
+        return self.connection.registry.PromoteVersion(request)
+
+    def download(self, artifact: str = "model.onnx") -> bytes:
+        """Return one of the version's files."""
+        request = registry_pb2.DownloadArtifactRequest(ref=self.ref, name=artifact)
+        return b"".join(answer.chunk for answer in self.connection.registry.DownloadArtifact(request))
+
+    def delete(self) -> None:
+        """Delete the version; its number is never used again."""
+        request = registry_pb2.DeleteVersionRequest(ref=self.ref, request_id=names.request_id())
+        self.connection.registry.DeleteVersion(request)
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name}={value:.4g}" for name, value in self.metrics.items())
+        return f"ModelVersion({self.ref}, {self.state}{', ' + metrics if metrics else ''})"
+
+    def _repr_html_(self) -> str:
+        lineage = self.message.lineage
+        rows = [
+            ("state", self.state),
+            ("family", lineage.family or "made elsewhere"),
+            ("trained on", lineage.dataset),
+            ("job", lineage.job),
+            ("parent", lineage.parent),
+            ("parity", f"{self.message.parity.max_difference:.2g}" if self.message.HasField("parity") else ""),
+            *((name, f"{value:.4g}") for name, value in self.metrics.items()),
+        ]
+        return html_table(self.ref, ("", ""), [row for row in rows if row[1]])
+
+
+def rollback(model: str, alias: str = "champion", *, connection: Connection | None = None) -> registry_pb2.Alias:
+    """Point an alias back at the version that it named before; return it."""
+    connection = connection or current()
+    request = registry_pb2.RollbackAliasRequest(model=model, alias=alias, request_id=names.request_id())
+    return connection.registry.RollbackAlias(request)
+
+
+def aliases(model: str, *, connection: Connection | None = None) -> Mapping[str, int]:
+    """Return the version number behind each alias of a model."""
+    connection = connection or current()
+    answer = connection.registry.ListAliases(registry_pb2.ListAliasesRequest(model=model))
+    return {alias.name: alias.number for alias in answer.aliases}
+
+
+def _upload(ref: str, name: str, content: bytes) -> Iterator[registry_pb2.UploadArtifactRequest]:
+    yield registry_pb2.UploadArtifactRequest(header={"ref": ref, "name": name})
+    for start in range(0, len(content), _CHUNK_BYTES):
+        yield registry_pb2.UploadArtifactRequest(chunk=content[start : start + _CHUNK_BYTES])
+
+
+def _state_name(state: "registry_pb2.VersionState.ValueType") -> str:
+    return registry_pb2.VersionState.Name(state).removeprefix("VERSION_STATE_")
+
+
+def _row(version: registry_pb2.Version) -> tuple[object, ...]:
+    metrics = {metric.name: round(metric.value, 4) for metric in version.evaluations[0].metrics} if (
+        version.evaluations
+    ) else {}
+    return (
+        version.number,
+        _state_name(version.state),
+        version.lineage.family,
+        version.lineage.dataset,
+        metrics,
+        version.create_time.ToDatetime(),
+        version.error_message,
+    )
