@@ -1,10 +1,10 @@
 """Datasets: import, list, look at, transform, read, delete.
 
-    import lepton
+import lepton
 
-    credit = lepton.Dataset.import_file("german_credit.csv", label="creditability")
-    train, test = credit.transform(steps.drop_missing(), steps.split(0.2, seed=7))
-    train.to_pandas()
+credit = lepton.Dataset.import_file("german_credit.csv", label="creditability")
+train, test = credit.transform(steps.drop_missing(), steps.split(0.2, seed=7))
+train.to_pandas()
 """
 
 import hashlib

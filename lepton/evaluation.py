@@ -87,8 +87,6 @@ def evaluate(model: Model | ModelVersion, data: Data) -> Evaluation:
                 UserWarning,
                 stacklevel=2,
             )
-        spec = training_pb2.JobSpec(
-            kind=training_pb2.JOB_KIND_EVALUATE, dataset=dataset.ref, base_version=version.ref
-        )
+        spec = training_pb2.JobSpec(kind=training_pb2.JOB_KIND_EVALUATE, dataset=dataset.ref, base_version=version.ref)
         job = Job.submit(spec, connection=version.connection).wait()
     return Evaluation(version.ref, job.message.evaluation)

@@ -144,9 +144,7 @@ class Frame(pd.DataFrame):
         step = data_pb2.Sample(rows=rows or 0, fraction=kwargs.get("frac") or 0.0, seed=seed)
         return self._record(result, data_pb2.Step(sample=step))
 
-    def split(
-        self, test_fraction: float = 0.2, *, seed: int = 0, stratify: str | None = None
-    ) -> "tuple[Frame, Frame]":
+    def split(self, test_fraction: float = 0.2, *, seed: int = 0, stratify: str | None = None) -> "tuple[Frame, Frame]":
         """Cut the rows in two by a seeded draw, keeping their order: (train, test).
 
         Args:

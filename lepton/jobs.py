@@ -170,9 +170,7 @@ def _row(job: training_pb2.Job) -> tuple[object, ...]:
 
 def _update(answer: training_pb2.WatchJobResponse) -> Update:
     metrics = {metric.name: metric.value for metric in answer.metrics}
-    return Update(
-        answer.sequence, state_name(answer.state), answer.progress, answer.message, answer.step, metrics
-    )
+    return Update(answer.sequence, state_name(answer.state), answer.progress, answer.message, answer.step, metrics)
 
 
 def _range(setting: training_pb2.Hyperparameter) -> str:

@@ -1,9 +1,9 @@
 """Model families as estimators: choose, fit, fine-tune, predict.
 
-    from lepton.models import LogisticRegression
+from lepton.models import LogisticRegression
 
-    model = LogisticRegression(c=0.5).fit(train, target="creditability")
-    better = model.fine_tune(more)
+model = LogisticRegression(c=0.5).fit(train, target="creditability")
+better = model.fine_tune(more)
 """
 
 import json

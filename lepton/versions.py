@@ -191,9 +191,11 @@ def _state_name(state: "registry_pb2.VersionState.ValueType") -> str:
 
 
 def _row(version: registry_pb2.Version) -> tuple[object, ...]:
-    metrics = {metric.name: round(metric.value, 4) for metric in version.evaluations[0].metrics} if (
-        version.evaluations
-    ) else {}
+    metrics = (
+        {metric.name: round(metric.value, 4) for metric in version.evaluations[0].metrics}
+        if (version.evaluations)
+        else {}
+    )
     return (
         version.number,
         _state_name(version.state),

@@ -1,0 +1,244 @@
+"""Deployments: serve a model version over gRPC, predict, roll back, delete.
+
+from lepton.deployment import Deploy
+
+deployment = Deploy(model).save()
+deployment.predict(rows)
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lepton import errors, names, open_inference, progress, tracing
+from lepton.connection import Connection, current
+from lepton.models import Model
+from lepton.tables import html_table
+from lepton.v1 import inference_pb2
+from lepton.versions import ModelVersion
+
+__all__ = ["Deploy"]
+
+_READY_SECONDS = 60.0
+# Rows in one request: far under the message limit for any table, and enough to hide the call's own cost.
+_BATCH_ROWS = 4096
+
+
+class Deploy:
+    """What serves a model.
+
+    Args:
+        model: a trained model, a version of one, or a deployment's name.
+        name: the deployment's id; by default the model's.
+        replicas: how many replicas are wanted, at least.
+        resources: what a replica needs: cores, memory_bytes, gpus.
+        connection: the platform; by default the model's, else the one in use.
+    """
+
+    def __init__(
+        self,
+        model: Model | ModelVersion | str,
+        *,
+        name: str | None = None,
+        replicas: int = 1,
+        resources: dict[str, float] | None = None,
+        connection: Connection | None = None,
+    ) -> None:
+        self._version = model.trained_version() if isinstance(model, Model) else None
+        if isinstance(model, ModelVersion):
+            self._version = model
+        self.connection = connection or (self._version.connection if self._version else current())
+        if name is None:
+            name = self._version.message.model if self._version else str(model)
+        self.name = name
+        self.replicas = replicas
+        self.resources = resources or {}
+
+    def save(self, *, version: str | None = None) -> "Deploy":
+        """Deploy the model, or change what the deployment serves; a repeat with the same model changes nothing.
+
+        Args:
+            version: what to serve, as `name@3` or `name@champion` (followed as it moves); by default the model's version.
+
+        Raises:
+            FailedPrecondition: the version is not READY.
+        """
+        with tracing.span("lepton.deploy"):
+            wanted = version or self._wanted().ref
+            try:
+                present = self.status()
+            except errors.NotFound:
+                self._create(wanted)
+                return self
+            if version is not None and present.version == wanted:
+                return self
+            if version is None and present.digest == self._wanted().message.digest:
+                return self
+            update = inference_pb2.Deployment(name=self.name, version=wanted, etag=present.etag)
+            self.connection.inference.UpdateDeployment(
+                inference_pb2.UpdateDeploymentRequest(
+                    deployment=update, update_mask={"paths": ["version"]}, request_id=names.request_id()
+                )
+            )
+        return self
+
+    def predict(
+        self, data: pd.DataFrame, *, version: str = "", timeout_seconds: float = _READY_SECONDS
+    ) -> pd.DataFrame:
+        """Return predictions for some rows: first the target's column, then a probability a class.
+
+        Columns are picked by the model's signature, so the label and others may stay in.
+
+        Args:
+            data: the rows.
+            version: a version number or alias; by default the deployment's own.
+            timeout_seconds: how long to wait for the deployment to be ready, and for each request.
+
+        Raises:
+            KeyError: the data lacks a column that the model needs.
+            InvalidArgument: the model refuses a value, such as an infinity.
+            DeadlineExceeded: the deployment was not ready in time.
+        """
+        with tracing.span("lepton.predict"):
+            serving = self.wait(timeout_seconds)
+            signature = self._serving_version(serving).signature
+            missing = [spec.name for spec in signature.inputs if spec.name not in data.columns]
+            if missing:
+                raise KeyError(f"{missing} not in the data: model {serving.version} needs them")
+            parts: list[dict[str, np.ndarray[Any, Any]]] = []
+            with progress.bar(f"predicting with {self.name}", len(data)) as advance:
+                for batch in _batches(data):
+                    inputs = [(spec, open_inference.column_values(batch[spec.name], spec)) for spec in signature.inputs]
+                    channel = self.connection.serving_channel
+                    parts.append(open_inference.infer(channel, self.name, version, inputs, timeout_seconds))
+                    advance(len(batch))
+        return _frame(parts, signature.target or "prediction", list(signature.classes), data.index)
+
+    def status(self) -> inference_pb2.Deployment:
+        """Return what the platform says of the deployment.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return self.connection.inference.GetDeployment(inference_pb2.GetDeploymentRequest(name=self.name))
+
+    def wait(self, timeout_seconds: float = _READY_SECONDS) -> inference_pb2.Deployment:
+        """Wait until the deployment serves; return it.
+
+        Raises:
+            DeadlineExceeded: it did not in time; the message says what it was waiting for.
+            FailedPrecondition: the version cannot be served; the message says why.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        present = self.status()
+        while not present.ready_replicas and present.state != inference_pb2.DEPLOYMENT_STATE_UPDATING:
+            if present.state == inference_pb2.DEPLOYMENT_STATE_FAILED:
+                raise errors.FailedPrecondition(f"{self.name}: {present.message}", reason="DEPLOYMENT_FAILED")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise errors.DeadlineExceeded(
+                    f"{self.name} was not ready after {timeout_seconds:g} s: {present.message or 'no replica yet'}"
+                )
+            present = self._next_change(present, left)
+        return present
+
+    def rollback(self) -> inference_pb2.Deployment:
+        """Serve again what was served before; return the deployment."""
+        request = inference_pb2.RollbackDeploymentRequest(name=self.name, request_id=names.request_id())
+        return self.connection.inference.RollbackDeployment(request)
+
+    def delete(self) -> None:
+        """Stop serving."""
+        request = inference_pb2.DeleteDeploymentRequest(name=self.name, request_id=names.request_id())
+        self.connection.inference.DeleteDeployment(request)
+
+    @classmethod
+    def list(cls, *, connection: Connection | None = None) -> pd.DataFrame:
+        """Return one row a deployment: name, version, number, state, replicas, ready_replicas, providers, message."""
+        connection = connection or current()
+        rows, token = [], ""
+        while True:
+            page = connection.inference.ListDeployments(inference_pb2.ListDeploymentsRequest(page_token=token))
+            rows += [_row(deployment) for deployment in page.deployments]
+            token = page.next_page_token
+            if not token:
+                return pd.DataFrame(rows, columns=_COLUMNS)
+
+    def __repr__(self) -> str:
+        return f"Deploy({self.name!r})"
+
+    def _repr_html_(self) -> str:
+        try:
+            row = _row(self.status())
+        except errors.LeptonError as error:
+            return html_table(repr(self), ("",), [(error.message,)])
+        return html_table(repr(self), ("", ""), zip(_COLUMNS, row, strict=True))
+
+    def _wanted(self) -> ModelVersion:
+        if self._version is None:
+            self._version = ModelVersion.get(self.name, connection=self.connection)
+        return self._version
+
+    def _create(self, version: str) -> None:
+        deployment = inference_pb2.Deployment(
+            name=self.name,
+            version=version,
+            replicas=self.replicas,
+            resources={name: value for name, value in self.resources.items()},  # type: ignore[arg-type]
+        )
+        request = inference_pb2.CreateDeploymentRequest(deployment=deployment, request_id=names.request_id())
+        self.connection.inference.CreateDeployment(request)
+
+    def _serving_version(self, deployment: inference_pb2.Deployment) -> ModelVersion:
+        model = deployment.version.partition("@")[0]
+        return ModelVersion.get(f"{model}@{deployment.number}", connection=self.connection)
+
+    def _next_change(self, present: inference_pb2.Deployment, seconds: float) -> inference_pb2.Deployment:
+        request = inference_pb2.WatchDeploymentRequest(name=self.name, after_sequence=present.sequence)
+        try:
+            for answer in self.connection.inference.WatchDeployment(request, timeout=seconds):
+                return answer.deployment
+        except (errors.DeadlineExceeded, errors.Unavailable):
+            pass
+        return self.status()
+
+
+_COLUMNS = ["name", "version", "number", "state", "replicas", "ready_replicas", "providers", "message"]
+
+
+def _row(deployment: inference_pb2.Deployment) -> tuple[object, ...]:
+    return (
+        deployment.name,
+        deployment.version,
+        deployment.number,
+        inference_pb2.DeploymentState.Name(deployment.state).removeprefix("DEPLOYMENT_STATE_"),
+        deployment.replicas,
+        deployment.ready_replicas,
+        ", ".join(sorted(set(deployment.providers.values()))),
+        deployment.message,
+    )
+
+
+def _batches(data: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    for start in range(0, len(data), _BATCH_ROWS):
+        yield data.iloc[start : start + _BATCH_ROWS]
+
+
+def _frame(
+    parts: "list[dict[str, np.ndarray[Any, Any]]]", target: str, classes: list[str], index: "pd.Index[Any]"
+) -> pd.DataFrame:
+    """Put the outputs together: the first is the prediction; one of a column a class holds the probabilities."""
+    columns: dict[str, np.ndarray[Any, Any]] = {}
+    for position, name in enumerate(parts[0] if parts else ()):
+        values = np.concatenate([part[name] for part in parts])
+        values = values.reshape(len(values), -1)
+        if position == 0 and values.shape[1] == 1:
+            columns[target] = values[:, 0]
+        elif classes and values.shape[1] == len(classes):
+            columns.update({f"probability_{label}": values[:, place] for place, label in enumerate(classes)})
+        else:
+            columns.update({f"{name}_{place}": values[:, place] for place in range(values.shape[1])})
+    return pd.DataFrame(columns, index=index) if columns else pd.DataFrame({target: []}, index=index)

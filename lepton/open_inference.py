@@ -1,0 +1,152 @@
+"""The few messages of the Open Inference Protocol that the SDK speaks, in a descriptor pool of their own.
+
+tritonclient and other clients register the same `inference.*` symbols in protobuf's default pool; a program that imports one
+of them beside Lepton must not clash. Fields and numbers are the published ones (KServe, Open Inference Protocol v2).
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+import pandas as pd
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from lepton import errors
+from lepton.v1 import common_pb2
+
+_PACKAGE = "inference"
+_SERVICE = "/inference.GRPCInferenceService/"
+_Field = descriptor_pb2.FieldDescriptorProto
+
+# Name, number, type, repeated; a type that starts with a dot is a message.
+_MESSAGES: dict[str, tuple[tuple[str, int, "int | str", bool], ...]] = {
+    "Tensor": (
+        ("name", 1, _Field.TYPE_STRING, False),
+        ("datatype", 2, _Field.TYPE_STRING, False),
+        ("shape", 3, _Field.TYPE_INT64, True),
+    ),
+    "ModelInferRequest": (
+        ("model_name", 1, _Field.TYPE_STRING, False),
+        ("model_version", 2, _Field.TYPE_STRING, False),
+        ("id", 3, _Field.TYPE_STRING, False),
+        ("inputs", 5, ".inference.Tensor", True),
+        ("raw_input_contents", 7, _Field.TYPE_BYTES, True),
+    ),
+    "ModelInferResponse": (
+        ("model_name", 1, _Field.TYPE_STRING, False),
+        ("model_version", 2, _Field.TYPE_STRING, False),
+        ("id", 3, _Field.TYPE_STRING, False),
+        ("outputs", 5, ".inference.Tensor", True),
+        ("raw_output_contents", 6, _Field.TYPE_BYTES, True),
+    ),
+}
+
+_NUMPY: dict[str, type[np.generic]] = {
+    "BOOL": np.bool_,
+    "INT8": np.int8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "UINT8": np.uint8,
+    "UINT16": np.uint16,
+    "UINT32": np.uint32,
+    "UINT64": np.uint64,
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "FP64": np.float64,
+}
+
+
+def _build_pool() -> descriptor_pool.DescriptorPool:
+    file = descriptor_pb2.FileDescriptorProto(name="lepton_open_inference.proto", package=_PACKAGE, syntax="proto3")
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field_name, number, kind, repeated in fields:
+            field = message.field.add(name=field_name, number=number)
+            field.label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
+            if isinstance(kind, str):
+                field.type, field.type_name = _Field.TYPE_MESSAGE, kind
+            else:
+                field.type = kind  # type: ignore[assignment]
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return pool
+
+
+_POOL = _build_pool()
+_REQUEST: Any = message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"{_PACKAGE}.ModelInferRequest"))
+_RESPONSE: Any = message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"{_PACKAGE}.ModelInferResponse"))
+
+
+def infer(
+    channel: grpc.Channel,
+    model_name: str,
+    model_version: str,
+    inputs: Sequence[tuple[common_pb2.TensorSpec, "np.ndarray[Any, Any]"]],
+    timeout_seconds: float,
+) -> dict[str, "np.ndarray[Any, Any]"]:
+    """Run one ModelInfer; return the outputs by name, each (rows, ...).
+
+    Args:
+        channel: to the inference workers.
+        model_name: the deployment.
+        model_version: a number or alias; empty for the deployment's own.
+        inputs: each input's spec and values of shape (rows, 1); strings as objects.
+        timeout_seconds: the call's deadline.
+
+    Raises:
+        LeptonError: the call failed.
+    """
+    request = _REQUEST(model_name=model_name, model_version=model_version)
+    for spec, values in inputs:
+        request.inputs.add(name=spec.name, datatype=spec.datatype, shape=values.shape)
+        request.raw_input_contents.append(_encode(spec.datatype, values))
+    call = channel.unary_unary(
+        f"{_SERVICE}ModelInfer",
+        request_serializer=_REQUEST.SerializeToString,
+        response_deserializer=_RESPONSE.FromString,
+    )
+    response = call(request, timeout=timeout_seconds)
+    return {
+        tensor.name: _decode(tensor.datatype, content, tuple(tensor.shape))
+        for tensor, content in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
+
+
+def column_values(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "np.ndarray[Any, Any]":
+    """Return a DataFrame column as the values of a model input, shape (rows, 1): missing is NaN or empty text.
+
+    Raises:
+        InvalidArgument: a value does not convert to the input's datatype.
+    """
+    if spec.datatype == "BYTES":
+        texts = ["" if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)]
+        return np.array(texts, dtype=object).reshape(-1, 1)
+    try:
+        values = column.to_numpy(dtype=_NUMPY[spec.datatype], **({"na_value": np.nan} if column.isna().any() else {}))
+    except (ValueError, TypeError) as error:
+        raise errors.InvalidArgument(
+            f"column {spec.name!r} does not convert to {spec.datatype}: {error}", reason="COLUMN_TYPE"
+        ) from error
+    return values.reshape(-1, 1)
+
+
+def _encode(datatype: str, values: "np.ndarray[Any, Any]") -> bytes:
+    if datatype == "BYTES":
+        texts = [str(value).encode() for value in values.reshape(-1)]
+        return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    return np.ascontiguousarray(values, dtype=np.dtype(_NUMPY[datatype]).newbyteorder("<")).tobytes()
+
+
+def _decode(datatype: str, content: bytes, shape: tuple[int, ...]) -> "np.ndarray[Any, Any]":
+    if datatype != "BYTES":
+        return np.frombuffer(content, dtype=np.dtype(_NUMPY[datatype]).newbyteorder("<")).reshape(shape)
+    texts: list[str] = []
+    position = 0
+    while position < len(content):
+        (length,) = struct.unpack_from("<I", content, position)
+        texts.append(content[position + 4 : position + 4 + length].decode())
+        position += 4 + length
+    return np.array(texts, dtype=object).reshape(shape)

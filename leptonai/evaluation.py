@@ -1,0 +1,5 @@
+"""`from leptonai.evaluation import evaluate`."""
+
+from lepton.evaluation import evaluate
+
+__all__ = ["evaluate"]
