@@ -1,0 +1,117 @@
+"""`lepton data`: import, look at, transform, delete datasets."""
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from lepton import errors, names, steps
+from lepton.cli.output import Json, show_done, show_message, show_table
+from lepton.connection import current
+from lepton.datasets import Dataset
+from lepton.v1 import data_pb2
+
+app = typer.Typer(help="Datasets and their immutable versions.")
+
+Ref = Annotated[str, typer.Argument(help="name@number, or the name alone for the newest version.")]
+
+
+@app.command("import", epilog="Example: lepton data import german_credit.csv --label creditability")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A .csv, .tsv, .parquet or .jsonl file.", exists=True, dir_okay=False)],
+    name: Annotated[str | None, typer.Option(help="The dataset's id; by default made from the file's name.")] = None,
+    label: Annotated[str, typer.Option(help="The column that models predict by default.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Upload a file as a new version."""
+    dataset = Dataset.import_file(path, name=name, label=label)
+    if as_json:
+        show_message(dataset.message, True, "")
+        return
+    typer.echo(f"{dataset.ref}: {dataset.message.rows:,} rows x {len(dataset.columns)} columns")
+
+
+@app.command("list", epilog="Example: lepton data list --json")
+def list_(as_json: Json = False) -> None:
+    """List datasets."""
+    show_table(Dataset.list(), as_json, "no datasets yet: lepton data import FILE")
+
+
+@app.command(epilog="Example: lepton data show german-credit@1")
+def show(ref: Ref, as_json: Json = False) -> None:
+    """Show a version: columns, digest, recipe, parent."""
+    dataset = Dataset.get(ref)
+    show_message(dataset.message, as_json, repr(dataset))
+
+
+@app.command(epilog="Example: lepton data preview german-credit --rows 5")
+def preview(
+    ref: Ref,
+    rows: Annotated[int, typer.Option(help="Rows to print.", min=1, max=1000)] = 10,
+    as_json: Json = False,
+) -> None:
+    """Print a version's first rows."""
+    show_table(Dataset.get(ref).head(rows), as_json)
+
+
+@app.command(epilog="Example: lepton data profile german-credit")
+def profile(ref: Ref, as_json: Json = False) -> None:
+    """Print what each column holds."""
+    show_table(Dataset.get(ref).profile().reset_index(), as_json)
+
+
+@app.command(epilog="Example: lepton data transform german-credit --drop-missing --split 0.2 --seed 7")
+def transform(
+    ref: Ref,
+    drop_missing: Annotated[bool, typer.Option("--drop-missing", help="Drop rows with missing values.")] = False,
+    drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Drop repeated rows.")] = False,
+    drop_column: Annotated[list[str] | None, typer.Option(help="Drop a column; may be repeated.")] = None,
+    fill: Annotated[list[str] | None, typer.Option(help="Fill missing values: column=value; may be repeated.")] = None,
+    rename: Annotated[list[str] | None, typer.Option(help="Rename: old=new; may be repeated.")] = None,
+    cast: Annotated[list[str] | None, typer.Option(help="Change a type: column=double; may be repeated.")] = None,
+    where: Annotated[str, typer.Option(help='Keep rows for which this holds: "age >= 18".')] = "",
+    split: Annotated[float, typer.Option(help="Cut off this share as a test set.", min=0, max=1)] = 0.0,
+    stratify: Annotated[str, typer.Option(help="Keep this column's shares equal in both parts.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    name: Annotated[str | None, typer.Option(help="The new dataset's id.")] = None,
+    test_name: Annotated[str | None, typer.Option(help="The test set's id.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Apply a recipe, in the order of the options above; the result is a new version (two with --split)."""
+    recipe = [
+        *([steps.drop_missing()] if drop_missing else []),
+        *([steps.drop_duplicates()] if drop_duplicates else []),
+        *([steps.drop_columns(drop_column)] if drop_column else []),
+        *([steps.fill_missing(_pairs(fill))] if fill else []),
+        *([steps.rename(_pairs(rename))] if rename else []),
+        *([steps.cast(_pairs(cast))] if cast else []),
+        *([steps.filter(where)] if where else []),
+        *([steps.split(split, seed=seed, stratify=stratify)] if split else []),
+    ]
+    if not recipe:
+        raise errors.InvalidArgument("no step given: see `lepton data transform --help`")
+    versions = Dataset.get(ref).transform(*recipe, name=name, test_name=test_name)
+    rows = [(version.ref, version.message.rows, len(version.columns)) for version in versions]
+    show_table(pd.DataFrame(rows, columns=["version", "rows", "columns"]), as_json)
+
+
+@app.command(epilog="Example: lepton data delete german-credit@2")
+def delete(
+    ref: Annotated[str, typer.Argument(help="name@number for one version, or the name alone for all of it.")],
+    as_json: Json = False,
+) -> None:
+    """Delete a version, or a dataset with all its versions."""
+    if "@" in ref:
+        Dataset.get(ref).delete()
+    else:
+        request = data_pb2.DeleteDatasetRequest(name=ref, request_id=names.request_id())
+        current().data.DeleteDataset(request)
+    show_done(f"deleted {ref}", as_json, deleted=ref)
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    pairs = dict(text.partition("=")[::2] for text in texts if "=" in text)
+    if len(pairs) != len(texts):
+        raise errors.InvalidArgument(f"expected name=value, got {', '.join(texts)}")
+    return pairs

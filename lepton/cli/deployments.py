@@ -1,0 +1,90 @@
+"""`lepton deploy`, `lepton deployments` and `lepton predict`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from lepton import errors
+from lepton.cli.output import Json, show_done, show_message, show_table
+from lepton.deployment import Deploy
+from lepton.versions import ModelVersion
+
+app = typer.Typer(help="What is served.")
+
+Name = Annotated[str, typer.Argument(help="The deployment's id.")]
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands that are verbs, and the noun."""
+    root.command(epilog="Example: lepton deploy credit@champion --replicas 2")(deploy)
+    root.command(epilog="Example: lepton predict credit applications.csv --json")(predict)
+    root.add_typer(app, name="deployments")
+
+
+def deploy(
+    ref: Annotated[str, typer.Argument(help="name@3, name@champion (followed as it moves), or the name alone.")],
+    name: Annotated[str | None, typer.Option(help="The deployment's id; by default the model's.")] = None,
+    replicas: Annotated[int, typer.Option(help="Replicas wanted, at least.", min=1)] = 1,
+    timeout: Annotated[float, typer.Option(help="How long to wait for it to serve, seconds; 0 not at all.")] = 60,
+    as_json: Json = False,
+) -> None:
+    """Serve a model version, or change what a deployment serves."""
+    version = ModelVersion.get(ref)
+    deployment = Deploy(version, name=name, replicas=replicas).save(version=ref if "@" in ref else version.ref)
+    status = deployment.wait(timeout) if timeout else deployment.status()
+    show_message(status, as_json, f"{deployment.name} serves {status.version} (version {status.number})")
+
+
+def predict(
+    name: Name,
+    path: Annotated[Path, typer.Argument(help="Rows: .csv, .parquet or .jsonl.", exists=True, dir_okay=False)],
+    version: Annotated[str, typer.Option(help="A version number or alias; by default the deployment's own.")] = "",
+    output: Annotated[Path | None, typer.Option(help="Write a CSV here instead of printing.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print predictions for the rows of a file."""
+    result = Deploy(name).predict(_read(path), version=version)
+    if output is None:
+        show_table(result, as_json)
+        return
+    result.to_csv(output, index=False)
+    show_done(f"wrote {output} ({len(result):,} rows)", as_json, path=str(output), rows=len(result))
+
+
+@app.command("list", epilog="Example: lepton deployments list")
+def list_(as_json: Json = False) -> None:
+    """List deployments."""
+    show_table(Deploy.list(), as_json, "nothing is deployed yet: lepton deploy MODEL")
+
+
+@app.command(epilog="Example: lepton deployments show credit")
+def show(name: Name, as_json: Json = False) -> None:
+    """Show a deployment."""
+    show_message(Deploy(name).status(), as_json, name)
+
+
+@app.command(epilog="Example: lepton deployments rollback credit")
+def rollback(name: Name, as_json: Json = False) -> None:
+    """Serve again what was served before."""
+    status = Deploy(name).rollback()
+    show_message(status, as_json, f"{name} goes back to version {status.number}")
+
+
+@app.command(epilog="Example: lepton deployments delete credit")
+def delete(name: Name, as_json: Json = False) -> None:
+    """Stop serving."""
+    Deploy(name).delete()
+    show_done(f"deleted {name}", as_json, deleted=name)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return pd.read_csv(path, sep="\t" if suffix == ".tsv" else ",")
+    if suffix in (".parquet", ".pq"):
+        return pd.read_parquet(path)
+    if suffix in (".jsonl", ".ndjson"):
+        return pd.read_json(path, lines=True)
+    raise errors.InvalidArgument(f"cannot read {path.name}: expected .csv, .tsv, .parquet or .jsonl")

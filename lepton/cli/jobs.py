@@ -1,0 +1,112 @@
+"""`lepton train` and `lepton jobs`."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from lepton import errors, names
+from lepton.cli.output import Json, show_message, show_table
+from lepton.datasets import Dataset
+from lepton.jobs import Job, families
+from lepton.v1 import common_pb2, training_pb2
+
+app = typer.Typer(help="Training jobs.")
+
+Name = Annotated[str, typer.Argument(help="The job's id.")]
+
+
+def register(root: typer.Typer) -> None:
+    """Add the command that is a verb."""
+    root.command(epilog="Example: lepton train boosted_trees german-credit --target creditability -p n_estimators=200")(
+        train
+    )
+
+
+def train(
+    family: Annotated[str, typer.Argument(help="linear_regression, logistic_regression or boosted_trees.")],
+    dataset: Annotated[str, typer.Argument(help="The dataset version: name@number, or the name for the newest.")],
+    target: Annotated[str, typer.Option(help="The column to predict; by default the label, else the last.")] = "",
+    model: Annotated[str | None, typer.Option(help="The model's id; by default from dataset and family.")] = None,
+    evaluation_dataset: Annotated[str, typer.Option(help="Held-out rows: name@number.")] = "",
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="A hyperparameter: name=value; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    handle_unknown: Annotated[str, typer.Option(help="Unknown categories at prediction: ignore or error.")] = "ignore",
+    cores: Annotated[float, typer.Option(help="Cores that the job needs; 0 for the default.", min=0)] = 0,
+    detach: Annotated[bool, typer.Option("--detach", help="Return once the job is queued.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a model and register it."""
+    source = Dataset.get(dataset)
+    spec = training_pb2.JobSpec(
+        kind=training_pb2.JOB_KIND_FIT,
+        family=family,
+        model=model or names.to_id(f"{source.message.dataset[:40]}-{family.replace('_', '-')}"),
+        dataset=source.ref,
+        evaluation_dataset=Dataset.get(evaluation_dataset).ref if evaluation_dataset else "",
+        target=target,
+        hyperparameters=dict(_parameter(text) for text in parameter or ()),
+        seed=seed,
+        handle_unknown=handle_unknown,
+        resources=common_pb2.Resources(cores=cores) if cores else None,
+    )
+    job = Job.submit(spec)
+    if not detach:
+        job.wait()
+    metrics = {metric.name: round(metric.value, 4) for metric in job.message.evaluation.metrics}
+    show_message(job.message, as_json, f"{job!r} {job.version} {metrics or ''}".rstrip())
+
+
+@app.command("list", epilog="Example: lepton jobs list --state RUNNING")
+def list_(
+    state: Annotated[str, typer.Option(help="QUEUED, RUNNING, SUCCEEDED, FAILED or CANCELLED.")] = "",
+    model: Annotated[str, typer.Option(help="Only jobs that write this model.")] = "",
+    limit: Annotated[int, typer.Option(help="Most to print.", min=1, max=1000)] = 50,
+    as_json: Json = False,
+) -> None:
+    """List jobs, newest first."""
+    show_table(Job.list(state=state, model=model, limit=limit), as_json, "no jobs yet: lepton train FAMILY DATASET")
+
+
+@app.command(epilog="Example: lepton jobs show job-0f3a")
+def show(name: Name, as_json: Json = False) -> None:
+    """Show a job."""
+    job = Job.get(name)
+    show_message(job.message, as_json, repr(job))
+
+
+@app.command(epilog="Example: lepton jobs watch job-0f3a")
+def watch(name: Name, as_json: Json = False) -> None:
+    """Print a job's updates as they come, until it ends."""
+    for update in Job.get(name).watch():
+        if as_json:
+            typer.echo(json.dumps(vars(update)))
+        else:
+            metrics = " ".join(f"{key}={value:.4g}" for key, value in update.metrics.items())
+            typer.echo(f"{update.sequence:>4} {update.state:<9} {update.progress:>4.0%} {update.message} {metrics}")
+
+
+@app.command(epilog="Example: lepton jobs cancel job-0f3a")
+def cancel(name: Name, as_json: Json = False) -> None:
+    """Ask a job to stop."""
+    job = Job.get(name).cancel()
+    show_message(job.message, as_json, repr(job))
+
+
+@app.command("families", epilog="Example: lepton jobs families")
+def families_(as_json: Json = False) -> None:
+    """List the model families and their hyperparameters."""
+    show_table(families(), as_json)
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise errors.InvalidArgument(f"expected name=value, got {text!r}")
+    try:
+        json.loads(value)
+    except ValueError:
+        return name, json.dumps(value)
+    return name, value

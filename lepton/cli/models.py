@@ -1,0 +1,100 @@
+"""`lepton models`: versions, aliases, upload and download."""
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from lepton import names
+from lepton.cli.output import Json, show_done, show_message, show_table
+from lepton.connection import current
+from lepton.v1 import registry_pb2
+from lepton.versions import ModelVersion, aliases, rollback
+
+app = typer.Typer(help="Models, their versions and aliases.")
+
+ModelName = Annotated[str, typer.Argument(help="The model's id.")]
+Ref = Annotated[str, typer.Argument(help="name@3, name@champion, or the name alone for the newest READY version.")]
+
+
+@app.command("list", epilog="Example: lepton models list")
+def list_(
+    model: Annotated[str, typer.Argument(help="List this model's versions instead.")] = "", as_json: Json = False
+) -> None:
+    """List models, or the versions of one."""
+    show_table(ModelVersion.list(model) if model else ModelVersion.list_models(), as_json, "no models yet")
+
+
+@app.command(epilog="Example: lepton models show credit@champion")
+def show(ref: Ref, as_json: Json = False) -> None:
+    """Show a version: state, signature, lineage, metrics, parity."""
+    version = ModelVersion.get(ref)
+    show_message(version.message, as_json, repr(version))
+
+
+@app.command(epilog="Example: lepton models promote credit@3 --alias champion")
+def promote(
+    ref: Ref,
+    alias: Annotated[str, typer.Option(help="The alias.")] = "champion",
+    etag: Annotated[str, typer.Option(help="Move it only if it still has this etag.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Point an alias at a version."""
+    moved = ModelVersion.get(ref).promote(alias, etag=etag)
+    show_message(moved, as_json, f"{moved.model}@{moved.name} is now {moved.model}@{moved.number}")
+
+
+@app.command("rollback", epilog="Example: lepton models rollback credit --alias champion")
+def rollback_(
+    model: ModelName, alias: Annotated[str, typer.Option(help="The alias.")] = "champion", as_json: Json = False
+) -> None:
+    """Point an alias back at the version that it named before."""
+    moved = rollback(model, alias)
+    show_message(moved, as_json, f"{moved.model}@{moved.name} is now {moved.model}@{moved.number}")
+
+
+@app.command("aliases", epilog="Example: lepton models aliases credit")
+def aliases_(model: ModelName, as_json: Json = False) -> None:
+    """List a model's aliases."""
+    frame = pd.DataFrame(list(aliases(model).items()), columns=["alias", "number"])
+    show_table(frame, as_json, "no aliases yet: lepton models promote")
+
+
+@app.command(epilog="Example: lepton models upload fraud fraud.onnx")
+def upload(
+    model: ModelName,
+    path: Annotated[Path, typer.Argument(help="An ONNX file.", exists=True, dir_okay=False)],
+    description: Annotated[str, typer.Option(help="For people.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Register an ONNX model that was made elsewhere."""
+    version = ModelVersion.upload(model, path, description=description)
+    show_message(version.message, as_json, repr(version))
+
+
+@app.command(epilog="Example: lepton models download credit@champion --output credit.onnx")
+def download(
+    ref: Ref,
+    output: Annotated[Path, typer.Option(help="Where to write it.")] = Path("model.onnx"),
+    artifact: Annotated[str, typer.Option(help="Which of the version's files.")] = "model.onnx",
+    as_json: Json = False,
+) -> None:
+    """Write one of a version's files."""
+    content = ModelVersion.get(ref).download(artifact)
+    output.write_bytes(content)
+    show_done(f"wrote {output} ({len(content):,} bytes)", as_json, path=str(output), size_bytes=len(content))
+
+
+@app.command(epilog="Example: lepton models delete credit@2")
+def delete(
+    ref: Annotated[str, typer.Argument(help="name@number for one version, or the name alone for the whole model.")],
+    as_json: Json = False,
+) -> None:
+    """Delete a version, or a model with all its versions and aliases."""
+    if "@" in ref:
+        ModelVersion.get(ref).delete()
+    else:
+        request = registry_pb2.DeleteModelRequest(name=ref, request_id=names.request_id())
+        current().registry.DeleteModel(request)
+    show_done(f"deleted {ref}", as_json, deleted=ref)
