@@ -12,8 +12,11 @@ class ProcessSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LEPTON_", frozen=True, extra="ignore")
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(0, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
-    metrics_port: int = Field(0, ge=0, le=65535, description="Prometheus port; 0 takes a free one.")
+    port: int = Field(0, ge=0, le=65535, description="gRPC port for clients; 0 takes a free one.")
+    private_port: int = Field(
+        0, ge=0, le=65535, description="gRPC port for Lepton's own processes, which show certificates; 0 takes a free one."
+    )
+    metrics_port: int = Field(0, ge=0, le=65535, description="Prometheus port; 0 serves no metrics.")
 
     tls_ca: Path = Field(description="PEM file of the platform's certificate authority.")
     tls_certificate: Path = Field(description="PEM file of this process's certificate (role service).")
@@ -25,13 +28,14 @@ class ProcessSettings(BaseSettings):
     nats_password: SecretStr = Field(SecretStr(""), description="NATS password.")
     nats_password_file: Path | None = Field(None, description="File with the NATS password; overrides nats_password.")
 
-    data_address: str = Field("127.0.0.1:8011", description="host:port of the data service.")
-    training_address: str = Field("127.0.0.1:8012", description="host:port of the training service.")
-    registry_address: str = Field("127.0.0.1:8013", description="host:port of the registry service.")
-    scheduler_address: str = Field("127.0.0.1:8014", description="host:port of the scheduler service.")
-    inference_address: str = Field("127.0.0.1:8015", description="host:port of the inference (deployments) service.")
+    data_address: str = Field("127.0.0.1:8051", description="Private host:port of the data service.")
+    training_address: str = Field("127.0.0.1:8052", description="Private host:port of the training service.")
+    registry_address: str = Field("127.0.0.1:8053", description="Private host:port of the registry service.")
+    scheduler_address: str = Field("127.0.0.1:8054", description="Private host:port of the scheduler service.")
+    inference_address: str = Field("127.0.0.1:8055", description="Private host:port of the inference (deployments) service.")
 
     max_message_bytes: int = Field(8 << 20, ge=1 << 16, description="Largest gRPC message taken or sent, bytes.")
+    call_timeout_seconds: float = Field(60.0, gt=0, description="Deadline of a unary call that brings none, seconds.")
     drain_seconds: float = Field(10.0, ge=0, description="How long a SIGTERM waits for calls under way, seconds.")
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
 

@@ -12,6 +12,8 @@ DEFAULT_BASE_PORT = 8000
 # Offsets from the base port that clients, scripts and dashboards may rely on.
 SERVICE_OFFSETS = {"data": 11, "training": 12, "registry": 13, "scheduler": 14, "inference": 15}
 METRICS_OFFSETS = {"data": 31, "training": 32, "registry": 33, "scheduler": 34, "inference": 35}
+# Where Lepton's own processes call each other, with certificates.
+PRIVATE_OFFSETS = {"data": 51, "training": 52, "registry": 53, "scheduler": 54, "inference": 55}
 INFERENCE_GRPC_OFFSET = 1
 INFERENCE_METRICS_OFFSET = 2
 NATS_OFFSET = 22
@@ -106,6 +108,7 @@ def _service(home: Home, plan: Plan, name: str) -> Process:
     environment = {
         **_common(home, plan, name),
         "LEPTON_PORT": str(port),
+        "LEPTON_PRIVATE_PORT": str(plan.base_port + PRIVATE_OFFSETS[name]),
         "LEPTON_METRICS_PORT": str(plan.base_port + METRICS_OFFSETS[name]),
         "LEPTON_DATABASE_URL": f"sqlite+aiosqlite:///{home.databases / f'{name}.sqlite3'}",
         "LEPTON_OBJECTS_URL": home.objects.as_uri(),
@@ -154,6 +157,6 @@ def _common(home: Home, plan: Plan, service: str) -> dict[str, str]:
         "LEPTON_NATS_PASSWORD_FILE": str(credentials / "nats-password"),
         **{
             f"LEPTON_{name.upper()}_ADDRESS": f"{plan.host}:{plan.base_port + offset}"
-            for name, offset in SERVICE_OFFSETS.items()
+            for name, offset in PRIVATE_OFFSETS.items()
         },
     }

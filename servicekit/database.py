@@ -1,0 +1,200 @@
+"""One SQLAlchemy database a service: SQLite (WAL) embedded, Postgres in the stack, the same code on both.
+
+Migrations run at start under a lock. Every write is one transaction; what it publishes goes with it (see servicekit.outbox).
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import importlib.resources
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, String, Table, event, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from servicekit.errors import FailedPrecondition, ResourceExhausted
+
+# Any number that all of Lepton's services share and nobody else uses: the advisory lock of migrations.
+_MIGRATION_LOCK = 0x1E9704
+_BUSY_MILLISECONDS = 10_000
+
+# 64 bits on Postgres; on SQLite only INTEGER makes a row id.
+BigNumber = BigInteger().with_variant(Integer(), "sqlite")
+
+# What a write transaction hands to repositories.
+Transaction = AsyncConnection
+
+
+def counters_table(metadata: MetaData) -> Table:
+    """Add the table of counters to a service's schema: numbers without gaps, for they roll back with their transaction."""
+    return Table("counters", metadata, Column("name", String(255), primary_key=True), Column("value", BigNumber))
+
+
+class Database:
+    """A service's database.
+
+    Args:
+        writer: the engine for transactions that write.
+        reader: the engine for those that only read.
+    """
+
+    def __init__(self, writer: AsyncEngine, reader: AsyncEngine) -> None:
+        self._writer = writer
+        self._reader = reader
+        # SQLite has one writer: queueing here is fair and free, unlike its busy loop.
+        self._write_lock = asyncio.Lock() if writer.dialect.name == "sqlite" else contextlib.nullcontext()
+        self.published = asyncio.Event()
+
+    @property
+    def is_postgres(self) -> bool:
+        """Whether this is Postgres."""
+        return self._writer.dialect.name == "postgresql"
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Run a block as one write transaction: all of it or nothing.
+
+        Raises:
+            ResourceExhausted: the disk is full.
+        """
+        async with self._write_lock:
+            try:
+                async with self._writer.begin() as connection:
+                    yield connection
+            except Exception as error:
+                if "disk is full" in str(error) or "No space left" in str(error):
+                    raise ResourceExhausted("the database's disk is full: nothing changed", reason="DISK_FULL") from error
+                raise
+        self.published.set()
+
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """Run a block that reads one state of the database."""
+        async with self._reader.begin() as connection:
+            yield connection
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._writer.dispose()
+        await self._reader.dispose()
+
+
+@contextlib.asynccontextmanager
+async def open_database(url: str, migrations: str) -> AsyncIterator[Database]:
+    """Migrate a database to its newest schema and open it.
+
+    Args:
+        url: sqlite+aiosqlite:///PATH or postgresql+psycopg://...
+        migrations: the package with the schema's versions, such as services.data.migrations.
+
+    Raises:
+        FailedPrecondition: the database is newer than this code.
+    """
+    parsed = make_url(url)
+    await asyncio.to_thread(migrate, parsed, migrations)
+    writer = _engine(parsed, immediate=True)
+    reader = _engine(parsed, immediate=False) if parsed.get_backend_name() == "sqlite" else writer
+    database = Database(writer, reader)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def next_number(transaction: Transaction, counters: Table, name: str) -> int:
+    """Return the next value of a counter, from 1; a rollback takes it back."""
+    insert = sqlite.insert if transaction.dialect.name == "sqlite" else postgresql.insert
+    statement: Any = insert(counters).values(name=name, value=1)
+    statement = statement.on_conflict_do_update(index_elements=["name"], set_={"value": counters.c.value + 1})
+    return int((await transaction.execute(statement.returning(counters.c.value))).scalar_one())
+
+
+def migrate(url: URL, migrations: str) -> None:
+    """Bring a database to the newest schema; at once where it is there already. Blocks."""
+    from sqlalchemy import create_engine
+
+    folder = Path(str(importlib.resources.files(migrations)))
+    newest = max(match[1] for path in folder.glob("*.py") if (match := re.match(r"(\d{4})_", path.name)))
+    if url.get_backend_name() == "sqlite" and url.database:
+        Path(url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    engine = create_engine(url.set(drivername=url.drivername.replace("+aiosqlite", "")))
+    try:
+        with engine.connect() as connection, _migration_lock(url, connection):
+            present = _revision(connection)
+            if present == newest:
+                return
+            if present is not None and present > newest:
+                raise FailedPrecondition(
+                    f"the database has schema {present}, newer than this version of Lepton, which knows {newest}: "
+                    "start the newer version",
+                    reason="SCHEMA_TOO_NEW",
+                )
+            _upgrade(connection, folder)
+    finally:
+        engine.dispose()
+
+
+def _upgrade(connection: Connection, folder: Path) -> None:
+    # Alembic costs a quarter of a second to import: only a database that needs it pays.
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+
+    script = ScriptDirectory(str(folder), version_locations=[str(folder)])
+    environment = EnvironmentContext(
+        Config(), script, fn=lambda revision, _: script._upgrade_revs("head", revision), destination_rev="head"
+    )
+    with environment:
+        environment.configure(connection=connection, render_as_batch=True)
+        with environment.begin_transaction():
+            environment.run_migrations()
+    connection.commit()
+
+
+def _revision(connection: Connection) -> str | None:
+    if not connection.dialect.has_table(connection, "alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+@contextlib.contextmanager
+def _migration_lock(url: URL, connection: Connection) -> Iterator[None]:
+    """Let one process migrate at a time: an advisory lock on Postgres, a locked file beside SQLite's."""
+    if url.get_backend_name() == "sqlite":
+        with open(f"{url.database}.migrating", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        return
+    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
+    try:
+        yield
+    finally:
+        connection.rollback()
+        connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
+
+
+def _engine(url: URL, *, immediate: bool) -> AsyncEngine:
+    if url.get_backend_name() != "sqlite":
+        return create_async_engine(url, pool_pre_ping=True)
+    engine = create_async_engine(url, pool_size=1 if immediate else 4, max_overflow=0)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connect(connection: Any, _: Any) -> None:
+        # Transactions begin where we say, not where the driver guesses.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_MILLISECONDS}"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A writer takes its lock at once: one that reads first and then writes could find its snapshot stale.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine

@@ -1,0 +1,87 @@
+"""Mutations that can be repeated: the first answer to a request_id is kept and given again."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from google.protobuf.message import Message
+from sqlalchemy import Column, DateTime, LargeBinary, MetaData, String, Table, delete, insert, select
+
+from servicekit.database import Transaction
+from servicekit.errors import InvalidArgument
+
+_Answer = TypeVar("_Answer", bound=Message)
+# Longer than any client retries; after that an id may be forgotten.
+KEEP = timedelta(hours=24)
+
+
+def requests_table(metadata: MetaData) -> Table:
+    """Add the table of answered requests to a service's schema."""
+    return Table(
+        "requests",
+        metadata,
+        Column("workspace", String(63), primary_key=True),
+        Column("method", String(128), primary_key=True),
+        Column("request_id", String(128), primary_key=True),
+        Column("payload_sha256", String(64), nullable=False),
+        Column("answer", LargeBinary, nullable=False),
+        Column("time", DateTime(timezone=True), nullable=False, index=True),
+    )
+
+
+async def once(
+    transaction: Transaction,
+    requests: Table,
+    workspace: str,
+    request: Message,
+    answer_type: type[_Answer],
+    act: Callable[[], Awaitable[_Answer]],
+) -> _Answer:
+    """Act, and keep the answer under the request's request_id; a repeat gets the kept answer.
+
+    Args:
+        transaction: the write transaction that the act belongs to.
+        requests: the service's table of answered requests.
+        workspace: the caller's workspace.
+        request: the request; its type is the method, its request_id the key. An empty one just acts.
+        answer_type: the answer's message type.
+        act: does the work within the transaction.
+
+    Raises:
+        InvalidArgument: the id came before with another payload.
+    """
+    request_id = str(getattr(request, "request_id", ""))
+    if not request_id:
+        return await act()
+    digest = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
+    key = (
+        (requests.c.workspace == workspace)
+        & (requests.c.method == request.DESCRIPTOR.name)
+        & (requests.c.request_id == request_id)
+    )
+    row = (await transaction.execute(select(requests).where(key))).one_or_none()
+    if row is not None and row.payload_sha256 != digest:
+        raise InvalidArgument(
+            f"request_id {request_id!r} was used before with another payload: use a fresh one",
+            reason="REQUEST_ID_REUSED",
+            violations=[("request_id", "was used before with another payload")],
+        )
+    if row is not None:
+        return answer_type.FromString(row.answer)
+    answer = await act()
+    values = {
+        "workspace": workspace,
+        "method": request.DESCRIPTOR.name,
+        "request_id": request_id,
+        "payload_sha256": digest,
+        "answer": answer.SerializeToString(),
+        "time": datetime.now(UTC),
+    }
+    await transaction.execute(insert(requests).values(values))
+    return answer
+
+
+async def forget_old(transaction: Transaction, requests: Table) -> None:
+    """Drop the answers that nobody will ask for again."""
+    await transaction.execute(delete(requests).where(requests.c.time < datetime.now(UTC) - KEEP))

@@ -1,0 +1,159 @@
+"""Data keys, one a workspace, wrapped by the key-encryption key and kept beside the data.
+
+No cipher format of our own: blobs use Tink's streaming AEAD, tables Parquet Modular Encryption, wrapping Tink's AES-GCM.
+"""
+
+import asyncio
+import base64
+import json
+import secrets
+from pathlib import Path
+
+import obstore
+import pyarrow.parquet.encryption as pqe
+import tink
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import ObjectStore
+from tink import secret_key_access, streaming_aead
+
+from servicekit.errors import FailedPrecondition, Unavailable
+
+_MASTER_KEY_BYTES = 32
+_NONCE_BYTES = 12
+
+streaming_aead.register()
+
+
+class WorkspaceKeys:
+    """The unwrapped keys of one workspace.
+
+    Args:
+        blob_keyset: a Tink keyset for streaming AEAD, as JSON.
+        table_key: 32 bytes that wrap Parquet's own data keys.
+    """
+
+    def __init__(self, blob_keyset: str, table_key: bytes) -> None:
+        handle = tink.json_proto_keyset_format.parse(blob_keyset, secret_key_access.TOKEN)
+        self.blobs: streaming_aead.StreamingAead = handle.primitive(streaming_aead.StreamingAead)
+        self.table_key = table_key
+
+
+class KeyRing:
+    """Makes, wraps and unwraps workspaces' keys.
+
+    Args:
+        store: where the wrapped keys lie, under `keys/`.
+        key_encryption_key: path of a file with 32 bytes as base64.
+
+    Raises:
+        FailedPrecondition: the file does not hold such a key.
+    """
+
+    def __init__(self, store: ObjectStore, key_encryption_key: Path) -> None:
+        self._store = store
+        self._wrapping = AESGCM(_read_key(key_encryption_key))
+        self._keys: dict[str, WorkspaceKeys] = {}
+        self._lock = asyncio.Lock()
+
+    async def workspace(self, workspace: str) -> WorkspaceKeys:
+        """Return a workspace's keys, made on first use.
+
+        Raises:
+            FailedPrecondition: they were wrapped by another key-encryption key.
+        """
+        async with self._lock:
+            if workspace not in self._keys:
+                self._keys[workspace] = await self._load(workspace)
+            return self._keys[workspace]
+
+    async def _load(self, workspace: str) -> WorkspaceKeys:
+        path = f"keys/{workspace}.key"
+        try:
+            # If absent, never over another: two processes that both make a first key must end with the same one.
+            await obstore.put_async(self._store, path, self._wrap(_new_keys(), workspace), mode="create")
+        except AlreadyExistsError:
+            pass
+        except (OSError, BaseError) as error:
+            raise Unavailable(f"the object store does not answer: {error}") from error
+        wrapped = bytes(await (await obstore.get_async(self._store, path)).bytes_async())
+        keys = json.loads(self._unwrap(wrapped, workspace))
+        return WorkspaceKeys(json.dumps(keys["blobs"]), base64.b64decode(keys["tables"]))
+
+    def _wrap(self, keys: bytes, workspace: str) -> bytes:
+        nonce = _random(_NONCE_BYTES)
+        return nonce + self._wrapping.encrypt(nonce, keys, workspace.encode())
+
+    def _unwrap(self, wrapped: bytes, workspace: str) -> bytes:
+        try:
+            return self._wrapping.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], workspace.encode())
+        except InvalidTag:
+            raise FailedPrecondition(
+                f"the keys of workspace {workspace!r} were wrapped by another key-encryption key: restore that key file",
+                reason="WRONG_KEY_ENCRYPTION_KEY",
+            ) from None
+
+
+class TableEncryption:
+    """Parquet Modular Encryption under a workspace's key.
+
+    Args:
+        keys: the workspace's keys.
+    """
+
+    def __init__(self, keys: WorkspaceKeys) -> None:
+        self._factory = pqe.CryptoFactory(lambda _: _Wrapping(keys.table_key))
+        self._connection = pqe.KmsConnectionConfig()
+
+    def encryption_properties(self) -> "pqe.FileEncryptionProperties":
+        """Return what a Parquet writer needs to encrypt footer and columns."""
+        configuration = pqe.EncryptionConfiguration(
+            footer_key="workspace",
+            uniform_encryption=True,
+            plaintext_footer=False,
+            double_wrapping=False,
+            data_key_length_bits=256,
+        )
+        return self._factory.file_encryption_properties(self._connection, configuration)
+
+    def decryption_properties(self) -> "pqe.FileDecryptionProperties":
+        """Return what a Parquet reader needs."""
+        return self._factory.file_decryption_properties(self._connection, pqe.DecryptionConfiguration())
+
+
+class _Wrapping(pqe.KmsClient):  # type: ignore[misc]
+    """Wraps Parquet's data keys with the workspace's table key, by AES-GCM."""
+
+    def __init__(self, key: bytes) -> None:
+        pqe.KmsClient.__init__(self)
+        self._aead = AESGCM(key)
+
+    def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
+        nonce = _random(_NONCE_BYTES)
+        return base64.b64encode(nonce + self._aead.encrypt(nonce, key_bytes, master_key_identifier.encode()))
+
+    def unwrap_key(self, wrapped_key: bytes, master_key_identifier: str) -> bytes:
+        wrapped = base64.b64decode(wrapped_key)
+        return self._aead.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], master_key_identifier.encode())
+
+
+def _new_keys() -> bytes:
+    handle = tink.new_keyset_handle(streaming_aead.streaming_aead_key_templates.AES256_GCM_HKDF_4KB)
+    keyset = tink.json_proto_keyset_format.serialize(handle, secret_key_access.TOKEN)
+    tables = base64.b64encode(_random(_MASTER_KEY_BYTES)).decode()
+    return json.dumps({"blobs": json.loads(keyset), "tables": tables}).encode()
+
+
+def _random(size: int) -> bytes:
+    return secrets.token_bytes(size)
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        key = base64.b64decode(path.read_text().strip(), validate=True)
+    except (OSError, ValueError) as error:
+        raise FailedPrecondition(f"cannot read the key-encryption key {path}: {error}") from error
+    if len(key) != _MASTER_KEY_BYTES:
+        raise FailedPrecondition(f"the key-encryption key {path} must be 32 bytes as base64, got {len(key)} bytes")
+    return key

@@ -1,0 +1,50 @@
+"""Which permission each RPC asks for: from the contract's annotations, and one table for the protocols that are not ours."""
+
+from collections.abc import Iterable
+
+from google.protobuf import descriptor_pool
+
+from lepton.v1 import options_pb2
+
+# Health and reflection are open, and so are the two questions that load balancers ask.
+OPEN_METHODS = frozenset(
+    {
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.health.v1.Health/List",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/inference.GRPCInferenceService/ServerLive",
+        "/inference.GRPCInferenceService/ServerReady",
+    }
+)
+
+# The Open Inference Protocol carries no annotations of ours.
+OPEN_INFERENCE_PERMISSIONS: dict[str, "options_pb2.Permission.ValueType"] = {
+    f"/inference.GRPCInferenceService/{method}": permission
+    for method, permission in {
+        "ServerMetadata": options_pb2.PERMISSION_READ,
+        "ModelReady": options_pb2.PERMISSION_READ,
+        "ModelMetadata": options_pb2.PERMISSION_READ,
+        "ModelInfer": options_pb2.PERMISSION_PREDICT,
+        "RepositoryIndex": options_pb2.PERMISSION_READ,
+        "RepositoryModelLoad": options_pb2.PERMISSION_DEPLOY,
+        "RepositoryModelUnload": options_pb2.PERMISSION_DEPLOY,
+    }.items()
+}
+
+
+def method_permissions(service_names: Iterable[str]) -> dict[str, "options_pb2.Permission.ValueType"]:
+    """Return the permission of each method of some services, by path; UNSPECIFIED where none is declared.
+
+    Args:
+        service_names: full names, such as lepton.v1.DataService.
+    """
+    pool = descriptor_pool.Default()
+    declared = dict(OPEN_INFERENCE_PERMISSIONS)
+    for name in service_names:
+        for method in pool.FindServiceByName(name).methods:
+            path = f"/{name}/{method.name}"
+            permission = method.GetOptions().Extensions[options_pb2.permission]
+            declared[path] = declared.get(path, permission) if permission == 0 else permission
+    return declared
