@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, String, Table, event, text
+from sqlalchemy import BigInteger, Column, Connection, Integer, MetaData, String, Table, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from servicekit.errors import FailedPrecondition, ResourceExhausted
+from servicekit.errors import Aborted, FailedPrecondition, LeptonError, ResourceExhausted, Unavailable
 
 # Any number that all of Lepton's services share and nobody else uses: the advisory lock of migrations.
 _MIGRATION_LOCK = 0x1E9704
@@ -61,20 +62,20 @@ class Database:
 
         Raises:
             ResourceExhausted: the disk is full.
+            Aborted: Postgres ended it for another transaction's sake; a retry works.
+            Unavailable: the database does not answer, or another process keeps it locked.
         """
         async with self._write_lock:
             try:
                 async with self._writer.begin() as connection:
                     yield connection
-            except Exception as error:
-                if "disk is full" in str(error) or "No space left" in str(error):
-                    raise ResourceExhausted("the database's disk is full: nothing changed", reason="DISK_FULL") from error
-                raise
+            except DBAPIError as error:
+                raise (_translated(error) or error) from error
         self.published.set()
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Run a block that reads one state of the database."""
+        """Run a block that reads one state of the database, and can write nothing."""
         async with self._reader.begin() as connection:
             yield connection
 
@@ -97,13 +98,23 @@ async def open_database(url: str, migrations: str) -> AsyncIterator[Database]:
     """
     parsed = make_url(url)
     await asyncio.to_thread(migrate, parsed, migrations)
-    writer = _engine(parsed, immediate=True)
-    reader = _engine(parsed, immediate=False) if parsed.get_backend_name() == "sqlite" else writer
-    database = Database(writer, reader)
+    database = Database(*_engines(parsed))
     try:
         yield database
     finally:
         await database.close()
+
+
+def _translated(error: DBAPIError) -> LeptonError | None:
+    """Return what a driver's error means to a caller; None where it tells of a fault in our own code."""
+    text_of_driver = str(error.orig)
+    if "disk is full" in text_of_driver or "No space left" in text_of_driver:
+        return ResourceExhausted("the database's disk is full: nothing changed", reason="DISK_FULL")
+    if getattr(error.orig, "sqlstate", None) in ("40001", "40P01"):
+        return Aborted("another transaction was faster: try again", reason="TRANSACTION_CONFLICT")
+    if error.connection_invalidated or isinstance(error, OperationalError):
+        return Unavailable("the database does not answer: nothing changed", reason="DATABASE_AWAY")
+    return None
 
 
 async def next_number(transaction: Transaction, counters: Table, name: str) -> int:
@@ -116,13 +127,11 @@ async def next_number(transaction: Transaction, counters: Table, name: str) -> i
 
 def migrate(url: URL, migrations: str) -> None:
     """Bring a database to the newest schema; at once where it is there already. Blocks."""
-    from sqlalchemy import create_engine
-
     folder = Path(str(importlib.resources.files(migrations)))
     newest = max(match[1] for path in folder.glob("*.py") if (match := re.match(r"(\d{4})_", path.name)))
     if url.get_backend_name() == "sqlite" and url.database:
         Path(url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    engine = create_engine(url.set(drivername=url.drivername.replace("+aiosqlite", "")))
+    engine = migration_engine(url)
     try:
         with engine.connect() as connection, _migration_lock(url, connection):
             present = _revision(connection)
@@ -139,6 +148,24 @@ def migrate(url: URL, migrations: str) -> None:
         engine.dispose()
 
 
+def migration_engine(url: URL) -> Engine:
+    """Return a blocking engine on which a schema change is one transaction."""
+    engine = create_engine(url.set(drivername=url.drivername.replace("+aiosqlite", "")))
+    if url.get_backend_name() == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def connect(connection: Any, _: Any) -> None:
+            # The driver would leave CREATE TABLE outside of transactions: a kill in between left half a schema.
+            connection.isolation_level = None
+            connection.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
 def _upgrade(connection: Connection, folder: Path) -> None:
     # Alembic costs a quarter of a second to import: only a database that needs it pays.
     from alembic.config import Config
@@ -150,7 +177,7 @@ def _upgrade(connection: Connection, folder: Path) -> None:
         Config(), script, fn=lambda revision, _: script._upgrade_revs("head", revision), destination_rev="head"
     )
     with environment:
-        environment.configure(connection=connection, render_as_batch=True)
+        environment.configure(connection=connection, render_as_batch=True, transactional_ddl=True)
         with environment.begin_transaction():
             environment.run_migrations()
     connection.commit()
@@ -171,6 +198,7 @@ def _migration_lock(url: URL, connection: Connection) -> Iterator[None]:
             yield
         return
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
+    connection.commit()
     try:
         yield
     finally:
@@ -178,23 +206,38 @@ def _migration_lock(url: URL, connection: Connection) -> Iterator[None]:
         connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
 
 
-def _engine(url: URL, *, immediate: bool) -> AsyncEngine:
+def _engines(url: URL) -> tuple[AsyncEngine, AsyncEngine]:
+    """Return the engine that writes and the one that reads."""
     if url.get_backend_name() != "sqlite":
-        return create_async_engine(url, pool_pre_ping=True)
-    engine = create_async_engine(url, pool_size=1 if immediate else 4, max_overflow=0)
+        writer = create_async_engine(url, pool_pre_ping=True)
+        # A snapshot, as on SQLite: a list and what is read next to it belong together.
+        return writer, writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    # A writer takes its lock at once: one that reads first and then writes could find its snapshot stale.
+    writer = _sqlite_engine(url, begin="BEGIN IMMEDIATE", pool_size=1, query_only="OFF")
+    return writer, _sqlite_engine(url, begin="BEGIN", pool_size=4, query_only="ON")
+
+
+def _sqlite_engine(url: URL, *, begin: str, pool_size: int, query_only: str) -> AsyncEngine:
+    engine = create_async_engine(url, pool_size=pool_size, max_overflow=0)
+    pragmas = (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"busy_timeout={_BUSY_MILLISECONDS}",
+        f"query_only={query_only}",
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def connect(connection: Any, _: Any) -> None:
         # Transactions begin where we say, not where the driver guesses.
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_MILLISECONDS}"):
+        for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
-    def begin(connection: Connection) -> None:
-        # A writer takes its lock at once: one that reads first and then writes could find its snapshot stale.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+    def begin_transaction(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
 
     return engine

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from google.protobuf.message import Message
-from sqlalchemy import Column, DateTime, LargeBinary, MetaData, String, Table, delete, insert, select
+from sqlalchemy import Column, DateTime, LargeBinary, MetaData, String, Table, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from servicekit.database import Transaction
 from servicekit.errors import InvalidArgument
@@ -60,26 +61,29 @@ async def once(
         & (requests.c.method == request.DESCRIPTOR.name)
         & (requests.c.request_id == request_id)
     )
-    row = (await transaction.execute(select(requests).where(key))).one_or_none()
-    if row is not None and row.payload_sha256 != digest:
-        raise InvalidArgument(
-            f"request_id {request_id!r} was used before with another payload: use a fresh one",
-            reason="REQUEST_ID_REUSED",
-            violations=[("request_id", "was used before with another payload")],
-        )
-    if row is not None:
-        return answer_type.FromString(row.answer)
-    answer = await act()
     values = {
         "workspace": workspace,
         "method": request.DESCRIPTOR.name,
         "request_id": request_id,
         "payload_sha256": digest,
-        "answer": answer.SerializeToString(),
+        "answer": b"",
         "time": datetime.now(UTC),
     }
-    await transaction.execute(insert(requests).values(values))
-    return answer
+    # The row comes first: on Postgres a repeat at the same time waits here for the first one's end, and then finds its answer.
+    dialect = sqlite if transaction.dialect.name == "sqlite" else postgresql
+    claim = dialect.insert(requests).values(values).on_conflict_do_nothing()
+    if (await transaction.execute(claim.returning(requests.c.request_id))).first() is not None:
+        answer = await act()
+        await transaction.execute(update(requests).where(key).values(answer=answer.SerializeToString()))
+        return answer
+    row = (await transaction.execute(select(requests).where(key))).one()
+    if row.payload_sha256 != digest:
+        raise InvalidArgument(
+            f"request_id {request_id!r} was used before with another payload: use a fresh one",
+            reason="REQUEST_ID_REUSED",
+            violations=[("request_id", "was used before with another payload")],
+        )
+    return answer_type.FromString(row.answer)
 
 
 async def forget_old(transaction: Transaction, requests: Table) -> None:
