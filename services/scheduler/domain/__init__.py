@@ -1,0 +1,1 @@
+"""Rules of placement and leases: no transport, no database, no clock."""
