@@ -1,0 +1,1 @@
+"""The data service on SQL, objects and streams."""

@@ -1,0 +1,1 @@
+"""The model of the data service: no transport, no database."""

@@ -153,7 +153,9 @@ def _read_parquet(open_file: OpenFile, _: str) -> tuple[pa.Schema, Batches]:
     try:
         file = pq.ParquetFile(open_file())
     except (pa.ArrowException, OSError) as error:
-        raise InvalidArgument(f"this is no readable Parquet file: {_first_line(error)}", reason="BAD_PARQUET") from error
+        raise InvalidArgument(
+            f"this is no readable Parquet file: {_first_line(error)}", reason="BAD_PARQUET"
+        ) from error
     check_names(file.schema_arrow.names)
     schema = pa.schema([pa.field(field.name, _plain_type(field)) for field in file.schema_arrow])
     if file.metadata.num_rows == 0:
@@ -164,9 +166,7 @@ def _read_parquet(open_file: OpenFile, _: str) -> tuple[pa.Schema, Batches]:
             for batch in file.iter_batches(batch_size=_LINES):
                 yield batch.cast(schema)
         except (pa.ArrowException, OSError) as error:
-            raise InvalidArgument(
-                f"the Parquet file is damaged: {_first_line(error)}", reason="BAD_PARQUET"
-            ) from error
+            raise InvalidArgument(f"the Parquet file is damaged: {_first_line(error)}", reason="BAD_PARQUET") from error
 
     return schema, batches()
 

@@ -1,0 +1,116 @@
+"""The streams of the contract: an upload coming in, Arrow IPC going out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Self
+
+import pyarrow as pa
+
+from lepton.v1 import data_pb2 as pb
+from services.data.ports import OpenedTable
+from servicekit.errors import InvalidArgument
+
+_CHUNK_BYTES = 1 << 20
+
+
+class ImportStream:
+    """An ImportDataset request stream: one header, chunks, one end.
+
+    Args:
+        header: the first message.
+        requests: the rest.
+    """
+
+    def __init__(self, header: pb.ImportHeader, requests: AsyncIterator[pb.ImportDatasetRequest]) -> None:
+        self.header = header
+        self._requests = requests
+        self._end: pb.ImportEnd | None = None
+
+    @classmethod
+    async def begin(cls, requests: AsyncIterator[pb.ImportDatasetRequest]) -> Self:
+        """Read the header.
+
+        Raises:
+            InvalidArgument: the first message is no header.
+        """
+        async for request in requests:
+            if request.HasField("header"):
+                return cls(request.header, requests)
+            break
+        raise InvalidArgument("an import begins with a header", reason="BAD_STREAM")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the file's bytes.
+
+        Raises:
+            InvalidArgument: a message is out of order.
+        """
+        async for request in self._requests:
+            if self._end is not None or request.HasField("header"):
+                raise InvalidArgument("an import is one header, chunks, one end, in this order", reason="BAD_STREAM")
+            if request.HasField("end"):
+                self._end = request.end
+            else:
+                yield request.chunk
+
+    def sha256(self) -> str:
+        """Return the digest that the client gave at the end.
+
+        Raises:
+            InvalidArgument: the stream ended without.
+        """
+        if self._end is None:
+            raise InvalidArgument(
+                "the upload was cut off before its end: nothing was imported; send it again", reason="TRUNCATED_UPLOAD"
+            )
+        return self._end.sha256
+
+
+class ArrowChunks:
+    """A table as the chunks of one Arrow IPC stream, made in a thread while they are sent.
+
+    Args:
+        table: the rows.
+        columns: which to send; None for all.
+    """
+
+    def __init__(self, table: OpenedTable, columns: list[str] | None) -> None:
+        self._table = table
+        self._columns = columns
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        chunks = self._chunks()
+        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+            yield chunk
+
+    def _chunks(self) -> Iterator[bytes]:
+        reader = self._table.reader(self._columns)
+        sink = _Buffer()
+        with pa.ipc.new_stream(sink, reader.schema) as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+                while len(sink.content) >= _CHUNK_BYTES:
+                    yield sink.take()
+        while sink.content:
+            yield sink.take()
+
+
+class _Buffer:
+    """What Arrow writes to."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self.content += memoryview(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def take(self) -> bytes:
+        taken = bytes(self.content[:_CHUNK_BYTES])
+        del self.content[:_CHUNK_BYTES]
+        return taken

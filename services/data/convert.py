@@ -1,0 +1,155 @@
+"""Between the contract's messages and the domain's types: pairs, pure, total."""
+
+from datetime import UTC, datetime
+
+from google.protobuf import json_format
+
+from lepton.v1 import common_pb2, data_pb2
+from services.data.domain.profile import ColumnProfile
+from services.data.domain.types import (
+    Column,
+    ColumnKind,
+    Content,
+    Dataset,
+    DatasetVersion,
+    FileFormat,
+    Provenance,
+    Recipe,
+    Step,
+)
+from servicekit.errors import InvalidArgument
+
+FORMATS: dict["data_pb2.FileFormat.ValueType", FileFormat] = {
+    data_pb2.FILE_FORMAT_CSV: FileFormat.CSV,
+    data_pb2.FILE_FORMAT_PARQUET: FileFormat.PARQUET,
+    data_pb2.FILE_FORMAT_JSON_LINES: FileFormat.JSON_LINES,
+}
+KINDS: dict[ColumnKind, "common_pb2.ColumnKind.ValueType"] = {
+    ColumnKind.NUMERIC: common_pb2.COLUMN_KIND_NUMERIC,
+    ColumnKind.CATEGORICAL: common_pb2.COLUMN_KIND_CATEGORICAL,
+    ColumnKind.BOOLEAN: common_pb2.COLUMN_KIND_BOOLEAN,
+    ColumnKind.TEMPORAL: common_pb2.COLUMN_KIND_TEMPORAL,
+    ColumnKind.OTHER: common_pb2.COLUMN_KIND_OTHER,
+}
+
+
+def format_from_proto(value: "data_pb2.FileFormat.ValueType") -> FileFormat:
+    """Return a file's format.
+
+    Raises:
+        InvalidArgument: it is none of the known ones.
+    """
+    if value not in FORMATS:
+        raise InvalidArgument("unknown file format: expected CSV, PARQUET or JSON_LINES", reason="UNKNOWN_FORMAT")
+    return FORMATS[value]
+
+
+def recipe_from_proto(message: data_pb2.Recipe) -> Recipe:
+    """Return a recipe.
+
+    Raises:
+        InvalidArgument: a step says nothing.
+    """
+    return Recipe(
+        tuple(_step_from_proto(step, number) for number, step in enumerate(message.steps, 1)),
+        message.edited_by_client,
+    )
+
+
+def recipe_to_proto(recipe: Recipe) -> data_pb2.Recipe:
+    """Return a recipe's message."""
+    steps = [json_format.ParseDict({step.kind: step.arguments}, data_pb2.Step()) for step in recipe.steps]
+    return data_pb2.Recipe(steps=steps, edited_by_client=recipe.edited_by_client)
+
+
+def version_to_proto(version: DatasetVersion) -> data_pb2.DatasetVersion:
+    """Return a version's message."""
+    message = data_pb2.DatasetVersion(
+        dataset=version.dataset,
+        number=version.number,
+        digest=version.content.digest,
+        columns=[_column_to_proto(column) for column in version.content.columns],
+        rows=version.content.rows,
+        size_bytes=version.content.size_bytes,
+        label=version.provenance.label,
+        recipe=recipe_to_proto(version.provenance.recipe),
+        parent=version.provenance.parent,
+        source=version.provenance.source,
+    )
+    message.create_time.FromDatetime(version.create_time)
+    return message
+
+
+def version_from_proto(message: data_pb2.DatasetVersion, workspace: str, table: str, profile: str) -> DatasetVersion:
+    """Return the version of a message, with what the message does not tell: its workspace and objects."""
+    columns = tuple(Column(column.name, column.arrow_type, column.nullable) for column in message.columns)
+    content = Content(table, profile, message.digest, columns, message.rows, message.size_bytes)
+    provenance = Provenance(message.label, message.source, recipe_from_proto(message.recipe), message.parent)
+    created = message.create_time.ToDatetime(tzinfo=UTC)
+    return DatasetVersion(workspace, message.dataset, message.number, content, provenance, created)
+
+
+def dataset_to_proto(dataset: Dataset) -> data_pb2.Dataset:
+    """Return a dataset's message."""
+    message = data_pb2.Dataset(name=dataset.name, latest_version=dataset.latest_version)
+    message.create_time.FromDatetime(_utc(dataset.create_time))
+    return message
+
+
+def profile_to_proto(columns: list[ColumnProfile]) -> data_pb2.DatasetProfile:
+    """Return a profile's message."""
+    return data_pb2.DatasetProfile(
+        columns=[
+            data_pb2.ColumnProfile(
+                name=column.name,
+                missing=column.missing,
+                distinct=column.distinct,
+                minimum=column.minimum,
+                maximum=column.maximum,
+                mean=column.mean,
+                standard_deviation=column.standard_deviation,
+                quartiles=column.quartiles,
+                top=[data_pb2.ValueCount(value=value, count=count) for value, count in column.top],
+            )
+            for column in columns
+        ]
+    )
+
+
+def profile_from_proto(message: data_pb2.DatasetProfile) -> list[ColumnProfile]:
+    """Return the profile of a message."""
+    return [
+        ColumnProfile(
+            column.name,
+            column.missing,
+            column.distinct,
+            *(
+                getattr(column, name) if column.HasField(name) else None
+                for name in ("minimum", "maximum", "mean", "standard_deviation")
+            ),
+            quartiles=tuple(column.quartiles),
+            top=tuple((item.value, item.count) for item in column.top),
+        )
+        for column in message.columns
+    ]
+
+
+def _column_to_proto(column: Column) -> common_pb2.Column:
+    return common_pb2.Column(
+        name=column.name, kind=KINDS[column.kind], arrow_type=column.arrow_type, nullable=column.nullable
+    )
+
+
+def _step_from_proto(step: data_pb2.Step, number: int) -> Step:
+    kind = step.WhichOneof("kind")
+    if kind is None:
+        raise InvalidArgument(f"step {number} of the recipe says nothing", reason="BAD_RECIPE")
+    arguments = json_format.MessageToDict(
+        getattr(step, kind), preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return Step(kind, arguments)
+
+
+def _utc(time: datetime) -> datetime:
+    # SQLite forgets the zone; what it holds is UTC.
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -1,0 +1,111 @@
+"""What the data domain needs of the outside: a repository of versions, and a store of tables."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import BinaryIO, Protocol
+
+import pyarrow as pa
+
+from services.data.domain.profile import ColumnProfile
+from services.data.domain.types import Content, Dataset, DatasetVersion, Provenance
+
+
+class Listing(Protocol):
+    """Which part of a list is wanted: see servicekit.paging.Page."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def token(self) -> str: ...
+    @property
+    def filter(self) -> str: ...
+    @property
+    def order_by(self) -> str: ...
+
+
+class Repository(Protocol):
+    """Datasets and versions, within one transaction."""
+
+    async def find_version(self, workspace: str, dataset: str, number: int | None) -> DatasetVersion | None:
+        """Return a version, the newest for None; None where there is none."""
+        ...
+
+    async def find_same(self, workspace: str, dataset: str, digest: str) -> DatasetVersion | None:
+        """Return the dataset's version with a content, or None."""
+        ...
+
+    async def add_version(
+        self, workspace: str, dataset: str, content: Content, provenance: Provenance
+    ) -> DatasetVersion:
+        """Give a content the dataset's next number, publishing data.version.created."""
+        ...
+
+    async def find_dataset(self, workspace: str, name: str) -> Dataset | None:
+        """Return a dataset, or None."""
+        ...
+
+    async def list_datasets(self, workspace: str, page: Listing) -> tuple[list[Dataset], str]:
+        """Return a page of datasets and the token of the next."""
+        ...
+
+    async def list_versions(self, workspace: str, dataset: str, page: Listing) -> tuple[list[DatasetVersion], str]:
+        """Return a page of a dataset's versions, newest first, and the token of the next."""
+        ...
+
+    async def remove_version(self, version: DatasetVersion) -> None:
+        """Delete a version, publishing data.version.deleted."""
+        ...
+
+    async def remove_dataset(self, workspace: str, name: str) -> list[DatasetVersion]:
+        """Delete a dataset with its versions, publishing each; return the versions."""
+        ...
+
+    async def object_names(self) -> list[str]:
+        """Return the name of every object that a version needs."""
+        ...
+
+
+class Upload(Protocol):
+    """An uploaded file, spooled encrypted; deleted on leaving."""
+
+    def open(self) -> BinaryIO:
+        """Open it from the start, seekable. Blocks: use a thread."""
+        ...
+
+
+class TableStore(Protocol):
+    """Encrypted tables and profiles."""
+
+    async def spool(self, workspace: str, chunks: AsyncIterator[bytes]) -> tuple[Upload, str]:
+        """Keep an upload for reading; return it with the SHA-256 of its bytes."""
+        ...
+
+    async def forget_spool(self, upload: Upload) -> None:
+        """Delete an upload."""
+        ...
+
+    async def write(self, workspace: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Content:
+        """Store rows as a table with its profile and digest; nothing is left where it fails."""
+        ...
+
+    async def open_table(self, version: DatasetVersion) -> "OpenedTable":
+        """Open a version's rows."""
+        ...
+
+    async def profile(self, version: DatasetVersion) -> list[ColumnProfile]:
+        """Return a version's profile."""
+        ...
+
+    async def remove(self, workspace: str, contents: list[Content]) -> None:
+        """Delete what was stored of some versions."""
+        ...
+
+
+class OpenedTable(Protocol):
+    """A version's rows, readable again and again. Blocks: use threads."""
+
+    @property
+    def schema(self) -> pa.Schema: ...
+
+    def reader(self, columns: list[str] | None = None) -> pa.RecordBatchReader:
+        """Read from the start, some columns or all."""
+        ...
