@@ -6,6 +6,71 @@ PROTO_VENV := .venv-proto
 # The protobuf-6 line, so that the SDK also runs beside clients that need protobuf 6.
 GRPC_TOOLS := 'grpcio-tools==1.81.1' 'mypy-protobuf==5.1.0'
 PROTO_OUT ?= .
+# Where pip finds torch. On Linux the default index serves a CUDA build of several GB; for the CPU build say
+#   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# (its 2.13.0+cpu satisfies the constraint torch==2.13.0 and wins over the plain one). Empty: the configured indexes alone.
+TORCH_INDEX ?=
+EXTRAS := platform,postgres,dev
+# How many tests run at once, and which: `make test TESTS=tests/servicekit JOBS=1`.
+JOBS ?= 2
+TESTS ?= tests
+PYTEST := $(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help:  ## Show what there is to make.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+.PHONY: install
+install: $(VENV)/installed  ## Make the environment in .venv, with the `lepton` command in it.
+
+# The stamp makes a second run instant; a change of what is installed makes it stale.
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	    --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+.PHONY: test
+test: check  ## Every check, and every test but those marked slow or gpu.
+	$(PYTEST) -m 'not slow and not gpu' $(TESTS)
+
+.PHONY: test-all
+test-all: check  ## Every check and every test.
+	$(PYTEST) $(TESTS)
+
+.PHONY: check
+check: lint types arrows contract stubs  ## Lint, format, types, arrows, contract, stubs.
+
+.PHONY: lint
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: format
+format: install  ## Put the code in shape.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: types
+types: install
+	$(BIN)/mypy
+
+.PHONY: arrows
+arrows: install
+	$(BIN)/lint-imports --no-logo
+
+.PHONY: contract
+contract: install
+	$(BIN)/buf lint
+
+.PHONY: stubs
+stubs:
+	rm -rf build/stubs
+	$(MAKE) --no-print-directory --silent proto PROTO_OUT=build/stubs
+	diff --recursive --exclude=__init__.py --exclude=__pycache__ --exclude=py.typed build/stubs/lepton/v1 lepton/v1
+	diff --recursive --exclude=__init__.py --exclude=__pycache__ \
+	    build/stubs/services/inference/open_inference services/inference/open_inference
 
 .PHONY: proto
 proto: $(PROTO_VENV)/installed  ## Generate the committed stubs from protos/.
