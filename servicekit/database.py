@@ -1,6 +1,6 @@
 """One SQLAlchemy database a service: SQLite (WAL) embedded, Postgres in the stack, the same code on both.
 
-Migrations run at start under a lock. Every write is one transaction; what it publishes goes with it (see servicekit.outbox).
+Migrations run at start under a lock. Every write is one transaction; what it publishes goes with it, see the outbox.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ Transaction = AsyncConnection
 
 
 def counters_table(metadata: MetaData) -> Table:
-    """Add the table of counters to a service's schema: numbers without gaps, for they roll back with their transaction."""
+    """Add the table of counters to a schema: numbers without gaps, for they roll back with their transaction."""
     return Table("counters", metadata, Column("name", String(255), primary_key=True), Column("value", BigNumber))
 
 

@@ -1,31 +1,32 @@
 """Facts on NATS JetStream, load reports on plain NATS, and desired state in NATS KV.
 
-Subjects are lepton.<workspace>.<service>.<noun>.<past tense>; payloads are Protobuf; headers are CloudEvents and the W3C trace
-context. Delivery is at least once: handlers are idempotent by event id and acknowledge after their commit.
+Subjects are lepton.<workspace>.<service>.<noun>.<past tense>; payloads are Protobuf; headers are CloudEvents and W3C's
+trace context. Delivery is at least once: handlers are idempotent by event id and acknowledge after their commit.
 """
 
 import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import nats
 import structlog
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, KeyValueConfig, RetentionPolicy, StreamConfig
-from nats.js.errors import NotFoundError
+from nats.js.errors import NoStreamResponseError, NotFoundError
 from nats.js.kv import KeyValue
-from opentelemetry.trace import SpanKind
 
-from servicekit import telemetry
+from servicekit.consumers import ACK_WAIT_SECONDS, Event, handle
 from servicekit.errors import Unavailable
 from servicekit.settings import ProcessSettings
+
+__all__ = ["STREAM", "Event", "Nats", "connect"]
 
 _log = structlog.get_logger(__name__)
 
@@ -34,37 +35,13 @@ _STREAM_BYTES = 1 << 30
 _STREAM_SECONDS = 7 * 24 * 3600.0
 # Long enough that a relay that was killed between publish and delete cannot publish twice.
 _DEDUPLICATION_SECONDS = 3600.0
-_DELIVERIES = 20
-_BACKOFF_SECONDS = (0.2, 1.0, 5.0, 30.0)
+_ACKNOWLEDGE_SECONDS = 5.0
+_RETRY_SECONDS = 0.5
+_RECONNECT_SECONDS: Any = 0.25  # the client takes fractions, though it says int
 _FETCH_SECONDS = 30.0
 _CONNECT_SECONDS = 0.1
 
 _Payload = TypeVar("_Payload", bound=Message)
-
-
-@dataclass(frozen=True)
-class Event:
-    """One fact.
-
-    Args:
-        id: unique; a redelivery has the same.
-        workspace: whose fact it is.
-        subject: service.noun.past-tense.
-        time: when it became true, UTC.
-        payload: the Protobuf message, serialised.
-        traceparent: the trace it belongs to; may be empty.
-    """
-
-    id: str
-    workspace: str
-    subject: str
-    time: datetime
-    payload: bytes
-    traceparent: str = ""
-
-    def parse(self, payload_type: type[_Payload]) -> _Payload:
-        """Return the payload as its message type."""
-        return payload_type.FromString(self.payload)
 
 
 class Nats:
@@ -81,14 +58,20 @@ class Nats:
         self._client = Client()
         self._jetstream: JetStreamContext | None = None
         self._connected = asyncio.Event()
+        self._dropped = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._plain: list[tuple[str, Callable[[Msg], Awaitable[None]]]] = []
 
     @property
     def is_connected(self) -> bool:
         """Whether NATS answers now."""
         return bool(self._connected.is_set() and self._client.is_connected)
 
-    async def wait_connected(self, timeout_seconds: float) -> None:
+    async def wait_connected(self, timeout_seconds: float | None = None) -> None:
         """Wait for NATS.
+
+        Args:
+            timeout_seconds: how long; None for as long as it takes.
 
         Raises:
             Unavailable: it does not answer in time.
@@ -97,11 +80,17 @@ class Nats:
             await asyncio.wait_for(self._connected.wait(), timeout_seconds)
         except TimeoutError:
             raise Unavailable("NATS does not answer", reason="NATS_AWAY") from None
-        if not self._client.is_connected:
-            raise Unavailable("NATS does not answer", reason="NATS_AWAY")
+
+    async def wait_dropped(self) -> None:
+        """Wait until the connection is lost; at once where it is. What waits for an answer may then stop waiting."""
+        await self._dropped.wait()
 
     async def publish(self, event: Event, source: str) -> None:
-        """Publish a fact and wait until JetStream has it; the same id twice is kept once."""
+        """Publish a fact and wait until JetStream has it; the same id twice is kept once.
+
+        Raises:
+            Unavailable: JetStream did not acknowledge it; it may have it nevertheless.
+        """
         headers = {
             "Nats-Msg-Id": event.id,
             "ce-specversion": "1.0",
@@ -114,7 +103,14 @@ class Nats:
             **({"traceparent": event.traceparent} if event.traceparent else {}),
         }
         subject = f"lepton.{event.workspace}.{event.subject}"
-        await self._context().publish(subject, event.payload, timeout=5.0, stream=STREAM, headers=headers)
+        try:
+            await self._context().publish(subject, event.payload, timeout=_ACKNOWLEDGE_SECONDS, headers=headers)
+        except NoStreamResponseError as error:
+            # NATS came back without its files, say: the outbox still has the fact, so only the stream is to be made.
+            await self._ensure_stream(self._context())
+            raise Unavailable("the stream of events was away", reason="NATS_AWAY") from error
+        except (TimeoutError, NatsError) as error:
+            raise Unavailable(f"NATS did not take an event: {_told(error)}", reason="NATS_AWAY") from error
 
     async def publish_plain(self, subject: str, message: Message) -> None:
         """Publish a report that may get lost; without NATS it does."""
@@ -125,7 +121,6 @@ class Nats:
         self, subject: str, message_type: type[_Payload], handler: Callable[[_Payload], Awaitable[None]]
     ) -> None:
         """Call a handler with each report on a subject, from the first connection on."""
-        await self._connected.wait()
 
         async def receive(message: Msg) -> None:
             try:
@@ -133,35 +128,39 @@ class Nats:
             except Exception as error:
                 _log.warning("report not handled", subject=message.subject, exc_info=error)
 
+        await self.wait_connected()
+        self._plain.append((subject, receive))
         await self._client.subscribe(subject, cb=receive)
 
-    async def key_value(self, bucket: str) -> KeyValue:
-        """Return a KV bucket, made where it lacks; waits for NATS."""
-        await self._connected.wait()
+    async def key_value(self, bucket: str, ttl_seconds: float | None = None) -> KeyValue:
+        """Return a KV bucket, made where it lacks; waits for NATS.
+
+        Args:
+            bucket: its name.
+            ttl_seconds: how long a value lives after its last write; None for ever.
+        """
+        await self.wait_connected()
         try:
             return await self._context().key_value(bucket)
         except NotFoundError:
-            return await self._context().create_key_value(KeyValueConfig(bucket=bucket, history=1))
+            return await self._context().create_key_value(KeyValueConfig(bucket=bucket, history=1, ttl=ttl_seconds))
 
-    async def follow(
-        self, durable: str, subjects: Sequence[str], handler: Callable[[Event], Awaitable[None]]
-    ) -> None:
+    async def follow(self, durable: str, subjects: Sequence[str], handler: Callable[[Event], Awaitable[None]]) -> None:
         """Handle facts for ever, each until its handler returns; run it as a task.
 
         Args:
-            durable: the consumer's name, so that a restart goes on where it was.
+            durable: the consumer's name, so that a restart goes on where it was; processes with one name share facts.
             subjects: service.noun.past-tense, with NATS wildcards; of all workspaces.
-            handler: commits, and is idempotent by event id; what it raises has the event delivered again, later.
+            handler: commits, and is idempotent by event id; what it raises has the event delivered again, later. An
+                event that fails 20 times, or is not of its schema, is logged and given up.
         """
         while True:
             try:
-                await self._connected.wait()
+                await self.wait_connected()
                 await self._consume(durable, subjects, handler)
-            except asyncio.CancelledError:
-                raise
             except Exception as error:
-                _log.warning("consumer waits", durable=durable, error=str(error) or type(error).__name__)
-                await asyncio.sleep(1.0)
+                _log.info("consumer waits", durable=durable, error=_told(error))
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def _consume(
         self, durable: str, subjects: Sequence[str], handler: Callable[[Event], Awaitable[None]]
@@ -170,62 +169,113 @@ class Nats:
             durable_name=durable,
             filter_subjects=[f"lepton.*.{subject}" for subject in subjects],
             ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=30.0,
-            max_deliver=_DELIVERIES,
+            ack_wait=ACK_WAIT_SECONDS,
+            # Counted here: the server would drop the event without a word.
+            max_deliver=-1,
             max_ack_pending=64,
         )
         context = self._context()
         await context.add_consumer(STREAM, configuration)
         subscription = await context.pull_subscribe_bind(durable, STREAM)
-        while True:
-            try:
-                messages = await subscription.fetch(16, timeout=_FETCH_SECONDS)
-            except (TimeoutError, nats.errors.TimeoutError):
-                continue
-            for message in messages:
-                await _handle(message, handler)
+        try:
+            while (message := await self._next(subscription)) is not None:
+                await handle(message, handler, durable)
+        finally:
+            with contextlib.suppress(Exception):
+                await subscription.unsubscribe()
+
+    async def _next(self, subscription: JetStreamContext.PullSubscription) -> Msg | None:
+        """Return the next message, or None once the connection is lost: a server that is gone answers no request."""
+        dropped = asyncio.ensure_future(self._dropped.wait())
+        try:
+            while not dropped.done():
+                # One at a time: a larger fetch holds what it has until its batch is full or its time is up.
+                fetch = asyncio.ensure_future(subscription.fetch(1, timeout=_FETCH_SECONDS))
+                try:
+                    await asyncio.wait({fetch, dropped}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    if not fetch.done():
+                        fetch.cancel()
+                if fetch.done() and not fetch.cancelled():
+                    with contextlib.suppress(TimeoutError, nats.errors.TimeoutError):
+                        return fetch.result()[0]
+            return None
+        finally:
+            dropped.cancel()
 
     def _context(self) -> JetStreamContext:
         if self._jetstream is None:
             raise Unavailable("NATS does not answer", reason="NATS_AWAY")
         return self._jetstream
 
-    async def _connect(self) -> None:
-        """Connect, as often as it takes; afterwards the client itself reconnects."""
-        password = self._settings.nats_password.get_secret_value()
-        if self._settings.nats_password_file is not None:
-            password = self._settings.nats_password_file.read_text().strip()
-        context = ssl.create_default_context(cafile=str(self._settings.tls_ca))
-        host, _, port = self._settings.nats_url.split(",")[0].rpartition("://")[2].partition(":")
+    async def run(self) -> None:
+        """Connect, as often as it takes, for ever; between, the client itself reconnects."""
         while True:
             try:
-                # The client waits two seconds after a refused connection: an open port first is quicker.
-                _, writer = await asyncio.open_connection(host, int(port or 4222))
-                writer.close()
-                await self._client.connect(
-                    self._settings.nats_url.split(","),
-                    name=self._name,
-                    user=self._settings.nats_user,
-                    password=password,
-                    tls=context,
-                    connect_timeout=2,
-                    reconnect_time_wait=0.5,
-                    max_reconnect_attempts=-1,
-                    allow_reconnect=True,
-                    error_cb=_log_error,
-                )
-                self._jetstream = self._client.jetstream(timeout=5.0)
-                await self._ensure_stream(self._jetstream)
-                self._connected.set()
-                return
-            except asyncio.CancelledError:
-                raise
+                await self._connect()
+                await self._closed.wait()
             except Exception as error:
-                _log.debug("NATS is away", error=str(error) or type(error).__name__)
-                with contextlib.suppress(Exception):
-                    await self._client.close()
-                self._client = Client()
-                await asyncio.sleep(_CONNECT_SECONDS)
+                _log.debug("NATS is away", error=_told(error))
+                await asyncio.sleep(0.1)
+            await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; what was published plainly goes out first."""
+        self._connected.clear()
+        self._dropped.set()
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(self._client.close(), 2.0)
+
+    async def _connect(self) -> None:
+        settings = self._settings
+        password = settings.nats_password.get_secret_value()
+        if settings.nats_password_file is not None:
+            password = settings.nats_password_file.read_text().strip()
+        # The client waits two seconds after a refused connection: an open port first is quicker.
+        await _wait_open(settings.nats_url)
+        self._closed.clear()
+        self._client = Client()
+        await self._client.connect(
+            settings.nats_url.split(","),
+            name=self._name,
+            user=settings.nats_user,
+            password=password,
+            tls=ssl.create_default_context(cafile=str(settings.tls_ca)),
+            connect_timeout=2,
+            reconnect_time_wait=_RECONNECT_SECONDS,
+            max_reconnect_attempts=-1,
+            allow_reconnect=True,
+            ping_interval=20,
+            error_cb=_log_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_connected,
+            closed_cb=self._on_closed,
+        )
+        await self._on_connected()
+        for subject, receive in self._plain:
+            await self._client.subscribe(subject, cb=receive)
+
+    async def _on_connected(self) -> None:
+        self._jetstream = self._client.jetstream(timeout=_ACKNOWLEDGE_SECONDS)
+        # A server that was killed takes connections a moment before JetStream answers.
+        for _ in range(50):
+            try:
+                await self._ensure_stream(self._jetstream)
+                break
+            except (TimeoutError, NatsError) as error:
+                _log.debug("JetStream is not ready", error=_told(error))
+                await asyncio.sleep(0.1)
+        self._dropped.clear()
+        self._connected.set()
+
+    async def _on_disconnected(self) -> None:
+        self._connected.clear()
+        self._dropped.set()
+
+    async def _on_closed(self) -> None:
+        # It gives up by itself where the password is refused, say: then begin anew, and read the file again.
+        await self._on_disconnected()
+        self._closed.set()
 
     @staticmethod
     async def _ensure_stream(context: JetStreamContext) -> None:
@@ -248,43 +298,37 @@ class Nats:
 async def connect(settings: ProcessSettings, name: str) -> AsyncIterator[Nats]:
     """Connect in the background: a service starts, and serves, while NATS is away."""
     connection = Nats(settings, name)
-    task = asyncio.create_task(connection._connect(), name="nats connect")
+    task = asyncio.create_task(connection.run(), name="nats connect")
     try:
         yield connection
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        with contextlib.suppress(Exception):
-            await asyncio.wait_for(connection._client.close(), 2.0)
+        await connection.close()
 
 
-async def _handle(message: Msg, handler: Callable[[Event], Awaitable[None]]) -> None:
-    headers = message.headers or {}
-    _, workspace, subject = message.subject.split(".", 2)
-    event = Event(
-        headers.get("ce-id", ""),
-        workspace,
-        subject,
-        datetime.fromisoformat(headers.get("ce-time", datetime.now(UTC).isoformat())),
-        message.data,
-        headers.get("traceparent", ""),
-    )
-    tracer = telemetry.tracer(__name__)
-    parent = telemetry.linked_context(event.traceparent)
-    with tracer.start_as_current_span(f"handle {subject}", context=parent, kind=SpanKind.CONSUMER):
+async def _wait_open(urls: str) -> None:
+    """Return if one of the servers takes connections.
+
+    Raises:
+        OSError: none does.
+    """
+    failure: OSError | None = None
+    for url in urls.split(","):
+        address = urlsplit(url)
         try:
-            await handler(event)
-        except DecodeError as error:
-            _log.error("event dropped: not of its schema", event_id=event.id, subject=subject, exc_info=error)
-            await message.term()
-        except Exception as error:
-            delivery = message.metadata.num_delivered
-            pause = _BACKOFF_SECONDS[min(delivery - 1, len(_BACKOFF_SECONDS) - 1)]
-            _log.warning("event not handled yet", event_id=event.id, subject=subject, delivery=delivery, exc_info=error)
-            await message.nak(delay=pause)
+            _, writer = await asyncio.open_connection(address.hostname, address.port or 4222)
+        except OSError as error:
+            failure = error
         else:
-            await message.ack()
+            writer.close()
+            return
+    raise failure or OSError("no servers are named")
 
 
-async def _log_error(error: Any) -> None:
-    _log.info("NATS", error=str(error) or type(error).__name__)
+def _told(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+async def _log_error(error: Exception) -> None:
+    _log.debug("NATS", error=_told(error))

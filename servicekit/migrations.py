@@ -1,4 +1,4 @@
-"""Makes and checks schema migrations: `python -m servicekit.migrations services.data "add profiles"` writes the next one."""
+"""Makes and checks migrations: `python -m servicekit.migrations services.data "add profiles"` writes the next one."""
 
 import importlib
 import re
@@ -39,7 +39,7 @@ def drift(url: str, migrations: str, metadata: MetaData) -> list[object]:
     migrate(make_url(url), migrations)
     engine = create_engine(make_url(url).set(drivername=make_url(url).drivername.replace("+aiosqlite", "")))
     with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": False})
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
         found = list(compare_metadata(context, metadata))
     engine.dispose()
     return found

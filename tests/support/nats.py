@@ -1,6 +1,7 @@
 """A real nats-server for tests: TLS, a password, JetStream encrypted at rest, as the embedded platform runs it."""
 
 import contextlib
+import signal
 import socket
 import subprocess
 import sys
@@ -52,6 +53,16 @@ class NatsServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def pause(self) -> None:
+        """Stop it in its tracks, as a machine out of memory does: connections stay, nothing answers."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after a pause."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End it in good order."""
