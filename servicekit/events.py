@@ -191,6 +191,8 @@ class Nats:
             while not dropped.done():
                 # One at a time: a larger fetch holds what it has until its batch is full or its time is up.
                 fetch = asyncio.ensure_future(subscription.fetch(1, timeout=_FETCH_SECONDS))
+                # Where nobody waits for it any more, how it ended tells nothing.
+                fetch.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
                 try:
                     await asyncio.wait({fetch, dropped}, return_when=asyncio.FIRST_COMPLETED)
                 finally:

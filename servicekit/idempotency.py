@@ -69,7 +69,7 @@ async def once(
         "answer": b"",
         "time": datetime.now(UTC),
     }
-    # The row comes first: on Postgres a repeat at the same time waits here for the first one's end, then finds its answer.
+    # The row comes first: on Postgres a repeat at the same time waits here for the first's end, then finds its answer.
     dialect = sqlite if transaction.dialect.name == "sqlite" else postgresql
     claim = dialect.insert(requests).values(values).on_conflict_do_nothing()
     if (await transaction.execute(claim.returning(requests.c.request_id))).first() is not None:

@@ -178,7 +178,7 @@ class Relay:
         earliest = (
             select(keys, func.min(self._outbox.c.sequence)).where(keys.in_({row.key for row in rows})).group_by(keys)
         )
-        first: dict[str, int] = dict((await transaction.execute(earliest)).tuples().all())
+        first = {key: sequence for key, sequence in await transaction.execute(earliest)}  # noqa: C416 - rows are no pairs
         mine: dict[str, int] = {}
         for row in rows:
             mine.setdefault(row.key, row.sequence)
