@@ -105,7 +105,7 @@ class Frame(pd.DataFrame):
         value = args[0] if args else kwargs.get("value")
         if not np.isscalar(value) and not isinstance(value, Mapping):
             return result
-        filled = value if isinstance(value, Mapping) else {name: value for name in self.columns[self.isna().any()]}
+        filled = value if isinstance(value, Mapping) else dict.fromkeys(self.columns[self.isna().any()], value)
         texts = {str(name): str(item) for name, item in filled.items()}
         return self._record(result, data_pb2.Step(fill_missing={"values": texts}))
 
@@ -121,7 +121,7 @@ class Frame(pd.DataFrame):
     def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:
         """As in pandas; recorded for types that the platform knows."""
         result = super().astype(dtype, *args, **kwargs)
-        wanted = dtype if isinstance(dtype, Mapping) else {name: dtype for name in self.columns}
+        wanted = dtype if isinstance(dtype, Mapping) else dict.fromkeys(self.columns, dtype)
         types = {str(name): _ARROW_NAMES.get(_dtype_name(item), "") for name, item in wanted.items()}
         if not all(types.values()):
             return result

@@ -35,7 +35,7 @@ def cast(types: Mapping[str, str]) -> data_pb2.Step:
     return data_pb2.Step(cast={"types": dict(types)})
 
 
-def filter(expression: str) -> data_pb2.Step:  # noqa: A001  (the field's word, used as steps.filter)
+def filter(expression: str) -> data_pb2.Step:
     """Keep rows for which an expression such as `age >= 18 and job != 'none'` is true."""
     return data_pb2.Step(filter={"expression": expression})
 

@@ -5,12 +5,6 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 
 from lepton.v1.data_pb2_grpc import add_DataServiceServicer_to_server
-from services.data.adapters import tables
-from services.data.adapters.repository import SqlRepository
-from services.data.adapters.table_store import ObjectTableStore
-from services.data.domain.datasets import Datasets
-from services.data.servicer import DataServicer
-from services.data.settings import DataSettings
 from servicekit.database import open_database
 from servicekit.events import connect
 from servicekit.objects import Objects
@@ -18,6 +12,12 @@ from servicekit.outbox import Relay
 from servicekit.server import Servicer, running_server, until_stopped
 from servicekit.state import State
 from servicekit.telemetry import configure_telemetry
+from services.data.adapters import tables
+from services.data.adapters.repository import SqlRepository
+from services.data.adapters.table_store import ObjectTableStore
+from services.data.domain.datasets import Datasets
+from services.data.servicer import DataServicer
+from services.data.settings import DataSettings
 
 
 async def run(settings: DataSettings) -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from google.protobuf import json_format
 
 from lepton.v1 import common_pb2, data_pb2
+from servicekit.errors import InvalidArgument
 from services.data.domain.profile import ColumnProfile
 from services.data.domain.types import (
     Column,
@@ -17,7 +18,6 @@ from services.data.domain.types import (
     Recipe,
     Step,
 )
-from servicekit.errors import InvalidArgument
 
 FORMATS: dict["data_pb2.FileFormat.ValueType", FileFormat] = {
     data_pb2.FILE_FORMAT_CSV: FileFormat.CSV,

@@ -6,6 +6,10 @@ import pyarrow as pa
 
 from lepton.v1 import data_pb2 as pb
 from lepton.v1 import data_pb2_grpc
+from servicekit.auth import current_identity
+from servicekit.paging import Page
+from servicekit.rpc import Context
+from servicekit.state import State
 from services.data.adapters.repository import SqlRepository
 from services.data.adapters.streams import ArrowChunks, ImportStream
 from services.data.convert import (
@@ -17,10 +21,6 @@ from services.data.convert import (
 )
 from services.data.domain.datasets import Datasets, add_version, check_columns, find_dataset, find_version
 from services.data.domain.types import DatasetVersion, Provenance
-from servicekit.auth import current_identity
-from servicekit.paging import Page
-from servicekit.rpc import Context
-from servicekit.state import State
 
 _PREVIEW_ROWS = 10
 

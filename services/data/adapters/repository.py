@@ -6,12 +6,12 @@ from typing import Any
 from sqlalchemy import delete, func, insert, select
 
 from lepton.v1 import data_pb2, events_pb2
+from servicekit.paging import Page, next_token, page_query
+from servicekit.state import Unit
 from services.data.adapters.tables import datasets, versions
 from services.data.convert import version_from_proto, version_to_proto
 from services.data.domain.types import Content, Dataset, DatasetVersion, Provenance
 from services.data.ports import Listing
-from servicekit.paging import Page, next_token, page_query
-from servicekit.state import Unit
 
 
 class SqlRepository:

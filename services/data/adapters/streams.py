@@ -7,8 +7,8 @@ from typing import Self
 import pyarrow as pa
 
 from lepton.v1 import data_pb2 as pb
-from services.data.ports import OpenedTable
 from servicekit.errors import InvalidArgument
+from services.data.ports import OpenedTable
 
 _CHUNK_BYTES = 1 << 20
 

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lepton.v1 import data_pb2
+from servicekit.errors import InvalidArgument, ResourceExhausted
+from servicekit.keys import TableEncryption
+from servicekit.objects import Objects, new_name
 from services.data.convert import profile_from_proto, profile_to_proto
 from services.data.domain.digest import TableDigest, in_blocks
 from services.data.domain.profile import ColumnProfile, profile_table
 from services.data.domain.types import Content, DatasetVersion, columns_of
-from servicekit.errors import InvalidArgument, ResourceExhausted
-from servicekit.keys import TableEncryption
-from servicekit.objects import Objects, new_name
 
 # One stored object of a spooled upload: small enough to hold, large enough that a big file makes few.
 _SEGMENT_BYTES = 8 << 20

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 
 import pyarrow as pa
 
+from servicekit.errors import InvalidArgument, NotFound
 from services.data.domain.profile import ColumnProfile
 from services.data.domain.readers import read_file
 from services.data.domain.transform import Transform
@@ -23,7 +24,6 @@ from services.data.domain.types import (
     parse_ref,
 )
 from services.data.ports import OpenedTable, Repository, TableStore
-from servicekit.errors import InvalidArgument, NotFound
 
 Reading = Callable[[], AbstractAsyncContextManager[Repository]]
 

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from servicekit.errors import InvalidArgument
 from services.data.domain.inference import convert, infer_schema
 from services.data.domain.types import FileFormat
-from servicekit.errors import InvalidArgument
 
 # What counts as a missing value in a CSV file, as in pandas.
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>", "#N/A")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
+from servicekit.errors import InvalidArgument
 from services.data.domain.expressions import quoted, to_sql
 from services.data.domain.types import Recipe, Step
-from servicekit.errors import InvalidArgument
 
 _ROW = "__lepton_row"
 _RANK = "__lepton_rank"

@@ -1,0 +1,59 @@
+"""Composition root of the registry: `python -m services.registry`."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+
+from lepton.v1.registry_pb2_grpc import add_RegistryServiceServicer_to_server
+from servicekit.database import open_database
+from servicekit.events import connect
+from servicekit.objects import Objects
+from servicekit.outbox import Relay
+from servicekit.server import Servicer, running_server, until_stopped
+from servicekit.state import State
+from servicekit.telemetry import configure_telemetry
+from services.registry.adapters import tables
+from services.registry.adapters.artifact_store import ObjectArtifactStore
+from services.registry.adapters.repository import SqlRepository
+from services.registry.adapters.verifier import ChildVerifier
+from services.registry.domain.registry import Uploads
+from services.registry.domain.versions import Transition, next_state
+from services.registry.servicer import RegistryServicer
+from services.registry.settings import RegistrySettings
+
+
+async def run(settings: RegistrySettings) -> None:
+    """Serve until SIGTERM."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(configure_telemetry(settings, "registry"))
+        database = await stack.enter_async_context(open_database(settings.database_url, "services.registry.migrations"))
+        nats = await stack.enter_async_context(connect(settings, "registry"))
+        await stack.enter_async_context(Relay(database, tables.kit.outbox, nats, "registry"))
+        state = State(database, tables.kit, SqlRepository)
+        objects = Objects.open(settings, "registry")
+        await _sweep(state, objects, settings)
+        artifacts = ObjectArtifactStore(objects)
+        verifier = ChildVerifier(settings.verify_seconds)
+        uploads = Uploads(artifacts, verifier, state.reading, state.writing, settings.parity_tolerance)
+        servicer = RegistryServicer(uploads, artifacts, state, settings.max_artifact_bytes)
+        service = Servicer(
+            "lepton.v1.RegistryService", lambda server: add_RegistryServiceServicer_to_server(servicer, server)
+        )
+        await stack.enter_async_context(running_server(settings, [service]))
+        await until_stopped()
+
+
+async def _sweep(state: State[SqlRepository], objects: Objects, settings: RegistrySettings) -> None:
+    """Give up versions that nobody finishes, and delete what an earlier process that was killed left behind."""
+    before = datetime.now(UTC) - timedelta(hours=settings.pending_hours)
+    async with state.writing() as repository:
+        for version in await repository.stale_versions(before):
+            failed = next_state(version.state, Transition.REFUSE)
+            await repository.end_version(version, failed, reason="NEVER_FINISHED", message="its upload never ended")
+        known = await repository.object_names()
+    await objects.sweep(known, timedelta(minutes=settings.orphan_minutes))
+    await state.forget_old_requests()
+
+
+if __name__ == "__main__":
+    asyncio.run(run(RegistrySettings()))

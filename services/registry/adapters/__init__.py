@@ -1,0 +1,1 @@
+"""The registry on SQL, encrypted objects and a verifying child process."""

@@ -1,0 +1,292 @@
+"""Models, versions and aliases in SQL."""
+
+import uuid
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import delete, func, insert, select, update
+
+from lepton.v1 import events_pb2, registry_pb2
+from servicekit.paging import Page, next_token, page_query
+from servicekit.state import Unit
+from services.registry.adapters.tables import alias_moves, aliases, artifacts, job_epochs, models, versions
+from services.registry.convert import alias_to_proto, record_with_graph, version_from_record, version_to_proto
+from services.registry.domain.aliases import Alias, Move
+from services.registry.domain.versions import Artifact, Parity, Tensor, Verdict, Version, VersionState, digest_of
+from services.registry.ports import Listing
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A named series of versions."""
+
+    name: str
+    latest_version: int
+    latest_ready_version: int
+    create_time: datetime
+
+
+class SqlRepository:
+    """The repository port on one transaction.
+
+    Args:
+        unit: the transaction.
+    """
+
+    def __init__(self, unit: Unit) -> None:
+        self._unit = unit
+
+    async def find_version(self, workspace: str, model: str, number: int) -> Version | None:
+        """Return a version, or None."""
+        found = await self._versions(_of(versions, workspace, model) & (versions.c.number == number))
+        return found[0] if found else None
+
+    async def newest_ready(self, workspace: str, model: str) -> Version | None:
+        """Return a model's newest READY version, or None."""
+        number = (
+            select(func.max(versions.c.number))
+            .where(_of(versions, workspace, model), versions.c.state == VersionState.READY.value)
+            .scalar_subquery()
+        )
+        found = await self._versions(_of(versions, workspace, model) & (versions.c.number == number))
+        return found[0] if found else None
+
+    async def versions_of_job(self, workspace: str, job: str) -> list[Version]:
+        """Return the versions that a job made."""
+        return await self._versions((versions.c.workspace == workspace) & (versions.c.job == job))
+
+    async def raise_job_epoch(self, workspace: str, job: str, epoch: int) -> int:
+        """Keep the highest epoch seen of a job; return what it was before, 0 for none."""
+        key = (job_epochs.c.workspace == workspace) & (job_epochs.c.job == job)
+        query = select(job_epochs.c.epoch).where(key).with_for_update()
+        before = (await self._unit.execute(query)).scalar_one_or_none()
+        if before is None:
+            await self._unit.execute(insert(job_epochs).values(workspace=workspace, job=job, epoch=epoch))
+        elif epoch > before:
+            await self._unit.execute(update(job_epochs).where(key).values(epoch=epoch))
+        return int(before or 0)
+
+    async def add_version(
+        self,
+        workspace: str,
+        model: str,
+        declared: tuple[Artifact, ...],
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[Tensor, ...],
+        job: str,
+        parity: Parity | None,
+        record: bytes,
+    ) -> Version:
+        """Give a model its next number, in state PENDING; the model is made if absent."""
+        now = datetime.now(UTC)
+        number = await self._unit.next_number(f"versions/{workspace}/{model}")
+        known = select(models.c.name).where(models.c.workspace == workspace, models.c.name == model)
+        if (await self._unit.execute(known)).one_or_none() is None:
+            await self._unit.execute(insert(models).values(workspace=workspace, name=model, create_time=now))
+        key = {"workspace": workspace, "model": model, "number": number}
+        row = {
+            **key,
+            "state": VersionState.PENDING.value,
+            "digest": digest_of(declared),
+            "job": job,
+            "record": record,
+            "error_reason": "",
+            "error_message": "",
+            "create_time": now,
+        }
+        await self._unit.execute(insert(versions).values(row))
+        rows = [{**key, **vars(artifact)} for artifact in declared]
+        await self._unit.execute(insert(artifacts), rows)
+        state = VersionState.PENDING
+        return Version(
+            workspace, model, number, state, declared, inputs, outputs, job, parity, record, "", "", now, None
+        )
+
+    async def set_artifact(self, version: Version, artifact: Artifact) -> None:
+        """Keep where an artifact is stored."""
+        key = _of(artifacts, version.workspace, version.model) & (artifacts.c.number == version.number)
+        await self._unit.execute(
+            update(artifacts).where(key, artifacts.c.name == artifact.name).values(object_name=artifact.object_name)
+        )
+
+    async def end_version(
+        self,
+        version: Version,
+        state: VersionState,
+        *,
+        reason: str = "",
+        message: str = "",
+        verdict: Verdict | None = None,
+    ) -> Version:
+        """Move a version to its last state, publishing registry.version.ready where it is that; return it."""
+        now = datetime.now(UTC)
+        record = record_with_graph(version.record, verdict) if verdict else version.record
+        ended = replace(version, state=state, record=record, error_reason=reason, error_message=message, end_time=now)
+        key = _of(versions, version.workspace, version.model) & (versions.c.number == version.number)
+        values = {
+            "state": state.value,
+            "record": record,
+            "error_reason": reason,
+            "error_message": message,
+            "end_time": now,
+        }
+        await self._unit.execute(update(versions).where(key).values(values))
+        if state is VersionState.READY:
+            fact = events_pb2.VersionReady(version=version_to_proto(ended))
+            await self._unit.publish(version.workspace, "registry.version.ready", fact, key=version.model)
+        return ended
+
+    async def remove_version(self, version: Version) -> None:
+        """Delete a version."""
+        for table in (artifacts, versions):
+            key = _of(table, version.workspace, version.model) & (table.c.number == version.number)
+            await self._unit.execute(delete(table).where(key))
+
+    async def list_versions(self, workspace: str, model: str, page: Listing) -> tuple[list[Version], str]:
+        """Return a page of a model's versions, newest first, and the token of the next."""
+        wanted = Page(page.size, page.token, page.filter)
+        query = page_query(
+            select(versions).where(_of(versions, workspace, model)),
+            wanted,
+            filters={"state": versions.c.state, "digest": versions.c.digest},
+            orders={"number": versions.c.number},
+            default_order="number desc",
+            tie=versions.c.number,
+        )
+        rows = (await self._unit.execute(query)).all()
+        found = [await self._version(row) for row in rows[: wanted.limit]]
+        return found, next_token(wanted, len(rows))
+
+    async def find_model(self, workspace: str, name: str) -> ModelRow | None:
+        """Return a model, or None."""
+        query = _models().where(models.c.workspace == workspace, models.c.name == name)
+        row = (await self._unit.execute(query)).one_or_none()
+        return None if row is None else _model(row)
+
+    async def list_models(self, workspace: str, page: Listing) -> tuple[list[ModelRow], str]:
+        """Return a page of models and the token of the next."""
+        wanted = Page(page.size, page.token, page.filter, page.order_by)
+        query = page_query(
+            _models().where(models.c.workspace == workspace),
+            wanted,
+            filters={"name": models.c.name},
+            orders={"name": models.c.name, "create_time": models.c.create_time},
+            default_order="name",
+            tie=models.c.name,
+        )
+        rows = (await self._unit.execute(query)).all()
+        return [_model(row) for row in rows[: wanted.limit]], next_token(wanted, len(rows))
+
+    async def remove_model(self, workspace: str, name: str) -> list[str]:
+        """Delete a model with its versions and aliases; return the objects that nothing needs any more."""
+        query = select(artifacts.c.object_name).where(_of(artifacts, workspace, name))
+        objects = [row.object_name for row in (await self._unit.execute(query)).all() if row.object_name]
+        for table in (artifacts, versions, aliases):
+            await self._unit.execute(delete(table).where(_of(table, workspace, name)))
+        await self._unit.execute(delete(models).where(models.c.workspace == workspace, models.c.name == name))
+        return objects
+
+    async def find_alias(self, workspace: str, model: str, name: str) -> Alias | None:
+        """Return an alias, or None."""
+        query = select(aliases).where(_of(aliases, workspace, model), aliases.c.name == name)
+        row = (await self._unit.execute(query)).one_or_none()
+        return None if row is None else _alias(row)
+
+    async def aliases_of(self, workspace: str, model: str) -> list[Alias]:
+        """Return a model's aliases by name."""
+        query = select(aliases).where(_of(aliases, workspace, model)).order_by(aliases.c.name)
+        return [_alias(row) for row in (await self._unit.execute(query)).all()]
+
+    async def moves_of(self, workspace: str, model: str, name: str) -> list[Move]:
+        """Return an alias's moves, newest first."""
+        found, _ = await self.list_moves(workspace, model, name, Page(size=1))
+        return found
+
+    async def list_moves(self, workspace: str, model: str, name: str, page: Listing) -> tuple[list[Move], str]:
+        """Return a page of an alias's moves, newest first, and the token of the next."""
+        wanted = Page(page.size, page.token)
+        query = page_query(
+            select(alias_moves).where(_of(alias_moves, workspace, model), alias_moves.c.name == name),
+            wanted,
+            filters={},
+            orders={"sequence": alias_moves.c.sequence},
+            default_order="sequence desc",
+            tie=alias_moves.c.sequence,
+        )
+        rows = (await self._unit.execute(query)).all()
+        found = [Move(row.from_number, row.to_number, row.subject, row.time) for row in rows[: wanted.limit]]
+        return found, next_token(wanted, len(rows))
+
+    async def move_alias(
+        self, workspace: str, model: str, name: str, from_number: int, to_number: int, subject: str
+    ) -> Alias:
+        """Move, create or (to 0) delete an alias, with its history, publishing registry.alias.moved; return it."""
+        now = datetime.now(UTC)
+        alias = Alias(model, name, to_number, uuid.uuid4().hex, now)
+        key = {"workspace": workspace, "model": model, "name": name}
+        await self._unit.execute(delete(aliases).where(_of(aliases, workspace, model), aliases.c.name == name))
+        if to_number:
+            row = {**key, "number": to_number, "etag": alias.etag, "update_time": now}
+            await self._unit.execute(insert(aliases).values(row))
+        sequence = await self._unit.next_number(f"alias/{workspace}/{model}/{name}")
+        move = {"from_number": from_number, "to_number": to_number, "subject": subject, "time": now}
+        await self._unit.execute(insert(alias_moves).values(**key, sequence=sequence, **move))
+        fact = events_pb2.AliasMoved(alias=alias_to_proto(alias), from_number=from_number)
+        await self._unit.publish(workspace, "registry.alias.moved", fact, key=model)
+        return alias
+
+    async def object_names(self) -> list[str]:
+        """Return the name of every object that a version needs."""
+        rows = (await self._unit.execute(select(artifacts.c.object_name))).all()
+        return [row.object_name for row in rows if row.object_name]
+
+    async def stale_versions(self, before: datetime) -> list[Version]:
+        """Return the versions that are PENDING since before a time."""
+        is_stale = (versions.c.state == VersionState.PENDING.value) & (versions.c.create_time < before)
+        return await self._versions(is_stale)
+
+    async def _versions(self, condition: Any) -> list[Version]:
+        rows = (await self._unit.execute(select(versions).where(condition).order_by(versions.c.number))).all()
+        return [await self._version(row) for row in rows]
+
+    async def _version(self, row: Any) -> Version:
+        key = _of(artifacts, row.workspace, row.model) & (artifacts.c.number == row.number)
+        rows = (await self._unit.execute(select(artifacts).where(key).order_by(artifacts.c.name))).all()
+        files = tuple(Artifact(item.name, item.sha256, item.size_bytes, item.object_name) for item in rows)
+        return version_from_record(
+            registry_pb2.Version.FromString(row.record),
+            row.workspace,
+            row.model,
+            row.number,
+            VersionState(row.state),
+            files,
+            row.error_reason,
+            row.error_message,
+            row.create_time,
+            row.end_time,
+        )
+
+
+def _of(table: Any, workspace: str, model: str) -> Any:
+    return (table.c.workspace == workspace) & (table.c.model == model)
+
+
+def _models() -> Any:
+    own = (versions.c.workspace == models.c.workspace) & (versions.c.model == models.c.name)
+    newest = select(func.max(versions.c.number)).where(own).scalar_subquery().label("latest")
+    ready = (
+        select(func.max(versions.c.number))
+        .where(own, versions.c.state == VersionState.READY.value)
+        .scalar_subquery()
+        .label("latest_ready")
+    )
+    return select(models.c.name, models.c.create_time, newest, ready)
+
+
+def _model(row: Any) -> ModelRow:
+    return ModelRow(row.name, row.latest or 0, row.latest_ready or 0, row.create_time)
+
+
+def _alias(row: Any) -> Alias:
+    return Alias(row.model, row.name, row.number, row.etag, row.update_time)

@@ -1,0 +1,135 @@
+"""What the registry's domain needs of the outside."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Protocol
+
+from services.registry.domain.aliases import Alias, Move
+from services.registry.domain.versions import Artifact, Parity, Tensor, Verdict, Version, VersionState
+
+
+class Listing(Protocol):
+    """Which part of a list is wanted: see servicekit.paging.Page."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def token(self) -> str: ...
+    @property
+    def filter(self) -> str: ...
+    @property
+    def order_by(self) -> str: ...
+
+
+class Model(Protocol):
+    """A named series of versions."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def latest_version(self) -> int: ...
+    @property
+    def latest_ready_version(self) -> int: ...
+    @property
+    def create_time(self) -> datetime: ...
+
+
+class Repository(Protocol):
+    """Models, versions and aliases, within one transaction."""
+
+    async def find_version(self, workspace: str, model: str, number: int) -> Version | None:
+        """Return a version, or None."""
+        ...
+
+    async def newest_ready(self, workspace: str, model: str) -> Version | None:
+        """Return a model's newest READY version, or None."""
+        ...
+
+    async def versions_of_job(self, workspace: str, job: str) -> list[Version]:
+        """Return the versions that a job made."""
+        ...
+
+    async def raise_job_epoch(self, workspace: str, job: str, epoch: int) -> int:
+        """Keep the highest epoch seen of a job; return what it was before, 0 for none."""
+        ...
+
+    async def add_version(
+        self,
+        workspace: str,
+        model: str,
+        artifacts: tuple[Artifact, ...],
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[Tensor, ...],
+        job: str,
+        parity: Parity | None,
+        record: bytes,
+    ) -> Version:
+        """Give a model its next number, in state PENDING; the model is made if absent."""
+        ...
+
+    async def set_artifact(self, version: Version, artifact: Artifact) -> None:
+        """Keep where an artifact is stored."""
+        ...
+
+    async def end_version(
+        self,
+        version: Version,
+        state: VersionState,
+        *,
+        reason: str = "",
+        message: str = "",
+        verdict: Verdict | None = None,
+    ) -> Version:
+        """Move a version to its last state, publishing registry.version.ready where it is that; return it."""
+        ...
+
+    async def remove_version(self, version: Version) -> None:
+        """Delete a version."""
+        ...
+
+    async def find_alias(self, workspace: str, model: str, name: str) -> Alias | None:
+        """Return an alias, or None."""
+        ...
+
+    async def aliases_of(self, workspace: str, model: str) -> list[Alias]:
+        """Return a model's aliases by name."""
+        ...
+
+    async def moves_of(self, workspace: str, model: str, name: str) -> list[Move]:
+        """Return an alias's moves, newest first."""
+        ...
+
+    async def move_alias(
+        self, workspace: str, model: str, name: str, from_number: int, to_number: int, subject: str
+    ) -> Alias:
+        """Move, create or (to 0) delete an alias, with its history, publishing registry.alias.moved; return it."""
+        ...
+
+
+class ArtifactStore(Protocol):
+    """Encrypted artifacts."""
+
+    async def put(self, workspace: str, artifact: Artifact, chunks: AsyncIterator[bytes]) -> str:
+        """Store an artifact's bytes if they are what was declared; return the object's name."""
+        ...
+
+    def get(self, workspace: str, artifact: Artifact) -> AsyncIterator[bytes]:
+        """Yield an artifact's bytes, checked against its digest."""
+        ...
+
+    async def remove(self, workspace: str, object_names: list[str]) -> None:
+        """Delete what was stored."""
+        ...
+
+
+class Verifier(Protocol):
+    """Tries a model where it can do no harm."""
+
+    async def verify(self, model: bytes, categories: dict[str, str]) -> Verdict:
+        """Hash, load and sample-predict a model.
+
+        Args:
+            model: the ONNX file.
+            categories: a value to try by input, for those whose values are known.
+        """
+        ...

@@ -1,0 +1,241 @@
+"""The registry's RPCs: from proto, call, to proto."""
+
+from collections.abc import AsyncIterator
+
+from lepton.v1 import registry_pb2 as pb
+from lepton.v1 import registry_pb2_grpc
+from servicekit.auth import Role, current_identity
+from servicekit.errors import InvalidArgument, NotFound, PermissionDenied
+from servicekit.paging import Page
+from servicekit.rpc import Context
+from servicekit.state import State
+from services.registry.adapters.repository import SqlRepository
+from services.registry.convert import (
+    alias_to_proto,
+    artifact_from_proto,
+    artifact_to_proto,
+    model_to_proto,
+    move_to_proto,
+    parity_from_proto,
+    record_of,
+    tensors_from_proto,
+    version_to_proto,
+)
+from services.registry.domain import registry
+from services.registry.domain.versions import Version
+from services.registry.ports import ArtifactStore
+
+
+class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
+    """Serves lepton.v1.RegistryService.
+
+    Args:
+        uploads: artifacts and checks.
+        artifacts: where they are stored.
+        state: the database.
+        max_artifact_bytes: a larger artifact is refused.
+    """
+
+    def __init__(
+        self,
+        uploads: registry.Uploads,
+        artifacts: ArtifactStore,
+        state: State[SqlRepository],
+        max_artifact_bytes: int,
+    ) -> None:
+        self._uploads = uploads
+        self._artifacts = artifacts
+        self._state = state
+        self._max_artifact_bytes = max_artifact_bytes
+
+    async def CreateVersion(self, request: pb.CreateVersionRequest, context: Context) -> pb.Version:
+        """Take the next number."""
+        identity = current_identity()
+        # Lineage that names a job is a worker's word: a user's token cannot claim one.
+        if request.lineage.job and identity.role is not Role.SERVICE:
+            raise PermissionDenied(
+                "only a training worker can name the job that made a model", reason="JOB_IS_INTERNAL"
+            )
+
+        async def act(repository: SqlRepository) -> pb.Version:
+            version = await registry.create_version(
+                repository,
+                identity.workspace,
+                request.model,
+                tuple(artifact_from_proto(artifact) for artifact in request.artifacts),
+                tensors_from_proto(list(request.signature.inputs)),
+                tensors_from_proto(list(request.signature.outputs)),
+                request.lineage.job,
+                request.lineage.job_epoch,
+                parity_from_proto(request),
+                record_of(request),
+                self._max_artifact_bytes,
+            )
+            return version_to_proto(version)
+
+        return await self._state.once(request, pb.Version, act)
+
+    async def UploadArtifact(
+        self, request_iterator: AsyncIterator[pb.UploadArtifactRequest], context: Context
+    ) -> pb.Artifact:
+        """Store a declared artifact."""
+        header = await _header(request_iterator)
+        chunks = (request.chunk async for request in request_iterator)
+        workspace = current_identity().workspace
+        return artifact_to_proto(await self._uploads.upload(workspace, header.ref, header.name, chunks))
+
+    async def FinalizeVersion(self, request: pb.FinalizeVersionRequest, context: Context) -> pb.Version:
+        """Check a version: READY or FAILED. A repeat finds it so."""
+        workspace = current_identity().workspace
+        declared = version_to_proto(await self._version(request.ref))
+        categories = {spec.name: spec.categories[0] for spec in declared.signature.inputs if spec.categories}
+        return version_to_proto(await self._uploads.finalize(workspace, request.ref, categories))
+
+    async def GetVersion(self, request: pb.GetVersionRequest, context: Context) -> pb.Version:
+        """Return a version."""
+        return version_to_proto(await self._version(request.ref))
+
+    async def ListVersions(self, request: pb.ListVersionsRequest, context: Context) -> pb.ListVersionsResponse:
+        """Return a page of a model's versions."""
+        page = Page(request.page_size, request.page_token, request.filter)
+        workspace = current_identity().workspace
+        async with self._state.reading() as repository:
+            await _model(repository, workspace, request.model)
+            found, token = await repository.list_versions(workspace, request.model, page)
+        return pb.ListVersionsResponse(versions=[version_to_proto(item) for item in found], next_page_token=token)
+
+    async def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Context) -> pb.DeleteVersionResponse:
+        """Delete a version, then its objects."""
+        workspace = current_identity().workspace
+        objects: list[str] = []
+
+        async def act(repository: SqlRepository) -> pb.DeleteVersionResponse:
+            version = await registry.delete_version(repository, workspace, request.ref)
+            objects.extend(artifact.object_name for artifact in version.artifacts if artifact.object_name)
+            return pb.DeleteVersionResponse()
+
+        answer = await self._state.once(request, pb.DeleteVersionResponse, act)
+        await self._artifacts.remove(workspace, objects)
+        return answer
+
+    async def DownloadArtifact(
+        self, request: pb.DownloadArtifactRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadArtifactResponse]:
+        """Stream an artifact."""
+        version = await self._version(request.ref)
+        artifact = version.artifact(request.name)
+        if artifact is None or not artifact.object_name:
+            names = ", ".join(item.name for item in version.artifacts if item.object_name) or "none yet"
+            raise NotFound(
+                f"{version.ref} has no artifact {request.name!r}: it has {names}", reason="ARTIFACT_NOT_FOUND"
+            )
+        async for chunk in self._artifacts.get(version.workspace, artifact):
+            yield pb.DownloadArtifactResponse(chunk=chunk)
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:
+        """Return a model."""
+        async with self._state.reading() as repository:
+            return await _model(repository, current_identity().workspace, request.name)
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        """Return a page of models."""
+        page = Page(request.page_size, request.page_token, request.filter, request.order_by)
+        async with self._state.reading() as repository:
+            found, token = await repository.list_models(current_identity().workspace, page)
+        models = [
+            model_to_proto(item.name, item.latest_version, item.latest_ready_version, item.create_time)
+            for item in found
+        ]
+        return pb.ListModelsResponse(models=models, next_page_token=token)
+
+    async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.DeleteModelResponse:
+        """Delete a model, then its objects."""
+        workspace = current_identity().workspace
+        objects: list[str] = []
+
+        async def act(repository: SqlRepository) -> pb.DeleteModelResponse:
+            await _model(repository, workspace, request.name)
+            objects.extend(await repository.remove_model(workspace, request.name))
+            return pb.DeleteModelResponse()
+
+        answer = await self._state.once(request, pb.DeleteModelResponse, act)
+        await self._artifacts.remove(workspace, objects)
+        return answer
+
+    async def PromoteVersion(self, request: pb.PromoteVersionRequest, context: Context) -> pb.Alias:
+        """Point an alias at a version."""
+        identity = current_identity()
+
+        async def act(repository: SqlRepository) -> pb.Alias:
+            alias = await registry.promote(
+                repository, identity.workspace, request.ref, request.alias, request.etag, identity.subject
+            )
+            return alias_to_proto(alias)
+
+        return await self._state.once(request, pb.Alias, act)
+
+    async def RollbackAlias(self, request: pb.RollbackAliasRequest, context: Context) -> pb.Alias:
+        """Point an alias back."""
+        identity = current_identity()
+
+        async def act(repository: SqlRepository) -> pb.Alias:
+            alias = await registry.roll_back(
+                repository, identity.workspace, request.model, request.alias, request.etag, identity.subject
+            )
+            return alias_to_proto(alias)
+
+        return await self._state.once(request, pb.Alias, act)
+
+    async def GetAlias(self, request: pb.GetAliasRequest, context: Context) -> pb.Alias:
+        """Return an alias."""
+        async with self._state.reading() as repository:
+            alias = await registry.find_alias(repository, current_identity().workspace, request.model, request.alias)
+        return alias_to_proto(alias)
+
+    async def ListAliases(self, request: pb.ListAliasesRequest, context: Context) -> pb.ListAliasesResponse:
+        """Return a model's aliases."""
+        workspace = current_identity().workspace
+        async with self._state.reading() as repository:
+            await _model(repository, workspace, request.model)
+            found = await repository.aliases_of(workspace, request.model)
+        return pb.ListAliasesResponse(aliases=[alias_to_proto(alias) for alias in found])
+
+    async def ListAliasHistory(
+        self, request: pb.ListAliasHistoryRequest, context: Context
+    ) -> pb.ListAliasHistoryResponse:
+        """Return a page of an alias's moves."""
+        page = Page(request.page_size, request.page_token)
+        async with self._state.reading() as repository:
+            found, token = await repository.list_moves(current_identity().workspace, request.model, request.alias, page)
+        return pb.ListAliasHistoryResponse(moves=[move_to_proto(move) for move in found], next_page_token=token)
+
+    async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Context) -> pb.DeleteAliasResponse:
+        """Delete an alias."""
+        identity = current_identity()
+
+        async def act(repository: SqlRepository) -> pb.DeleteAliasResponse:
+            await registry.delete_alias(
+                repository, identity.workspace, request.model, request.alias, request.etag, identity.subject
+            )
+            return pb.DeleteAliasResponse()
+
+        return await self._state.once(request, pb.DeleteAliasResponse, act)
+
+    async def _version(self, ref: str) -> Version:
+        async with self._state.reading() as repository:
+            return await registry.find_version(repository, current_identity().workspace, ref)
+
+
+async def _header(requests: AsyncIterator[pb.UploadArtifactRequest]) -> pb.UploadArtifactHeader:
+    async for request in requests:
+        if request.HasField("header"):
+            return request.header
+        break
+    raise InvalidArgument("an upload begins with a header", reason="BAD_STREAM")
+
+
+async def _model(repository: SqlRepository, workspace: str, name: str) -> pb.Model:
+    found = await repository.find_model(workspace, name)
+    if found is None:
+        raise NotFound(f"no model {name!r}", reason="MODEL_NOT_FOUND")
+    return model_to_proto(found.name, found.latest_version, found.latest_ready_version, found.create_time)
