@@ -215,9 +215,7 @@ def changes(draw: st.DrawFn, cluster: Cluster) -> Cluster:
         replace(w, state=draw(st.sampled_from([w.state, w.state, *WorkerState])), drained_at=cluster.now)
         for w in cluster.workers
     )
-    joined = tuple(
-        replace(w, name=f"j{index}") for index, w in enumerate(draw(_workers(WorkerKind.INFERENCE, "")))
-    )
+    joined = tuple(replace(w, name=f"j{index}") for index, w in enumerate(draw(_workers(WorkerKind.INFERENCE, ""))))
     deployments = tuple(
         replace(d, key=replace(d.key, number=draw(st.integers(1, 3))), replicas=draw(st.integers(1, 3)))
         for d in cluster.deployments

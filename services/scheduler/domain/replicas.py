@@ -213,7 +213,9 @@ def _explain(board: Board, deployment: WantedDeployment, missing: int) -> Unplac
     elif all(board.holds(worker.name, deployment.key) for worker in large):
         failed = any(p.state is ReplicaState.FAILED for p in board.replicas_of(deployment.key.owner))
         reason = Reason.LOAD_FAILED if failed else Reason.FEWER_WORKERS
-        message = f"{missing} more of {deployment.replicas} replicas need a worker each, and {len(large)} fit: add workers"
+        message = (
+            f"{missing} more of {deployment.replicas} replicas need a worker each, and {len(large)} fit: add workers"
+        )
         if failed:
             message = "every worker that has room failed to load it"
     else:
@@ -249,8 +251,8 @@ def _retire(board: Board, wanted: dict[DeploymentKey, WantedDeployment], deploym
             if _enough(board, deployment):
                 board.remove_replica(placement, Cause.SUPERSEDED)
         elif successor is not None:
-            # Each worker hands over by itself: clients of the shared port must not meet a gap. A failed successor leaves
-            # the old version serving.
+            # Each worker hands over by itself: clients of the shared port must not meet a gap. A failed successor
+            # leaves the old version serving.
             if successor.serves:
                 board.remove_replica(placement, Cause.SUPERSEDED)
         elif _enough(board, deployment):

@@ -52,7 +52,9 @@ def test_nothing_wanted_is_an_empty_plan() -> None:
 
 
 def test_a_deployment_gets_a_replica_on_every_worker_that_has_room() -> None:
-    world = _world(inference_worker("w1"), inference_worker("w2"), inference_worker("full", mib=128), deployment("credit"))
+    world = _world(
+        inference_worker("w1"), inference_worker("w2"), inference_worker("full", mib=128), deployment("credit")
+    )
     world.settle()
     assert world.ready("credit") == {"w1", "w2"}
 
@@ -210,7 +212,11 @@ def test_jobs_run_in_the_order_of_their_creation() -> None:
 
 
 def test_a_small_job_overtakes_a_big_one_that_has_no_room_but_not_for_ever() -> None:
-    occupant, big, small = job("occupant", NOW - 3, resources(2)), job("big", NOW - 2, resources(4)), job("small", NOW - 1)
+    occupant, big, small = (
+        job("occupant", NOW - 3, resources(2)),
+        job("big", NOW - 2, resources(4)),
+        job("small", NOW - 1),
+    )
     world = _world(training_worker("t1"), occupant)
     world.step()
     world.change(jobs=(occupant, big, small))

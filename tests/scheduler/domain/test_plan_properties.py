@@ -9,6 +9,7 @@ from services.scheduler.domain.cluster import (
     Cluster,
     PlaceReplica,
     Policy,
+    ReplicaState,
     WorkerKind,
     WorkerState,
 )
@@ -20,8 +21,6 @@ _settings = settings(max_examples=150, deadline=None)
 
 
 def _random_states(data: st.DataObject, cluster: Cluster) -> Cluster:
-    from services.scheduler.domain.cluster import ReplicaState
-
     states = st.sampled_from([ReplicaState.READY] * 3 + list(ReplicaState))
     placements = tuple(replace(p, state=data.draw(states)) for p in cluster.replica_placements)
     return replace(cluster, replica_placements=placements)
@@ -210,9 +209,7 @@ def test_balancing_only_ever_lowers_the_busiest(cluster: Cluster) -> None:
 @_settings
 @given(st.data())
 def test_nothing_is_torn_down_while_workers_have_not_reported(data: st.DataObject) -> None:
-    """A scheduler that has just started knows placements, not states: it must not take what serves for what does not."""
-    from services.scheduler.domain.cluster import ReplicaState
-
+    # A scheduler that has just started knows placements, not states: it must not take what serves for what does not.
     world = World(data.draw(clusters()))
     world.settle()
     silent = tuple(replace(p, state=ReplicaState.UNKNOWN) for p in world.cluster.replica_placements)

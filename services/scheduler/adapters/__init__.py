@@ -1,0 +1,1 @@
+"""The scheduler's database, its bucket, and its neighbours."""
