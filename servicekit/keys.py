@@ -1,12 +1,14 @@
 """Data keys, one a workspace, wrapped by the key-encryption key and kept beside the data.
 
-No cipher format of our own: blobs use Tink's streaming AEAD, tables Parquet Modular Encryption, wrapping Tink's AES-GCM.
+No cipher format of our own: blobs use Tink's streaming AEAD, tables Parquet Modular Encryption, wrapping AES-GCM.
 """
 
 import asyncio
 import base64
+import contextlib
 import json
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 import obstore
@@ -14,11 +16,12 @@ import pyarrow.parquet.encryption as pqe
 import tink
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import ObjectStore
 from tink import secret_key_access, streaming_aead
 
-from servicekit.errors import FailedPrecondition, Unavailable
+from servicekit.errors import DataLoss, FailedPrecondition
+from servicekit.stores import make_durable, translated
 
 _MASTER_KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -68,29 +71,46 @@ class KeyRing:
                 self._keys[workspace] = await self._load(workspace)
             return self._keys[workspace]
 
+    def check(self) -> None:
+        """Find out at start whether this is the key that the store's keys were wrapped by. Blocks.
+
+        Raises:
+            FailedPrecondition: it is another.
+            Unavailable: the store does not answer.
+        """
+        self._kept("check", lambda: b"lepton")
+
     async def _load(self, workspace: str) -> WorkspaceKeys:
-        path = f"keys/{workspace}.key"
-        try:
-            # If absent, never over another: two processes that both make a first key must end with the same one.
-            await obstore.put_async(self._store, path, self._wrap(_new_keys(), workspace), mode="create")
-        except AlreadyExistsError:
-            pass
-        except (OSError, BaseError) as error:
-            raise Unavailable(f"the object store does not answer: {error}") from error
-        wrapped = bytes(await (await obstore.get_async(self._store, path)).bytes_async())
-        keys = json.loads(self._unwrap(wrapped, workspace))
+        keys = json.loads(await asyncio.to_thread(self._kept, f"{workspace}.key", _new_keys))
         return WorkspaceKeys(json.dumps(keys["blobs"]), base64.b64decode(keys["tables"]))
 
-    def _wrap(self, keys: bytes, workspace: str) -> bytes:
-        nonce = _random(_NONCE_BYTES)
-        return nonce + self._wrapping.encrypt(nonce, keys, workspace.encode())
-
-    def _unwrap(self, wrapped: bytes, workspace: str) -> bytes:
+    def _kept(self, name: str, make: Callable[[], bytes]) -> bytes:
+        """Return what is kept wrapped under a name, made and kept first where it lacks."""
+        path = f"keys/{name}"
         try:
-            return self._wrapping.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], workspace.encode())
+            try:
+                wrapped = bytes(obstore.get(self._store, path).bytes())
+            except (FileNotFoundError, NotFoundError):
+                # If absent, never over another: two processes that both make a first key must end with the same one.
+                with contextlib.suppress(AlreadyExistsError):
+                    obstore.put(self._store, path, self._wrap(make(), name), mode="create")
+                wrapped = bytes(obstore.get(self._store, path).bytes())
+            # Also by whom it was made: what it will encrypt must not outlive it.
+            make_durable(self._store, path)
+        except (OSError, BaseError) as error:
+            raise translated(error) from error
+        return self._unwrap(wrapped, name)
+
+    def _wrap(self, content: bytes, name: str) -> bytes:
+        nonce = _random(_NONCE_BYTES)
+        return nonce + self._wrapping.encrypt(nonce, content, name.encode())
+
+    def _unwrap(self, wrapped: bytes, name: str) -> bytes:
+        try:
+            return self._wrapping.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], name.encode())
         except InvalidTag:
             raise FailedPrecondition(
-                f"the keys of workspace {workspace!r} were wrapped by another key-encryption key: restore that key file",
+                "the object store's keys were wrapped by another key-encryption key: restore that key file",
                 reason="WRONG_KEY_ENCRYPTION_KEY",
             ) from None
 
@@ -134,8 +154,11 @@ class _Wrapping(pqe.KmsClient):  # type: ignore[misc]
         return base64.b64encode(nonce + self._aead.encrypt(nonce, key_bytes, master_key_identifier.encode()))
 
     def unwrap_key(self, wrapped_key: bytes, master_key_identifier: str) -> bytes:
-        wrapped = base64.b64decode(wrapped_key)
-        return self._aead.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], master_key_identifier.encode())
+        try:
+            wrapped = base64.b64decode(wrapped_key)
+            return self._aead.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], master_key_identifier.encode())
+        except (InvalidTag, ValueError):
+            raise DataLoss("a stored table is damaged, or of another workspace", reason="TABLE_DAMAGED") from None
 
 
 def _new_keys() -> bytes:

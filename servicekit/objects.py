@@ -4,25 +4,23 @@ Names are random, so they tell nothing; digests are SHA-256 of the plaintext.
 """
 
 import asyncio
-import errno
 import hashlib
 import io
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import LocalStore, ObjectStore, S3Store, from_url
+from obstore.store import ObjectStore
 from tink import TinkError
 
-from servicekit.errors import DataLoss, LeptonError, ResourceExhausted, Unavailable
+from servicekit.errors import DataLoss
 from servicekit.keys import KeyRing, TableEncryption
 from servicekit.settings import StatefulSettings
+from servicekit.stores import make_durable, open_store, translated
 
 _CHUNK_BYTES = 1 << 20
 
@@ -58,13 +56,16 @@ class Objects:
 
     @classmethod
     def open(cls, settings: StatefulSettings, service: str) -> "Objects":
-        """Open the store that the settings name.
+        """Open the store that the settings name. Blocks; for a process's start.
 
         Raises:
-            FailedPrecondition: the key-encryption key cannot be read.
+            FailedPrecondition: the key-encryption key cannot be read, or is not the one that the store's keys need.
+            Unavailable: the store does not answer.
         """
         store = open_store(settings)
-        return cls(store, KeyRing(store, settings.key_encryption_key_file), service)
+        keys = KeyRing(store, settings.key_encryption_key_file)
+        keys.check()
+        return cls(store, keys, service)
 
     async def put(self, workspace: str, chunks: AsyncIterator[bytes], *, name: str | None = None) -> StoredObject:
         """Encrypt and store a stream; nothing is visible before its last byte.
@@ -96,7 +97,8 @@ class Objects:
             await obstore.put_async(self._store, self._path(workspace, name), _remembering(ciphertext(), failure))
         except Exception as error:
             # The store wraps what the stream raised; the caller wants its own error back.
-            raise (failure[0] if failure else _translated(error)) from error
+            raise (failure[0] if failure else translated(error)) from error
+        await asyncio.to_thread(make_durable, self._store, self._path(workspace, name))
         return StoredObject(name, size, digest.hexdigest())
 
     async def put_bytes(self, workspace: str, content: bytes) -> StoredObject:
@@ -114,6 +116,7 @@ class Objects:
             DataLoss: it is gone, or was changed.
         """
         keys = await self._keys.workspace(workspace)
+        source: _Reader | None = None
         try:
             source = await asyncio.to_thread(self._reader, workspace, name)
             stream = await asyncio.to_thread(
@@ -122,9 +125,14 @@ class Objects:
             while chunk := await asyncio.to_thread(stream.read, _CHUNK_BYTES):
                 yield chunk
         except (TinkError, NotFoundError, FileNotFoundError) as error:
-            raise DataLoss(f"a stored object of {self._service} is missing or damaged", reason="OBJECT_DAMAGED") from error
+            if source is not None and source.failure is not None:
+                # The store went away while we read; that the cipher sees a short stream then proves nothing.
+                raise translated(source.failure) from error
+            raise DataLoss(
+                f"a stored object of {self._service} is missing or damaged", reason="OBJECT_DAMAGED"
+            ) from error
         except (OSError, BaseError) as error:
-            raise _translated(error) from error
+            raise translated(error) from error
 
     async def get_bytes(self, workspace: str, name: str) -> bytes:
         """Return an object's plaintext."""
@@ -138,7 +146,7 @@ class Objects:
             except (NotFoundError, FileNotFoundError):
                 continue
             except (OSError, BaseError) as error:
-                raise _translated(error) from error
+                raise translated(error) from error
 
     async def table_encryption(self, workspace: str) -> TableEncryption:
         """Return the encryption of a workspace's Parquet files."""
@@ -146,7 +154,8 @@ class Objects:
 
     def table_writer(self, workspace: str, name: str) -> Any:
         """Return a writable file for a Parquet file that encrypts itself; visible once closed. Blocks: use a thread."""
-        return obstore.open_writer(self._store, self._path(workspace, name))
+        path = self._path(workspace, name)
+        return _Writer(obstore.open_writer(self._store, path), lambda: make_durable(self._store, path))
 
     def table_reader(self, workspace: str, name: str) -> io.BufferedReader:
         """Return a seekable file of a Parquet file that is encrypted by itself. Blocks: use a thread.
@@ -195,25 +204,6 @@ def new_name() -> str:
     return uuid.uuid4().hex
 
 
-def open_store(settings: StatefulSettings) -> ObjectStore:
-    """Return the object store that the settings name, making a local folder where it lacks."""
-    url = urlsplit(settings.objects_url)
-    if url.scheme == "file":
-        folder = Path(unquote(url.path))
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return LocalStore(folder)
-    if url.scheme == "s3":
-        options: dict[str, Any] = {"region": settings.objects_region}
-        if settings.objects_endpoint:
-            options["endpoint"] = settings.objects_endpoint
-            options["client_options"] = {"allow_http": settings.objects_endpoint.startswith("http://")}
-        if settings.objects_access_key_id and settings.objects_secret_access_key:
-            options["access_key_id"] = settings.objects_access_key_id.get_secret_value()
-            options["secret_access_key"] = settings.objects_secret_access_key.get_secret_value()
-        return S3Store(url.netloc, prefix=url.path.strip("/") or None, **options)
-    return from_url(settings.objects_url)
-
-
 async def _remembering(chunks: AsyncIterator[bytes], failure: list[BaseException]) -> AsyncIterator[bytes]:
     try:
         async for chunk in chunks:
@@ -221,13 +211,6 @@ async def _remembering(chunks: AsyncIterator[bytes], failure: list[BaseException
     except Exception as error:
         failure.append(error)
         raise
-
-
-def _translated(error: Exception) -> LeptonError:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-    if full:
-        return ResourceExhausted("the object store's disk is full: nothing was stored", reason="DISK_FULL")
-    return Unavailable(f"the object store does not answer: {type(error).__name__}", reason="OBJECT_STORE_AWAY")
 
 
 class _Sink(io.RawIOBase):
@@ -258,6 +241,7 @@ class _Reader(io.RawIOBase):
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
+        self.failure: Exception | None = None
 
     def readable(self) -> bool:
         return True
@@ -266,7 +250,11 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = bytes(self._inner.read(len(buffer)))
+        try:
+            data = bytes(self._inner.read(len(buffer)))
+        except Exception as error:
+            self.failure = error
+            raise
         buffer[: len(data)] = data
         return len(data)
 
@@ -275,3 +263,31 @@ class _Reader(io.RawIOBase):
 
     def tell(self) -> int:
         return int(self._inner.tell())
+
+
+class _Writer:
+    """The store's writer; what it wrote is visible, and on the disk, once it is closed, never if it is just dropped."""
+
+    def __init__(self, inner: Any, settle: Callable[[], None]) -> None:
+        self._inner = inner
+        self._settle = settle
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        try:
+            return int(self._inner.write(data))
+        except (OSError, BaseError) as error:
+            raise translated(error) from error
+
+    def flush(self) -> None:
+        """Nothing is to be seen before the end."""
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        try:
+            self._inner.close()
+        except (OSError, BaseError) as error:
+            raise translated(error) from error
+        self._settle()
