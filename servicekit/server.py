@@ -42,12 +42,16 @@ class RunningServer:
 
     Args:
         server: the gRPC server.
+        guard: its interceptor.
         health: its health service.
         port, private_port: where it listens.
     """
 
-    def __init__(self, server: grpc.aio.Server, health: HealthServicer, port: int, private_port: int) -> None:
+    def __init__(
+        self, server: grpc.aio.Server, guard: Guard, health: HealthServicer, port: int, private_port: int
+    ) -> None:
         self._server = server
+        self._guard = guard
         self._health = health
         self.port = port
         self.private_port = private_port
@@ -60,10 +64,14 @@ class RunningServer:
             await self._health.set(name, status)
 
     async def drain(self, seconds: float) -> None:
-        """Turn health to NOT_SERVING, take no more calls, and let those under way end within the time."""
+        """Turn health to NOT_SERVING, take no more calls, end the watches, and let other calls end within the time."""
         self.draining.set()
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(seconds)
+        stopping = asyncio.create_task(self._server.stop(seconds))
+        # The intake closes first, or the watches' clients would come straight back.
+        await asyncio.sleep(0)
+        self._guard.end_watches()
+        await stopping
 
 
 @contextlib.asynccontextmanager
@@ -84,19 +92,28 @@ async def running_server(
     """
     servicers = list(servicers)
     names = [servicer.name for servicer in servicers]
-    guard = Guard(TokenVerifier(settings.token_public_keys), method_permissions(names), settings.call_timeout_seconds)
+    guard = Guard(
+        TokenVerifier(settings.token_public_keys),
+        method_permissions(names),
+        settings.call_timeout_seconds,
+        settings.max_message_bytes,
+    )
     server = grpc.aio.server(interceptors=[guard], options=_options(settings, options or {}))
     for servicer in servicers:
         servicer.add(server)
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    reflection.enable_server_reflection((*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection(
+        (*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
+    )
     port = server.add_secure_port(f"{settings.host}:{settings.port}", _credentials(settings, mutual=False))
-    private_port = server.add_secure_port(f"{settings.host}:{settings.private_port}", _credentials(settings, mutual=True))
+    private_port = server.add_secure_port(
+        f"{settings.host}:{settings.private_port}", _credentials(settings, mutual=True)
+    )
+    # Before the start, for a health service begins as SERVING.
+    running = RunningServer(server, guard, health, port, private_port)
+    await running.set_healthy(names, healthy)
     await server.start()
-    running = RunningServer(server, health, port, private_port)
-    if healthy:
-        await running.set_healthy(names, True)
     _log.info("listening", port=port, private_port=private_port)
     try:
         yield running

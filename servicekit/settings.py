@@ -14,7 +14,10 @@ class ProcessSettings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(0, ge=0, le=65535, description="gRPC port for clients; 0 takes a free one.")
     private_port: int = Field(
-        0, ge=0, le=65535, description="gRPC port for Lepton's own processes, which show certificates; 0 takes a free one."
+        0,
+        ge=0,
+        le=65535,
+        description="gRPC port for Lepton's own processes, which show certificates; 0 takes a free one.",
     )
     metrics_port: int = Field(0, ge=0, le=65535, description="Prometheus port; 0 serves no metrics.")
 
@@ -32,7 +35,9 @@ class ProcessSettings(BaseSettings):
     training_address: str = Field("127.0.0.1:8052", description="Private host:port of the training service.")
     registry_address: str = Field("127.0.0.1:8053", description="Private host:port of the registry service.")
     scheduler_address: str = Field("127.0.0.1:8054", description="Private host:port of the scheduler service.")
-    inference_address: str = Field("127.0.0.1:8055", description="Private host:port of the inference (deployments) service.")
+    inference_address: str = Field(
+        "127.0.0.1:8055", description="Private host:port of the inference (deployments) service."
+    )
 
     max_message_bytes: int = Field(8 << 20, ge=1 << 16, description="Largest gRPC message taken or sent, bytes.")
     call_timeout_seconds: float = Field(60.0, gt=0, description="Deadline of a unary call that brings none, seconds.")

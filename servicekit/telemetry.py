@@ -1,4 +1,4 @@
-"""Traces, metrics and logs of a process: OTLP by the standard OTEL_* variables, Prometheus on a port, JSON on stdout."""
+"""Traces, metrics and logs of a process: OTLP by the standard OTEL_* variables, Prometheus, JSON lines on stdout."""
 
 import logging
 import os
@@ -48,6 +48,7 @@ def configure_logs(service_name: str, level: str = "INFO") -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            _naming(service_name),
             _add_trace,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -57,7 +58,6 @@ def configure_logs(service_name: str, level: str = "INFO") -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
         logger_factory=structlog.WriteLoggerFactory(sys.stdout),
     )
-    structlog.contextvars.bind_contextvars(service=service_name)
     logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
 
 
@@ -91,10 +91,11 @@ def count_call(method: str, code: str, seconds: float) -> None:
 
 def _configure_traces(service_name: str) -> Any:
     if not (os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")):
-        # Spans still need ids that logs and callees share; nothing records or exports them, so they cost next to nothing.
+        # Spans still need ids that logs and callees share; unsampled ones record nothing, so they cost next to nothing.
         from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-        trace.set_tracer_provider(TracerProvider())
+        trace.set_tracer_provider(TracerProvider(sampler=ALWAYS_OFF))
         return None
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
@@ -105,6 +106,15 @@ def _configure_traces(service_name: str) -> Any:
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     return provider
+
+
+def _naming(service_name: str) -> Any:
+    # Not a context variable: threads would not inherit it.
+    def add_service(_: Any, __: str, event: Any) -> Any:
+        event.setdefault("service", service_name)
+        return event
+
+    return add_service
 
 
 def _add_trace(_: Any, __: str, event: Any) -> Any:
@@ -119,5 +129,6 @@ class _Forward(logging.Handler):
     """Sends the standard library's log records to structlog, so that stdout holds JSON alone."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        logger = structlog.get_logger(record.name)
-        logger.log(record.levelno, record.getMessage(), exc_info=record.exc_info)
+        structlog.get_logger().log(
+            record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info or None
+        )

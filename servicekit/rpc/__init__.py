@@ -1,8 +1,10 @@
 """Calls between processes: what guards a server, and how a service calls another.
 
-guard: the server's interceptor; permissions, validation, statuses: the pure functions that it calls; channel: the
-client's side.
+guard, calls: the server's interceptor, and one call under way; permissions, validation, statuses: the pure functions
+that they use; channel: the client's side; deadlines: what passes from the one to the other.
 """
+
+from typing import Any, TypeAlias
 
 from grpc.aio import ServicerContext
 
@@ -11,5 +13,5 @@ from servicekit.rpc.guard import Guard
 
 __all__ = ["Context", "Guard", "open_channel"]
 
-# What a servicer method gets beside its request; the generated stubs' own context type is wider than what aio gives.
-Context = ServicerContext
+# What a servicer method gets beside its request.
+Context: TypeAlias = ServicerContext[Any, Any]

@@ -1,40 +1,40 @@
 """The one interceptor of every server: trace, errors, authentication, permission, validation, deadline, in this order.
 
-Each step is a pure function of its own module, so that a path without interceptors can call the same ones.
+One, for each step is a pure function of its own module: a path without interceptors calls the same ones.
 """
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
-import structlog
 from google.protobuf.message import Message
-from opentelemetry import trace
-from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from lepton.v1 import options_pb2
-from servicekit import telemetry
-from servicekit.auth import ALL_WORKSPACES, Identity, Role, TokenVerifier, authenticate, require, set_identity
-from servicekit.errors import Cancelled, DeadlineExceeded, LeptonError, Unavailable
+from servicekit.auth import Identity, TokenVerifier, authenticate, require, set_identity
+from servicekit.errors import DeadlineExceeded, InvalidArgument, LeptonError, ResourceExhausted, Unavailable
 from servicekit.rpc import statuses
-from servicekit.rpc.permissions import OPEN_METHODS
+from servicekit.rpc.calls import Call, ServerContext, serving
+from servicekit.rpc.deadlines import set_deadline
+from servicekit.rpc.permissions import OPEN_METHODS, UNGUARDED_METHODS
 from servicekit.rpc.validation import validate
 
-_log = structlog.get_logger(__name__)
+Handler = grpc.RpcMethodHandler[Any, Any]
 
-Handler = grpc.RpcMethodHandler
+_DRAINING = "this process is stopping: call again, another one will answer"
 
 
-class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class Guard(grpc.aio.ServerInterceptor):
     """Guards every RPC of a server.
+
+    Servicers answer streams as async generators.
 
     Args:
         verifier: checks tokens.
         permissions: the permission of each method by path; one without is refused.
         default_timeout_seconds: the deadline of a unary call that brings none.
+        max_message_bytes: the largest answer that clients take.
     """
 
     def __init__(
@@ -42,132 +42,169 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         verifier: TokenVerifier,
         permissions: Mapping[str, "options_pb2.Permission.ValueType"],
         default_timeout_seconds: float = 60.0,
+        max_message_bytes: int = 8 << 20,
     ) -> None:
         self._verifier = verifier
         self._permissions = permissions
         self._timeout_seconds = default_timeout_seconds
-        self._wrapped: dict[str, Handler] = {}
+        self._max_message_bytes = max_message_bytes
+        self._handlers: dict[str, Handler] = {}
+        self._watches: set[asyncio.Timeout] = set()
+        self._is_draining = False
 
     async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
-    ) -> Handler:
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
         """Return the method's handler behind the guard; the same one for every call."""
-        method = details.method
-        wrapped = self._wrapped.get(method)
-        if wrapped is not None:
-            return wrapped
-        handler = await continuation(details)
-        if handler is None or method in OPEN_METHODS:
-            return handler
-        self._wrapped[method] = self._wrap(method, handler)
-        return self._wrapped[method]
-
-    def _wrap(self, method: str, handler: Handler) -> Handler:
-        make = {
-            (False, False): (grpc.unary_unary_rpc_method_handler, self._unary),
-            (True, False): (grpc.stream_unary_rpc_method_handler, self._unary),
-            (False, True): (grpc.unary_stream_rpc_method_handler, self._stream),
-            (True, True): (grpc.stream_stream_rpc_method_handler, self._stream),
-        }
-        behaviour = (
-            handler.unary_unary or handler.stream_unary or handler.unary_stream or handler.stream_stream
-        )
-        build, guard = make[handler.request_streaming, handler.response_streaming]
-        return build(guard(method, behaviour), handler.request_deserializer, handler.response_serializer)
-
-    def _unary(self, method: str, behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Any]:
-        async def guarded(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            with self._call(method, context) as call:
-                try:
-                    self.admit(method, context)
-                    seconds = None if context.time_remaining() is not None else self._timeout_seconds
-                    async with asyncio.timeout(seconds if isinstance(request, Message) else None):
-                        return await behaviour(_checked(request), context)
-                except Exception as error:
-                    await call.abort(error)
-
+        guarded = self._handlers.get(details.method)
+        if guarded is None:
+            handler = await continuation(details)
+            if handler is None:
+                return None
+            guarded = self._handlers[details.method] = self._guarded(details.method, handler)
         return guarded
 
-    def _stream(self, method: str, behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        async def guarded(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
-            with self._call(method, context) as call:
-                try:
-                    self.admit(method, context)
-                    async for response in behaviour(_checked(request), context):
-                        yield response
-                except Exception as error:
-                    await call.abort(error)
+    def admit(self, method: str, metadata: Mapping[str, str], peer_identities: Iterable[bytes] | None) -> Identity:
+        """Return who makes a call, if they may.
 
-        return guarded
-
-    def admit(self, method: str, context: grpc.aio.ServicerContext) -> None:
-        """Authenticate the caller and check its permission; from here on it is the call's identity."""
-        identity = self.identify(context)
-        require(identity, self._permissions.get(method, options_pb2.PERMISSION_UNSPECIFIED))
-        set_identity(identity)
-
-    def identify(self, context: grpc.aio.ServicerContext) -> Identity:
-        """Return who makes a call.
+        Args:
+            method: the call's path.
+            metadata: its metadata.
+            peer_identities: the subject alternative names of the peer's certificate; None without one.
 
         Raises:
             Unauthenticated: nobody known.
+            PermissionDenied: somebody who may not.
         """
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        return authenticate(self._verifier, metadata, context.peer_identities())
+        identity = authenticate(self._verifier, metadata, peer_identities)
+        require(identity, self._permissions.get(method, options_pb2.PERMISSION_UNSPECIFIED))
+        return identity
 
-    @contextlib.contextmanager
-    def _call(self, method: str, context: grpc.aio.ServicerContext) -> Iterator["_Call"]:
-        parent = telemetry.extract(dict(context.invocation_metadata() or ()))
-        service, _, name = method.lstrip("/").partition("/")
-        attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
-        with telemetry.tracer(__name__).start_as_current_span(
-            method.lstrip("/"), context=parent, kind=SpanKind.SERVER, attributes=attributes
-        ) as span:
-            call = _Call(method, context, span)
+    def end_watches(self) -> None:
+        """End the streams that would go on for ever: their clients come back with a sequence number."""
+        self._is_draining = True
+        for scope in tuple(self._watches):
+            scope.reschedule(asyncio.get_running_loop().time())
+
+    def _guarded(self, method: str, handler: Handler) -> Handler:
+        if method in UNGUARDED_METHODS:
+            return self._watched(method, handler) if handler.response_streaming else handler
+        if handler.response_streaming:
+            stream = self._stream(method, handler.stream_stream or handler.unary_stream, handler.response_serializer)
+            build = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            return build(stream, _readable(handler), None)
+        unary = self._unary(method, handler.stream_unary or handler.unary_unary, handler.response_serializer)
+        build = (
+            grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+        )
+        return build(unary, _readable(handler), None)
+
+    def _unary(self, method: str, behaviour: Any, serialize: Any) -> Any:
+        async def guarded(request: Any, context: ServerContext) -> bytes | None:
+            async with serving(method, context) as call:
+                self._enter(call)
+                # A stream of requests takes as long as its client sends.
+                seconds = self._timeout_seconds if isinstance(request, Message) else None
+                async with self._bounded(method, context, seconds):
+                    return self._sendable(serialize(await behaviour(_checked(request), context)))
+            return None
+
+        return guarded
+
+    def _stream(self, method: str, behaviour: Any, serialize: Any) -> Any:
+        # Writes from one coroutine, for a generator's clean-up after a cancelled call would run in another context.
+        async def guarded(request: Any, context: ServerContext) -> None:
+            async with serving(method, context) as call:
+                self._enter(call)
+                async with (
+                    self._bounded(method, context, None),
+                    contextlib.aclosing(behaviour(_checked(request), context)) as responses,
+                ):
+                    async for response in responses:
+                        await context.write(self._sendable(serialize(response)))
+
+        return guarded
+
+    def _watched(self, method: str, handler: Handler) -> Handler:
+        """Return the handler of an open stream, such as health's Watch, ended by a drain."""
+        behaviour: Any = handler.stream_stream or handler.unary_stream
+
+        async def guarded(request: Any, context: ServerContext) -> None:
             try:
-                yield call
-            finally:
-                telemetry.count_call(method, call.code, time.perf_counter() - call.started)
+                async with self._bounded(method, context, None):
+                    await _written(behaviour(request, context), context)
+            except LeptonError as error:
+                await context.abort(statuses.status_code(error), error.message, statuses.trailers(error))
+
+        build = (
+            grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+        )
+        return build(guarded, handler.request_deserializer, handler.response_serializer)
+
+    def _enter(self, call: Call) -> None:
+        if call.method not in OPEN_METHODS:
+            set_identity(self.admit(call.method, call.metadata, call.context.peer_identities()))
+
+    @contextlib.asynccontextmanager
+    async def _bounded(self, method: str, context: ServerContext, default: float | None) -> AsyncIterator[None]:
+        """Bound a call by the default where it brings no deadline of its own, and a watch by the drain."""
+        remaining = context.time_remaining()
+        seconds = default if remaining is None else None
+        if (limit := default if remaining is None else remaining) is not None:
+            set_deadline(limit)
+        is_watch = _is_watch(method)
+        if is_watch and self._is_draining:
+            raise Unavailable(_DRAINING, reason="DRAINING")
+        scope = asyncio.timeout(seconds)
+        try:
+            async with scope:
+                if is_watch:
+                    self._watches.add(scope)
+                yield
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            if is_watch:
+                raise Unavailable(_DRAINING, reason="DRAINING") from None
+            raise DeadlineExceeded(f"the call took longer than {seconds:g} s") from None
+        finally:
+            self._watches.discard(scope)
+
+    def _sendable(self, answer: bytes) -> bytes:
+        if len(answer) > self._max_message_bytes:
+            raise ResourceExhausted(
+                f"the answer takes {len(answer)} bytes, more than the limit of {self._max_message_bytes}: ask for less",
+                reason="ANSWER_TOO_LARGE",
+            )
+        return answer
 
 
-class _Call:
-    """One call under way: its span, its outcome, and how it fails."""
+class _Unreadable:
+    """Stands for bytes that are no message of the method's type."""
 
-    def __init__(self, method: str, context: grpc.aio.ServicerContext, span: trace.Span) -> None:
-        self.method = method
-        self.code = "OK"
-        self.started = time.perf_counter()
-        self._context = context
-        self._span = span
 
-    async def abort(self, error: Exception) -> None:
-        """End the call with an error's status; an unexpected one is logged whole and sent as an id."""
-        if isinstance(error, grpc.aio.AbortError):
-            self.code = self._context.code().name if isinstance(self._context.code(), grpc.StatusCode) else "UNKNOWN"
-            raise error
-        known = self._known(error)
-        self.code = known.status
-        self._span.set_status(Status(StatusCode.ERROR, known.reason))
-        self._span.set_attribute("lepton.error.reason", known.reason)
-        _log.info("call failed", method=self.method, code=known.status, reason=known.reason, error=known.message)
-        trailing = ((statuses.DETAILS_KEY, statuses.details(known)),)
-        await self._context.abort(statuses.status_code(known), known.message, trailing)
+def _readable(handler: Handler) -> Callable[[bytes], Any]:
+    """Return the method's parser, which answers what it cannot parse with a mark: gRPC would leak its error's text."""
 
-    def _known(self, error: Exception) -> LeptonError:
-        if isinstance(error, LeptonError):
-            return error
-        if isinstance(error, TimeoutError):
-            return DeadlineExceeded("the call took too long")
-        if isinstance(error, ConnectionError):
-            return Unavailable("something that this call needs is away; try again")
-        hidden, error_id = statuses.hide(error)
-        self._span.record_exception(error)
-        _log.error("internal error", method=self.method, error_id=error_id, exc_info=error)
-        return hidden
+    def parse(raw: bytes) -> Any:
+        try:
+            return handler.request_deserializer(raw) if handler.request_deserializer else raw
+        except Exception:
+            return _Unreadable()
+
+    return parse
 
 
 def _checked(request: Any) -> Any:
     """Check a request against the contract's rules; a stream's messages as they come."""
+    if isinstance(request, _Unreadable):
+        raise InvalidArgument("the request's bytes are no message of this call's type", reason="MESSAGE_UNREADABLE")
     if isinstance(request, Message):
         validate(request)
         return request
@@ -176,13 +213,18 @@ def _checked(request: Any) -> Any:
 
 async def _checked_stream(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
     async for request in requests:
-        validate(request)
-        yield request
+        yield _checked(request)
 
 
-def sees_all_workspaces(identity: Identity) -> bool:
-    """Return whether the caller is a service that looks at every workspace."""
-    return identity.role is Role.SERVICE and identity.workspace == ALL_WORKSPACES
+async def _written(responses: Any, context: ServerContext) -> None:
+    """Run a handler of either kind: a coroutine that writes by itself, or an async generator."""
+    if not hasattr(responses, "__aiter__"):
+        await responses
+        return
+    async with contextlib.aclosing(responses):
+        async for response in responses:
+            await context.write(response)
 
 
-__all__ = ["Cancelled", "Guard", "sees_all_workspaces"]
+def _is_watch(method: str) -> bool:
+    return method.rpartition("/")[2].startswith("Watch") or method in UNGUARDED_METHODS

@@ -1,4 +1,4 @@
-"""Which permission each RPC asks for: from the contract's annotations, and one table for the protocols that are not ours."""
+"""Which permission each RPC asks for: from the contract's annotations, and a table for what is not ours."""
 
 from collections.abc import Iterable
 
@@ -6,18 +6,21 @@ from google.protobuf import descriptor_pool
 
 from lepton.v1 import options_pb2
 
-# Health and reflection are open, and so are the two questions that load balancers ask.
-OPEN_METHODS = frozenset(
+# Health and reflection: open, and too frequent and dull for spans and metrics.
+UNGUARDED_METHODS = frozenset(
     {
         "/grpc.health.v1.Health/Check",
         "/grpc.health.v1.Health/Watch",
         "/grpc.health.v1.Health/List",
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-        "/inference.GRPCInferenceService/ServerLive",
-        "/inference.GRPCInferenceService/ServerReady",
     }
 )
+# The two questions that load balancers ask need no token either.
+OPEN_METHODS = UNGUARDED_METHODS | {
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+}
 
 # The Open Inference Protocol carries no annotations of ours.
 OPEN_INFERENCE_PERMISSIONS: dict[str, "options_pb2.Permission.ValueType"] = {
@@ -41,10 +44,9 @@ def method_permissions(service_names: Iterable[str]) -> dict[str, "options_pb2.P
         service_names: full names, such as lepton.v1.DataService.
     """
     pool = descriptor_pool.Default()
-    declared = dict(OPEN_INFERENCE_PERMISSIONS)
-    for name in service_names:
-        for method in pool.FindServiceByName(name).methods:
-            path = f"/{name}/{method.name}"
-            permission = method.GetOptions().Extensions[options_pb2.permission]
-            declared[path] = declared.get(path, permission) if permission == 0 else permission
-    return declared
+    declared = {
+        f"/{name}/{method.name}": method.GetOptions().Extensions[options_pb2.permission]
+        for name in service_names
+        for method in pool.FindServiceByName(name).methods
+    }
+    return declared | OPEN_INFERENCE_PERMISSIONS
