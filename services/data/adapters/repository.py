@@ -87,7 +87,7 @@ class SqlRepository:
             tie=datasets.c.name,
         )
         rows = (await self._unit.execute(query)).all()
-        return [_dataset(row) for row in rows[: wanted.limit]], next_token(wanted, len(rows))
+        return [_dataset(row) for row in rows[: wanted.limit]], next_token(wanted, rows)
 
     async def list_versions(self, workspace: str, dataset: str, page: Listing) -> tuple[list[DatasetVersion], str]:
         """Return a page of a dataset's versions, newest first, and the token of the next."""
@@ -101,7 +101,7 @@ class SqlRepository:
             tie=versions.c.number,
         )
         rows = (await self._unit.execute(query)).all()
-        return [_version(row) for row in rows[: wanted.limit]], next_token(wanted, len(rows))
+        return [_version(row) for row in rows[: wanted.limit]], next_token(wanted, rows)
 
     async def remove_version(self, version: DatasetVersion) -> None:
         """Delete a version, publishing data.version.deleted."""

@@ -156,7 +156,7 @@ class SqlRepository:
         )
         rows = (await self._unit.execute(query)).all()
         found = [await self._version(row) for row in rows[: wanted.limit]]
-        return found, next_token(wanted, len(rows))
+        return found, next_token(wanted, rows)
 
     async def find_model(self, workspace: str, name: str) -> ModelRow | None:
         """Return a model, or None."""
@@ -176,7 +176,7 @@ class SqlRepository:
             tie=models.c.name,
         )
         rows = (await self._unit.execute(query)).all()
-        return [_model(row) for row in rows[: wanted.limit]], next_token(wanted, len(rows))
+        return [_model(row) for row in rows[: wanted.limit]], next_token(wanted, rows)
 
     async def remove_model(self, workspace: str, name: str) -> list[str]:
         """Delete a model with its versions and aliases; return the objects that nothing needs any more."""
@@ -216,7 +216,7 @@ class SqlRepository:
         )
         rows = (await self._unit.execute(query)).all()
         found = [Move(row.from_number, row.to_number, row.subject, row.time) for row in rows[: wanted.limit]]
-        return found, next_token(wanted, len(rows))
+        return found, next_token(wanted, rows)
 
     async def move_alias(
         self, workspace: str, model: str, name: str, from_number: int, to_number: int, subject: str

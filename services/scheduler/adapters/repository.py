@@ -52,9 +52,9 @@ class SqlRepository:
         row = (await self._unit.execute(select(leadership).where(leadership.c.id == _LEADER))).one_or_none()
         return Leadership(row.holder, row.epoch, row.beat) if row is not None else Leadership("", 0, 0)
 
-    async def take_leadership(self, holder: str, seen: Leadership) -> int | None:
+    async def take_leadership(self, holder: str, seen: Leadership, least_epoch: int = 0) -> int | None:
         """Lead from now on, unless the row changed since it was seen; return the new epoch, or None."""
-        epoch = seen.epoch + 1
+        epoch = max(seen.epoch, least_epoch) + 1
         if seen.epoch == 0:
             if (await self.leadership()).epoch != 0:
                 return None
@@ -164,7 +164,7 @@ class SqlRepository:
             tie=workers.c.name,
         )
         rows = (await self._unit.execute(query)).all()
-        return [_worker(row) for row in rows[: page.limit]], next_token(page, len(rows))
+        return [_worker(row) for row in rows[: page.limit]], next_token(page, rows)
 
     async def list_placements(
         self, workspace: str | None, page: Page
@@ -180,7 +180,7 @@ class SqlRepository:
         )
         rows = (await self._unit.execute(query)).all()
         found = [_replica(row) if row.kind == _REPLICA else _job(row) for row in rows[: page.limit]]
-        return found, next_token(page, len(rows))
+        return found, next_token(page, rows)
 
     async def forget_lost(self, joined_before: float) -> None:
         """Forget lost workers that registered long ago."""
