@@ -6,7 +6,7 @@ One, for each step is a pure function of its own module: a path without intercep
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import Message
@@ -20,7 +20,11 @@ from servicekit.rpc.deadlines import set_deadline
 from servicekit.rpc.permissions import OPEN_METHODS, UNGUARDED_METHODS
 from servicekit.rpc.validation import validate
 
-Handler = grpc.RpcMethodHandler[Any, Any]
+if TYPE_CHECKING:
+    # The stubs have it generic, the class itself is not.
+    Handler = grpc.RpcMethodHandler[Any, Any]
+else:
+    Handler = grpc.RpcMethodHandler
 
 _DRAINING = "this process is stopping: call again, another one will answer"
 
