@@ -1,0 +1,1 @@
+"""The model of training: job states, families."""

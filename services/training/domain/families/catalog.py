@@ -1,0 +1,154 @@
+"""The families and their hyperparameters. Imports no library that trains, so that the service can list and check."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from servicekit.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One setting of a family.
+
+    Args:
+        name: by the field's terms.
+        description: what it does, with its unit.
+        default: used where it is not given; its type is the setting's.
+        minimum, maximum: inclusive bounds of a number.
+        choices: the allowed values of a text.
+    """
+
+    name: str
+    description: str
+    default: int | float | str | bool
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family.
+
+    Args:
+        name: its id.
+        description: what it is for.
+        tasks: regression, binary, multiclass.
+        hyperparameters: what can be set.
+    """
+
+    name: str
+    description: str
+    tasks: tuple[str, ...]
+    hyperparameters: tuple[Hyperparameter, ...]
+
+
+_L2 = Hyperparameter("l2", "Strength of the penalty on squared weights.", 0.0, 0.0, 1e6)
+
+FAMILIES: Mapping[str, Family] = {
+    family.name: family
+    for family in (
+        Family(
+            "linear_regression",
+            "A number as a weighted sum of the columns, by least squares or gradient descent.",
+            ("regression",),
+            (
+                Hyperparameter(
+                    "solver",
+                    "How the weights are found.",
+                    "least_squares",
+                    choices=("least_squares", "gradient_descent"),
+                ),
+                Hyperparameter("optimizer", "Of gradient descent.", "adam", choices=("adam", "sgd")),
+                Hyperparameter("epochs", "Passes over the rows, by gradient descent.", 100, 1, 100_000),
+                Hyperparameter("learning_rate", "Step size of gradient descent.", 0.05, 1e-8, 10.0),
+                Hyperparameter("batch_size", "Rows a step of gradient descent; 0 for all.", 64, 0, 1_000_000),
+                _L2,
+            ),
+        ),
+        Family(
+            "logistic_regression",
+            "A class by a linear model of the log odds.",
+            ("binary", "multiclass"),
+            (
+                Hyperparameter("c", "Inverse strength of the penalty on squared weights.", 1.0, 1e-6, 1e6),
+                Hyperparameter(
+                    "class_weight", "Whether rare classes count more.", "none", choices=("none", "balanced")
+                ),
+                Hyperparameter("max_iterations", "Most iterations of L-BFGS.", 1000, 1, 100_000),
+            ),
+        ),
+        Family(
+            "boosted_trees",
+            "A number or a class by gradient-boosted trees (LightGBM).",
+            ("regression", "binary", "multiclass"),
+            (
+                Hyperparameter(
+                    "task",
+                    "auto takes texts, booleans and 0/1 as classes, other numbers as values.",
+                    "auto",
+                    choices=("auto", "regression", "classification"),
+                ),
+                Hyperparameter("n_estimators", "Boosting rounds.", 200, 1, 10_000),
+                Hyperparameter("learning_rate", "Weight of each tree.", 0.05, 1e-4, 1.0),
+                Hyperparameter("num_leaves", "Most leaves of a tree.", 15, 2, 4096),
+                Hyperparameter("max_depth", "Most levels of a tree; -1 for any.", -1, -1, 64),
+                Hyperparameter("min_child_samples", "Least rows of a leaf.", 20, 1, 1_000_000),
+                Hyperparameter("subsample", "Share of the rows that a tree sees.", 1.0, 0.01, 1.0),
+                Hyperparameter("colsample", "Share of the columns that a tree sees.", 1.0, 0.01, 1.0),
+                Hyperparameter("l2", "Strength of the penalty on squared leaf values.", 0.0, 0.0, 1e6),
+            ),
+        ),
+    )
+}
+
+
+def find_family(name: str) -> Family:
+    """Return a family.
+
+    Raises:
+        InvalidArgument: there is none of that name; the message lists those there are.
+    """
+    if name not in FAMILIES:
+        raise InvalidArgument(
+            f"unknown model family {name!r}: expected one of {', '.join(FAMILIES)}", reason="UNKNOWN_FAMILY"
+        )
+    return FAMILIES[name]
+
+
+def resolve_hyperparameters(family: str, given: Mapping[str, object]) -> dict[str, int | float | str | bool]:
+    """Return every hyperparameter of a family, those given checked and converted, the others at their defaults.
+
+    Raises:
+        InvalidArgument: an unknown name, or a value out of range; the message lists what is allowed.
+    """
+    known = {setting.name: setting for setting in find_family(family).hyperparameters}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InvalidArgument(
+            f"{family} has no hyperparameter {unknown[0]!r}: expected one of {', '.join(known)}",
+            reason="UNKNOWN_HYPERPARAMETER",
+        )
+    return {name: _checked(setting, given.get(name, setting.default)) for name, setting in known.items()}
+
+
+def _checked(setting: Hyperparameter, value: object) -> int | float | str | bool:
+    if setting.choices:
+        if value not in setting.choices:
+            raise InvalidArgument(
+                f"{setting.name} must be one of {', '.join(setting.choices)}, got {value!r}",
+                reason="BAD_HYPERPARAMETER",
+            )
+        return str(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidArgument(f"{setting.name} must be a number, got {value!r}", reason="BAD_HYPERPARAMETER")
+    if isinstance(setting.default, int) and int(value) != value:
+        raise InvalidArgument(f"{setting.name} must be a whole number, got {value!r}", reason="BAD_HYPERPARAMETER")
+    least = -math.inf if setting.minimum is None else setting.minimum
+    most = math.inf if setting.maximum is None else setting.maximum
+    if not least <= value <= most:
+        raise InvalidArgument(
+            f"{setting.name} must lie between {least:g} and {most:g}, got {value:g}", reason="BAD_HYPERPARAMETER"
+        )
+    return type(setting.default)(value)

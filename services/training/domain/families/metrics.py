@@ -1,0 +1,92 @@
+"""The standard metrics of each task."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from services.training.domain.families.frame import Array, Target
+from services.training.domain.families.model import Predictions
+
+_SMALLEST = 1e-15
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well a model did.
+
+    Args:
+        rows: scored.
+        metrics: value by name.
+        labels: of the confusion matrix; empty for regression.
+        confusion: row-major counts, truth by prediction.
+    """
+
+    rows: int
+    metrics: dict[str, float]
+    labels: tuple[str, ...] = ()
+    confusion: tuple[int, ...] = ()
+
+
+def score(predictions: Predictions, truth: Array, target: Target) -> Scores:
+    """Return the metrics of a task: R2, RMSE, MAE; or accuracy, F1, ROC AUC, log loss and the confusion matrix.
+
+    F1 is that of the second class where there are two, else the mean over classes; ROC AUC is one against the rest, the mean
+    over classes, and left out where only one class occurs.
+    """
+    if target.task == "regression":
+        return Scores(len(truth), _regression(predictions.values, truth))
+    assert predictions.probabilities is not None
+    count = len(target.classes)
+    confusion = np.zeros((count, count), dtype=np.int64)
+    np.add.at(confusion, (truth, predictions.values), 1)
+    metrics = {
+        "accuracy": float(np.trace(confusion) / max(1, len(truth))),
+        "f1": _f1(confusion),
+        "log_loss": _log_loss(predictions.probabilities, truth),
+    }
+    areas = [
+        area
+        for index in ([1] if count == 2 else range(count))
+        if (area := roc_auc(truth == index, predictions.probabilities[:, index])) is not None
+    ]
+    if areas:
+        metrics["roc_auc"] = float(np.mean(areas))
+    return Scores(len(truth), metrics, target.classes, tuple(int(cell) for cell in confusion.reshape(-1)))
+
+
+def roc_auc(positive: Array, scores: Array) -> float | None:
+    """Return the chance that a positive row scores above a negative one, ties as half; None where one kind lacks.
+
+    Source: Hanley and McNeil, The meaning and use of the area under a ROC curve, Radiology 143, 1982.
+    """
+    positives = int(positive.sum())
+    negatives = len(positive) - positives
+    if not positives or not negatives:
+        return None
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks = (ends - (counts - 1) / 2.0)[inverse]
+    return float((ranks[positive].sum() - positives * (positives + 1) / 2.0) / (positives * negatives))
+
+
+def _regression(values: Array, truth: Array) -> dict[str, float]:
+    errors = values - truth
+    spread = float(((truth - truth.mean()) ** 2).sum())
+    return {
+        # With a constant truth R2 has no meaning; 0 by convention, as scikit-learn has it for a wrong constant.
+        "r2": 1.0 - float((errors**2).sum()) / spread if spread > 0 else 0.0,
+        "rmse": float(np.sqrt((errors**2).mean())),
+        "mae": float(np.abs(errors).mean()),
+    }
+
+
+def _f1(confusion: Array) -> float:
+    correct = np.diag(confusion).astype(float)
+    both = confusion.sum(axis=0) + confusion.sum(axis=1)
+    by_class = np.divide(2 * correct, both, out=np.zeros_like(correct), where=both > 0)
+    return float(by_class[1]) if len(by_class) == 2 else float(by_class.mean())
+
+
+def _log_loss(probabilities: Array, truth: Array) -> float:
+    chosen = np.clip(probabilities[np.arange(len(truth)), truth], _SMALLEST, 1.0)
+    return float(-np.log(chosen).mean())

@@ -1,0 +1,166 @@
+"""What training gives: a model that predicts, exports itself, and can be stored and loaded again."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Protocol, Self
+
+import numpy as np
+import pyarrow as pa
+from onnx import TensorProto, helper
+
+from services.training.domain.families.encoding import Encoded, Encoding, Graph
+from services.training.domain.families.frame import Array, Column, Target
+
+STATE_FILE = "family.json"
+ONNX_FILE = "model.onnx"
+_TYPES = {
+    "BYTES": TensorProto.STRING,
+    "INT64": TensorProto.INT64,
+    "BOOL": TensorProto.BOOL,
+    "FP64": TensorProto.DOUBLE,
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a fit is.
+
+    Args:
+        share: 0 to 1.
+        message: for people.
+        step: epoch or boosting round.
+        metrics: of this step, by name.
+    """
+
+    share: float
+    message: str
+    step: int
+    metrics: dict[str, float]
+
+
+Report = Callable[[Progress], None]
+IsCancelled = Callable[[], bool]
+
+
+class Stopped(Exception):
+    """The fit was asked to stop."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of some rows.
+
+    Args:
+        values: (rows,) numbers, or class indexes.
+        probabilities: (rows, classes) for classification; None for regression.
+    """
+
+    values: Array
+    probabilities: Array | None
+
+
+class Core(Protocol):
+    """The learned part of a family."""
+
+    def scores(self, encoded: Encoded) -> Array:
+        """Return (rows,) values, or (rows, classes) probabilities."""
+        ...
+
+    def add_scores(self, graph: Graph, encoding: Encoding) -> str:
+        """Add the nodes that give the same; (rows, 1) double, or (rows, classes) float. Return their name."""
+        ...
+
+    def files(self) -> dict[str, bytes]:
+        """Return the learned state: safetensors, JSON or text."""
+        ...
+
+    @classmethod
+    def load(cls, files: dict[str, bytes]) -> Self:
+        """Return the core that gave the files."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model that was trained here.
+
+    Args:
+        family: its family.
+        hyperparameters: as resolved.
+        columns: the inputs.
+        target: what it predicts.
+        handle_unknown: what an unknown category does at prediction: ignore or error.
+        core: the learned part.
+    """
+
+    family: str
+    hyperparameters: dict[str, int | float | str | bool]
+    columns: tuple[Column, ...]
+    target: Target
+    handle_unknown: str
+    core: Core
+
+    def predict(self, table: pa.Table) -> Predictions:
+        """Return predictions for a table's rows.
+
+        Raises:
+            InvalidArgument: a column lacks or does not convert.
+        """
+        scores = self.core.scores(Encoding(self.columns).encode(table))
+        if self.target.task == "regression":
+            return Predictions(scores, None)
+        return Predictions(scores.argmax(axis=1), scores)
+
+    def export(self) -> bytes:
+        """Return the ONNX model: raw columns in; `prediction`, and for classes `probabilities`, out."""
+        encoding = Encoding(self.columns)
+        graph = Graph()
+        scores = self.core.add_scores(graph, encoding)
+        kind = _TYPES[self.target.datatype]
+        outputs = [helper.make_tensor_value_info("prediction", kind, [None, 1])]
+        if self.target.task == "regression":
+            graph.add("Identity", [scores], output="prediction")
+        else:
+            best = graph.add("ArgMax", [scores], axis=1, keepdims=1)
+            graph.add("Gather", [graph.constant(self._labels()), best], output="prediction")
+            graph.add("Identity", [scores], output="probabilities")
+            shape = [None, len(self.target.classes)]
+            outputs.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, shape))
+        return graph.build(encoding.graph_inputs(), outputs)
+
+    def files(self) -> dict[str, bytes]:
+        """Return the trainable state, from which `load` makes the model again."""
+        description = {
+            "family": self.family,
+            "hyperparameters": self.hyperparameters,
+            "columns": [asdict(column) for column in self.columns],
+            "target": asdict(self.target),
+            "handle_unknown": self.handle_unknown,
+        }
+        return {STATE_FILE: json.dumps(description, sort_keys=True).encode(), **self.core.files()}
+
+    def _labels(self) -> Array:
+        if self.target.datatype == "BOOL":
+            return np.array([label == "true" for label in self.target.classes])
+        if self.target.datatype == "INT64":
+            return np.array([int(label) for label in self.target.classes], dtype=np.int64)
+        return np.array(self.target.classes, dtype=object)
+
+
+def load_model(files: dict[str, bytes], cores: dict[str, type[Core]]) -> TrainedModel:
+    """Return the model that gave some files."""
+    description = json.loads(files[STATE_FILE])
+    columns = tuple(
+        Column(**{**column, "categories": tuple(column["categories"])}) for column in description["columns"]
+    )
+    target = Target(**{**description["target"], "classes": tuple(description["target"]["classes"])})
+    core = cores[description["family"]].load(files)
+    return TrainedModel(
+        description["family"],
+        description["hyperparameters"],
+        columns,
+        target,
+        description["handle_unknown"],
+        core,
+    )
