@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 from opentelemetry.trace import SpanKind
 
 from servicekit import telemetry
+from servicekit.auth import Identity, act_as
 
 _log = structlog.get_logger(__name__)
 
@@ -52,11 +53,14 @@ class Event:
 
 
 async def handle(message: Msg, handler: Callable[[Event], Awaitable[None]], durable: str) -> None:
-    """Hand a message to a handler as an event, in the trace of its publisher, and tell the server how it went."""
+    """Hand a message to a handler as an event, in its publisher's trace and workspace, and tell the server how it went."""
     event = _event(message, durable)
     parent = telemetry.linked_context(event.traceparent)
     tracer = telemetry.tracer(__name__)
-    with tracer.start_as_current_span(f"handle {event.subject}", context=parent, kind=SpanKind.CONSUMER):
+    with (
+        tracer.start_as_current_span(f"handle {event.subject}", context=parent, kind=SpanKind.CONSUMER),
+        act_as(Identity.for_service(event.workspace)),
+    ):
         working = asyncio.create_task(_keep(message))
         try:
             await handler(event)

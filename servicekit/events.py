@@ -138,12 +138,19 @@ class Nats:
         Args:
             bucket: its name.
             ttl_seconds: how long a value lives after its last write; None for ever.
+
+        Raises:
+            Unavailable: NATS went away meanwhile.
         """
         await self.wait_connected()
+        context = self._context()
         try:
-            return await self._context().key_value(bucket)
-        except NotFoundError:
-            return await self._context().create_key_value(KeyValueConfig(bucket=bucket, history=1, ttl=ttl_seconds))
+            try:
+                return await context.key_value(bucket)
+            except NotFoundError:
+                return await context.create_key_value(KeyValueConfig(bucket=bucket, history=1, ttl=ttl_seconds))
+        except (TimeoutError, NatsError) as error:
+            raise Unavailable(f"NATS did not open the bucket {bucket}: {_told(error)}", reason="NATS_AWAY") from error
 
     async def follow(self, durable: str, subjects: Sequence[str], handler: Callable[[Event], Awaitable[None]]) -> None:
         """Handle facts for ever, each until its handler returns; run it as a task.

@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import os
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -13,11 +16,12 @@ from opentelemetry import trace
 from sqlalchemy import func, insert, select
 
 from lepton.v1 import events_pb2
-from servicekit.database import Database, next_number
+from servicekit.auth import current_identity
+from servicekit.database import Database, next_number, open_database
 from servicekit.events import Event, Nats, connect
 from servicekit.outbox import Relay, first_time, publish
 from tests.support.example.adapters.tables import counters, inbox, outbox, things
-from tests.support.example_service import nats_settings
+from tests.support.example_service import MIGRATIONS, nats_settings
 from tests.support.nats import NatsServer
 
 
@@ -131,6 +135,7 @@ async def test_the_trace_of_the_publisher_goes_on_in_the_handler(
     async def handler(event: Event) -> None:
         if event.workspace == workspace:
             seen.append(trace.get_current_span().get_span_context().trace_id)
+            assert current_identity().workspace == workspace
 
     parent = trace.NonRecordingSpan(trace.SpanContext(0xABC, 0xDEF, False, trace.TraceFlags(1)))
     task = asyncio.create_task(nats.follow(f"d-{uuid4().hex}", ["scheduler.worker.joined"], handler))
@@ -266,3 +271,45 @@ async def test_an_idle_connection_costs_next_to_nothing(sqlite_database: Databas
         begun = time.process_time()
         await asyncio.sleep(2.0)
         assert time.process_time() - begun < 0.02
+
+
+async def test_a_process_killed_after_its_commit_loses_no_event(
+    platform_files: Path, own_nats_server: NatsServer, database_url: str
+) -> None:
+    # It commits, with NATS away, and kills itself; the next process of the service finds the fact and sends it.
+    own_nats_server.kill()
+    script = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from servicekit.database import open_database
+from servicekit.events import connect
+from servicekit.outbox import Relay
+from tests.servicekit.test_events import _state_change
+from tests.support.example.adapters.tables import outbox
+from tests.support.example_service import MIGRATIONS
+from servicekit.settings import ProcessSettings
+
+async def main():
+    settings = ProcessSettings.model_validate_json(sys.argv[2])
+    async with open_database(sys.argv[1], MIGRATIONS) as database, connect(settings, "test") as nats:
+        async with Relay(database, outbox, nats, "scheduler"):
+            for index in range(5):
+                await _state_change(database, "default", f"w{index}")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+    settings = nats_settings(platform_files, own_nats_server)
+    command = [sys.executable, "-c", script, database_url, settings.model_dump_json()]
+    killed = await asyncio.create_subprocess_exec(*command, env={**os.environ, "PYTHONPATH": "."})
+    assert await killed.wait() == -signal.SIGKILL
+    own_nats_server.start()
+    handled: list[Event] = []
+    async with (
+        open_database(database_url, MIGRATIONS) as database,
+        connect(settings, "test") as nats,
+        Relay(database, outbox, nats, "scheduler"),
+        _following(nats, "default", handled),
+    ):
+        await _until(lambda: len(handled) == 5)
+    assert [event.parse(events_pb2.WorkerJoined).worker for event in handled] == [f"w{index}" for index in range(5)]
