@@ -166,6 +166,7 @@ async def test_each_message_of_a_stream_is_checked(serving: Serving, make_token:
 
 async def test_bytes_that_are_no_message_are_an_invalid_argument(serving: Serving, make_token: MakeToken) -> None:
     async with serving.channel() as channel:
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
         call = channel.unary_unary("/lepton.v1.TrainingService/GetJob")
         error = await failure(call(b"\xff\xff\xff", metadata=bearer(make_token())))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
