@@ -69,8 +69,9 @@ async def running_scheduler(settings: SchedulerSettings) -> AsyncIterator[Runnin
 
 
 async def _lead_forever(candidate: Candidate, scheduler: Scheduler, listener: Listener, server: RunningServer) -> None:
+    least_epoch = 0
     while True:
-        epoch = await candidate.campaign()
+        epoch = await candidate.campaign(least_epoch)
         try:
             await first_to_end(
                 candidate.keep(epoch), scheduler.lead(epoch), listener.follow(), _show_health(scheduler, server)
@@ -80,6 +81,7 @@ async def _lead_forever(candidate: Candidate, scheduler: Scheduler, listener: Li
                 await candidate.release(epoch)
             raise
         except Aborted as error:
+            least_epoch = int(error.metadata.get("leader_epoch", "0"))
             _log.warning("leads no longer", epoch=epoch, why=error.message)
         except Exception as error:
             _log.error("leading failed", epoch=epoch, exc_info=error)

@@ -22,8 +22,14 @@ class Repository(Protocol):
         """Return the leader's row; epoch 0 where there never was one."""
         ...
 
-    async def take_leadership(self, holder: str, seen: Leadership) -> int | None:
-        """Lead from now on, unless the row changed since it was seen; return the new epoch, or None."""
+    async def take_leadership(self, holder: str, seen: Leadership, least_epoch: int = 0) -> int | None:
+        """Lead from now on, unless the row changed since it was seen; return the new epoch, or None.
+
+        Args:
+            holder: who is to lead.
+            seen: the row as it was seen.
+            least_epoch: an epoch that the new one must be above, beside the row's.
+        """
         ...
 
     async def beat(self, epoch: int) -> None:

@@ -101,5 +101,6 @@ class PlacementsBucket:
             raise Aborted(
                 f"scheduler of epoch {there.leader_epoch} leads, this one is of {assignment.leader_epoch}",
                 reason="NOT_LEADER",
+                metadata={"leader_epoch": str(there.leader_epoch)},
             )
         return entry.revision or 0, entry.value or b""

@@ -38,8 +38,13 @@ class Candidate:
         self._seconds = seconds
         self._monotonic = monotonic
 
-    async def campaign(self) -> int:
-        """Wait until this process leads; return the epoch of its leadership."""
+    async def campaign(self, least_epoch: int = 0) -> int:
+        """Wait until this process leads; return the epoch of its leadership.
+
+        Args:
+            least_epoch: an epoch that workers have seen, which the new one must be above: where the database is
+                younger than the bucket (it was restored, or made anew), its own count is behind.
+        """
         seen: Leadership | None = None
         since = self._monotonic()
         while True:
@@ -51,7 +56,7 @@ class Candidate:
                 stands_still = self._monotonic() - since >= self._seconds
                 if row.holder in ("", self._holder) or stands_still:
                     async with self._store.writing() as writing:
-                        epoch = await writing.take_leadership(self._holder, row)
+                        epoch = await writing.take_leadership(self._holder, row, least_epoch)
                     if epoch is not None:
                         _log.info("leads", holder=self._holder, epoch=epoch)
                         return epoch

@@ -318,8 +318,10 @@ class Scheduler:
             self._leases_changed.clear()
             deadline = self._leases.next_deadline()
             pause = None if deadline is None else max(0.0, deadline - self._monotonic())
+            # Not wait_for: on Python 3.11 it may swallow a cancellation that comes with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._leases_changed.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._leases_changed.wait()
             if pause is None or deadline is None or self._leases_changed.is_set():
                 continue
             late = self._monotonic() - deadline
