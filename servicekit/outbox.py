@@ -142,8 +142,10 @@ class Relay:
                 _log.info("outbox waits", error=str(error) or type(error).__name__)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
+            # Not wait_for: on Python 3.11 it may swallow a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._database.published.wait(), _POLL_SECONDS)
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._database.published.wait()
 
     async def _drain(self) -> None:
         async with self._sending:
