@@ -53,7 +53,7 @@ class Event:
 
 
 async def handle(message: Msg, handler: Callable[[Event], Awaitable[None]], durable: str) -> None:
-    """Hand a message to a handler as an event, in its publisher's trace and workspace, and tell the server how it went."""
+    """Hand a message to a handler as an event, in its publisher's trace and workspace; tell the server how it went."""
     event = _event(message, durable)
     parent = telemetry.linked_context(event.traceparent)
     tracer = telemetry.tracer(__name__)

@@ -133,7 +133,7 @@ def migrate(url: URL, migrations: str) -> None:
         Path(url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = migration_engine(url)
     try:
-        with engine.connect() as connection, _migration_lock(url, connection):
+        with _migrating(url, engine) as connection:
             present = _revision(connection)
             if present == newest:
                 return
@@ -158,6 +158,8 @@ def migration_engine(url: URL) -> Engine:
             # The driver would leave CREATE TABLE outside of transactions: a kill in between left half a schema.
             connection.isolation_level = None
             connection.execute(f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}")
+            # The file keeps the mode. Processes that switch at once do not wait for each other, so only this one does.
+            connection.execute("PRAGMA journal_mode=WAL").fetchall()
 
         @event.listens_for(engine, "begin")
         def begin(connection: Connection) -> None:
@@ -190,20 +192,22 @@ def _revision(connection: Connection) -> str | None:
 
 
 @contextlib.contextmanager
-def _migration_lock(url: URL, connection: Connection) -> Iterator[None]:
-    """Let one process migrate at a time: an advisory lock on Postgres, a locked file beside SQLite's."""
+def _migrating(url: URL, engine: Engine) -> Iterator[Connection]:
+    """Connect as the only process that migrates: by an advisory lock on Postgres, a locked file beside SQLite's."""
     if url.get_backend_name() == "sqlite":
         with open(f"{url.database}.migrating", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            with engine.connect() as connection:
+                yield connection
         return
-    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
-    connection.commit()
-    try:
-        yield
-    finally:
-        connection.rollback()
-        connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
+    with engine.connect() as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
+        connection.commit()
+        try:
+            yield connection
+        finally:
+            connection.rollback()
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
 
 
 def _engines(url: URL) -> tuple[AsyncEngine, AsyncEngine]:
@@ -220,10 +224,9 @@ def _engines(url: URL) -> tuple[AsyncEngine, AsyncEngine]:
 def _sqlite_engine(url: URL, *, begin: str, pool_size: int, query_only: str) -> AsyncEngine:
     engine = create_async_engine(url, pool_size=pool_size, max_overflow=0)
     pragmas = (
-        "journal_mode=WAL",
+        f"busy_timeout={_BUSY_MILLISECONDS}",
         "synchronous=FULL",
         "foreign_keys=ON",
-        f"busy_timeout={_BUSY_MILLISECONDS}",
         f"query_only={query_only}",
     )
 
