@@ -1,7 +1,7 @@
 """Raw columns to numbers, twice the same: in numpy for training, and as nodes of the ONNX graph for serving.
 
-Numbers stand first, in the order int64, double, bool; then one code a categorical column. A code is an index into the known
-values of all categorical columns together; one that is unknown has the index behind the last.
+Numbers stand first, in the order int64, double, bool; then one code a categorical column. A code is an index into the
+known values of all categorical columns together; one that is unknown has the index behind the last.
 """
 
 from collections.abc import Mapping

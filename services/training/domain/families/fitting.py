@@ -9,7 +9,7 @@ import pyarrow as pa
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.catalog import find_family
 from services.training.domain.families.encoding import Encoding
-from services.training.domain.families.frame import Array, Target, describe_columns, describe_target, target_values
+from services.training.domain.families.frame import Array, describe_columns, describe_target, target_values
 from services.training.domain.families.linear import LinearCore, fit_linear, fit_logistic
 from services.training.domain.families.metrics import Scores, score
 from services.training.domain.families.model import Core, IsCancelled, Report, TrainedModel, load_model
@@ -30,7 +30,8 @@ class Parity:
     """How far an export strays from its model on real rows.
 
     Args:
-        max_difference: largest over rows and outputs; absolute for probabilities, relative to max(1, |value|) for values.
+        max_difference: largest over rows and outputs: absolute for probabilities, for values relative to
+            max(1, |value|).
         tolerance: what is acceptable.
         rows: compared.
         label_mismatches: rows whose label differs.
@@ -108,9 +109,8 @@ def evaluate(model: TrainedModel, table: pa.Table) -> Scores:
     return score(model.predict(table), target_values(table, model.target), model.target)
 
 
-def hold_out(table: pa.Table, target: str, seed: int, fraction: float = 0.1) -> tuple[pa.Table, pa.Table]:
+def hold_out(table: pa.Table, seed: int, fraction: float = 0.1) -> tuple[pa.Table, pa.Table]:
     """Return the rows without, and those of, a held-out share; drawn by seed, order kept."""
-    del target
     count = max(1, round(table.num_rows * fraction)) if table.num_rows > 1 else 0
     chosen = np.zeros(table.num_rows, dtype=bool)
     chosen[np.random.default_rng(seed).permutation(table.num_rows)[:count]] = True
@@ -162,6 +162,3 @@ def _wants_classes(family: str, hyperparameters: Mapping[str, object]) -> bool |
     if family == "logistic_regression":
         return True
     return {"auto": None, "classification": True, "regression": False}[str(hyperparameters["task"])]
-
-
-__all__ = ["Parity", "Target", "evaluate", "fit", "hold_out", "load", "measure_parity", "run_onnx"]

@@ -92,8 +92,8 @@ def describe_target(table: pa.Table, name: str, *, classify: bool | None) -> Tar
     numeric = _is_numeric(column.type)
     if classify is False and not numeric:
         raise InvalidArgument(
-            f"the target {name!r} holds {column.type} values, and this family predicts numbers: use logistic_regression "
-            "or boosted_trees",
+            f"the target {name!r} holds {column.type} values, and this family predicts numbers: use "
+            "logistic_regression or boosted_trees",
             reason="TARGET_NOT_NUMERIC",
         )
     if classify is None:
@@ -150,7 +150,8 @@ def _describe(name: str, column: pa.ChunkedArray) -> Column:
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         return Column(name, "categorical", "BYTES", nullable, _categories(column))
     raise InvalidArgument(
-        f"column {name!r} holds {column.type} values, which no model here reads: cast it to a number or text, or drop it",
+        f"column {name!r} holds {column.type} values, which no model here reads: cast it to a number "
+        "or text, or drop it",
         reason="UNSUPPORTED_COLUMN",
     )
 
@@ -183,10 +184,8 @@ def _class_target(name: str, column: pa.ChunkedArray) -> Target:
             reason="CLASS_SEEN_ONCE",
         )
     classes = tuple(label_text(value) for value in sorted(counts))
-    if pa.types.is_boolean(column.type):
-        datatype = "BOOL"
-    else:
-        datatype = "INT64" if _is_numeric(column.type) else "BYTES"
+    whole = "INT64" if _is_numeric(column.type) else "BYTES"
+    datatype = "BOOL" if pa.types.is_boolean(column.type) else whole
     return Target(name, "binary" if len(classes) == 2 else "multiclass", classes, datatype)
 
 

@@ -30,8 +30,8 @@ class Scores:
 def score(predictions: Predictions, truth: Array, target: Target) -> Scores:
     """Return the metrics of a task: R2, RMSE, MAE; or accuracy, F1, ROC AUC, log loss and the confusion matrix.
 
-    F1 is that of the second class where there are two, else the mean over classes; ROC AUC is one against the rest, the mean
-    over classes, and left out where only one class occurs.
+    F1 is that of the second class where there are two, else the mean over classes; ROC AUC is one against the rest, the
+    mean over classes, and left out where only one class occurs.
     """
     if target.task == "regression":
         return Scores(len(truth), _regression(predictions.values, truth))

@@ -1,7 +1,7 @@
 """Gradient-boosted trees by LightGBM, exported as one tree ensemble.
 
 A categorical column becomes one number: the rank of its value by the mean of the target, which makes every split of the
-values reachable by a threshold (Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, 2009, section 9.2.4).
+values reachable by a threshold (Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, 2009, 9.2.4).
 """
 
 import ctypes
@@ -248,7 +248,7 @@ def _missing_goes_left(node: dict[str, Any]) -> bool:
 
 def _threshold(value: float) -> float:
     """Return the largest float32 not above a threshold: features are float32, so the same rows pass."""
-    # LightGBM's threshold for "not missing" is the largest double: as float32 that is infinity, and parts the same rows.
+    # LightGBM's threshold for "not missing" is the largest double: as float32 that is infinity, and parts them the same.
     with np.errstate(over="ignore"):
         rounded = np.float32(value)
     return float(np.nextafter(rounded, np.float32(-np.inf)) if float(rounded) > value else rounded)

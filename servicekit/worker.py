@@ -1,0 +1,204 @@
+"""What every worker does beside its work: holds a lease, reports its load, and follows what it is assigned.
+
+With NATS or the scheduler away a worker keeps what it holds, and tries again until they are back.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Self
+
+import psutil
+import structlog
+
+from lepton.v1 import common_pb2, scheduler_pb2, scheduler_pb2_grpc
+from servicekit.errors import Aborted, LeptonError, NotFound
+from servicekit.events import Nats
+from servicekit.key_value import watch
+
+_log = structlog.get_logger(__name__)
+
+PLACEMENTS = "placements"
+_RENEW_SECONDS = 1.0
+_REPORT_SECONDS = 1.0
+_RETRY_SECONDS = 0.5
+# Reading how much memory is one's own takes a millisecond: ten seconds old is fresh enough.
+_MEMORY_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What a worker holds now.
+
+    Args:
+        replicas, jobs: as a report has them.
+        in_flight: requests or jobs under way.
+        requests_per_second: mean of the last 10 s.
+    """
+
+    replicas: tuple[scheduler_pb2.Replica, ...] = ()
+    jobs: tuple[scheduler_pb2.JobPlacement, ...] = ()
+    in_flight: int = 0
+    requests_per_second: float = 0.0
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Who a worker is.
+
+    Args:
+        worker: its id.
+        kind: what it runs.
+        capacity: what it has.
+        address: its private host:port; empty where nobody calls it.
+    """
+
+    worker: str
+    kind: "scheduler_pb2.WorkerKind.ValueType"
+    capacity: common_pb2.Resources
+    address: str = ""
+
+
+class WorkerAgent:
+    """Keeps a worker in touch with the scheduler while it is open.
+
+    Args:
+        membership: who it is.
+        scheduler: the scheduler's stub.
+        nats: for assignments and reports.
+        apply: makes an assignment true, or starts to; called with each new one.
+        holding: tells what the worker holds.
+    """
+
+    def __init__(
+        self,
+        membership: Membership,
+        scheduler: "scheduler_pb2_grpc.SchedulerServiceAsyncStub",
+        nats: Nats,
+        apply: Callable[[scheduler_pb2.Assignment], Awaitable[None]],
+        holding: Callable[[], Holding],
+    ) -> None:
+        self._membership = membership
+        self._scheduler = scheduler
+        self._nats = nats
+        self._apply = apply
+        self._holding = holding
+        self._epoch = 0
+        self._leader_epoch = 0
+        self._revision = 0
+        self._changed = asyncio.Event()
+        self._registered = asyncio.Event()
+        self._process = psutil.Process()
+        self._memory_bytes = 0
+        self._reports = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        loops = (self._keep_lease, self._follow_assignment, self._report)
+        self._tasks = [asyncio.create_task(self._forever(loop), name=loop.__name__) for loop in loops]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(Exception):
+            request = scheduler_pb2.DeregisterWorkerRequest(worker=self._membership.worker, epoch=self._epoch)
+            await self._scheduler.DeregisterWorker(request, timeout=2.0)
+
+    def changed(self) -> None:
+        """Report at once: a replica or job changed."""
+        self._changed.set()
+
+    async def _forever(self, loop: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await loop()
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                _log.info("worker waits", doing=loop.__name__, error=str(error) or type(error).__name__)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _keep_lease(self) -> None:
+        membership = self._membership
+        request = scheduler_pb2.RegisterWorkerRequest(
+            worker=membership.worker,
+            kind=membership.kind,
+            capacity=membership.capacity,
+            address=membership.address,
+        )
+        answer = await self._scheduler.RegisterWorker(request, timeout=5.0)
+        self._epoch = answer.epoch
+        self._registered.set()
+        self._changed.set()
+        _log.info("lease taken", worker=membership.worker, epoch=answer.epoch)
+        while True:
+            await asyncio.sleep(_RENEW_SECONDS)
+            renewal = scheduler_pb2.RenewLeaseRequest(worker=membership.worker, epoch=self._epoch)
+            try:
+                await self._scheduler.RenewLease(renewal, timeout=5.0)
+            except (Aborted, NotFound):
+                raise
+            except LeptonError as error:
+                # The scheduler is away: what runs here goes on, and the lease may still hold when it is back.
+                _log.info("lease not renewed yet", error=error.message)
+
+    async def _follow_assignment(self) -> None:
+        await self._registered.wait()
+        entries = watch(self._nats, PLACEMENTS, f"worker.{self._membership.worker}")
+        async with contextlib.aclosing(entries):
+            async for entry in entries:
+                if entry is not None and entry.value:
+                    await self._take(entry.value, entry.revision or 0)
+
+    async def _take(self, value: bytes, revision: int) -> None:
+        assignment = scheduler_pb2.Assignment.FromString(value)
+        # An older leader's word, or one for this worker's former life, counts for nothing.
+        is_stale = assignment.leader_epoch < self._leader_epoch or assignment.worker_epoch != self._epoch
+        if is_stale or revision == self._revision:
+            return
+        self._leader_epoch = assignment.leader_epoch
+        self._revision = revision
+        await self._apply(assignment)
+
+    async def _report(self) -> None:
+        await self._registered.wait()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _REPORT_SECONDS)
+            self._changed.clear()
+            held = self._holding()
+            report = scheduler_pb2.WorkerReport(
+                worker=self._membership.worker,
+                kind=self._membership.kind,
+                epoch=self._epoch,
+                load=self._load(held),
+                replicas=held.replicas,
+                jobs=held.jobs,
+            )
+            report.time.GetCurrentTime()
+            await self._nats.publish_plain(f"lepton-reports.{self._membership.worker}", report)
+
+    def _load(self, held: Holding) -> scheduler_pb2.Load:
+        if self._reports % _MEMORY_EVERY == 0:
+            memory = self._process.memory_full_info()
+            self._memory_bytes = getattr(memory, "pss", memory.rss)
+        self._reports += 1
+        cores = max(self._membership.capacity.cores, 1.0)
+        return scheduler_pb2.Load(
+            cpu_utilization=min(1.0, self._process.cpu_percent() / 100.0 / cores),
+            memory_bytes=self._memory_bytes,
+            in_flight=held.in_flight,
+            requests_per_second=held.requests_per_second,
+        )
+
+
+def machine_capacity(cores: float, memory_bytes: int, gpus: float) -> common_pb2.Resources:
+    """Return a capacity, with this machine's own where zero is given."""
+    return common_pb2.Resources(
+        cores=cores or float(psutil.cpu_count() or 1),
+        memory_bytes=memory_bytes or psutil.virtual_memory().total,
+        gpus=gpus,
+    )

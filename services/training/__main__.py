@@ -1,0 +1,86 @@
+"""Composition root: `python -m services.training` serves, `python -m services.training worker --id ID` runs jobs."""
+
+import argparse
+import asyncio
+import socket
+from contextlib import AsyncExitStack
+
+from lepton.v1.training_pb2_grpc import add_TrainingServiceServicer_to_server
+from servicekit.events import connect
+from servicekit.rpc import open_channel
+from servicekit.server import Servicer, running_server, until_stopped
+from servicekit.telemetry import configure_telemetry
+from services.training.settings import TrainingSettings, WorkerSettings
+
+
+async def serve(settings: TrainingSettings) -> None:
+    """Serve until SIGTERM."""
+    from servicekit.database import open_database
+    from servicekit.outbox import Relay
+    from servicekit.state import State
+    from services.training.adapters import tables
+    from services.training.adapters.data_client import DataClient
+    from services.training.adapters.registry_client import RegistryClient
+    from services.training.adapters.repository import SqlRepository
+    from services.training.adapters.spec_check import SpecCheck
+    from services.training.servicer import TrainingServicer
+
+    async with AsyncExitStack() as stack:
+        stack.enter_context(configure_telemetry(settings, "training"))
+        database = await stack.enter_async_context(open_database(settings.database_url, "services.training.migrations"))
+        nats = await stack.enter_async_context(connect(settings, "training"))
+        await stack.enter_async_context(Relay(database, tables.kit.outbox, nats, "training"))
+        data = await stack.enter_async_context(open_channel(settings.data_address, settings))
+        registry = await stack.enter_async_context(open_channel(settings.registry_address, settings))
+        state = State(database, tables.kit, SqlRepository)
+        await state.forget_old_requests()
+        servicer = TrainingServicer(state, SpecCheck(DataClient(data), RegistryClient(registry)))
+        service = Servicer(
+            "lepton.v1.TrainingService", lambda server: add_TrainingServiceServicer_to_server(servicer, server)
+        )
+        await stack.enter_async_context(running_server(settings, [service]))
+        await until_stopped()
+
+
+async def work(settings: WorkerSettings, worker: str) -> None:
+    """Run jobs until SIGTERM."""
+    from lepton.v1 import scheduler_pb2, scheduler_pb2_grpc
+    from servicekit.worker import Membership, WorkerAgent, machine_capacity
+    from services.training.adapters.training_client import TrainingClient
+    from services.training.worker.children import Children
+    from services.training.worker.jobs import JobRunner
+
+    async with AsyncExitStack() as stack:
+        stack.enter_context(configure_telemetry(settings, "training-worker"))
+        nats = await stack.enter_async_context(connect(settings, worker))
+        scheduler = await stack.enter_async_context(open_channel(settings.scheduler_address, settings))
+        training = await stack.enter_async_context(open_channel(settings.training_address, settings))
+        children = await stack.enter_async_context(Children(keep_standby=settings.standby))
+        runner = await stack.enter_async_context(
+            JobRunner(worker, TrainingClient(training), children, settings.stop_seconds)
+        )
+        capacity = machine_capacity(settings.worker_cores, settings.worker_memory_bytes, settings.worker_gpus)
+        membership = Membership(worker, scheduler_pb2.WORKER_KIND_TRAINING, capacity)
+        stub = scheduler_pb2_grpc.SchedulerServiceStub(scheduler)
+        agent = WorkerAgent(membership, stub, nats, runner.apply, runner.holding)
+        runner.on_change = agent.changed
+        await stack.enter_async_context(running_server(settings, []))
+        await stack.enter_async_context(agent)
+        await until_stopped()
+        await runner.give_back()
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(prog="services.training", description=__doc__)
+    parser.add_argument("role", nargs="?", choices=["service", "worker"], default="service")
+    parser.add_argument("--id", default=f"training-{socket.gethostname().lower()}", help="the worker's id")
+    arguments = parser.parse_args()
+    if arguments.role == "worker":
+        asyncio.run(work(WorkerSettings(), arguments.id))
+    else:
+        asyncio.run(serve(TrainingSettings()))
+
+
+if __name__ == "__main__":
+    main()

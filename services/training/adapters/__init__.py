@@ -1,0 +1,1 @@
+"""The training service on SQL, and its neighbours as it sees them."""

@@ -1,0 +1,85 @@
+"""Checks what a job is asked before it is queued, so that what cannot work fails at once and not on a worker."""
+
+import json
+
+from lepton.v1 import training_pb2 as pb
+from servicekit.errors import InvalidArgument
+from services.training.adapters.data_client import DataClient
+from services.training.adapters.registry_client import RegistryClient
+from services.training.convert import hyperparameters_from_proto
+from services.training.domain.families.catalog import find_family, resolve_hyperparameters
+
+_DEFAULT_MEMORY_BYTES = 1 << 30
+_KINDS_WITH_BASE = (pb.JOB_KIND_FINE_TUNE, pb.JOB_KIND_EVALUATE)
+
+
+class SpecCheck:
+    """Checks job specs against the data service and the registry, as the caller.
+
+    Args:
+        data: for datasets.
+        registry: for base versions.
+    """
+
+    def __init__(self, data: DataClient, registry: RegistryClient) -> None:
+        self._data = data
+        self._registry = registry
+
+    async def resolve(self, given: pb.JobSpec) -> pb.JobSpec:
+        """Return a spec with its defaults filled in and its references fixed.
+
+        Raises:
+            InvalidArgument: it cannot work; the message says why.
+            NotFound: a dataset or version does not exist.
+        """
+        spec = pb.JobSpec()
+        spec.CopyFrom(given)
+        if spec.kind in _KINDS_WITH_BASE:
+            await self._resolve_base(spec)
+        if spec.kind != pb.JOB_KIND_EVALUATE:
+            given_settings = hyperparameters_from_proto(spec.hyperparameters)
+            settings = resolve_hyperparameters(spec.family, given_settings)
+            # As given, and completed: a fine-tune tells what was asked from what is a default.
+            for name, value in settings.items():
+                spec.hyperparameters[name] = json.dumps(value)
+            spec.model = spec.model or find_family(spec.family).name.replace("_", "-")
+        await self._resolve_dataset(spec)
+        spec.handle_unknown = spec.handle_unknown or "ignore"
+        if spec.handle_unknown not in ("ignore", "error"):
+            raise InvalidArgument("handle_unknown must be ignore or error", reason="BAD_HANDLE_UNKNOWN")
+        spec.resources.cores = spec.resources.cores or 1.0
+        spec.resources.memory_bytes = spec.resources.memory_bytes or _DEFAULT_MEMORY_BYTES
+        return spec
+
+    async def _resolve_base(self, spec: pb.JobSpec) -> None:
+        if not spec.base_version:
+            raise InvalidArgument("base_version is required: name@number or name@alias", reason="BASE_REQUIRED")
+        base = await self._registry.version(spec.base_version)
+        if base.uploaded:
+            raise InvalidArgument(
+                f"{spec.base_version} was made elsewhere: there is nothing here to train on from, nor does it name its "
+                "target to be scored by",
+                reason="BASE_MADE_ELSEWHERE",
+            )
+        # An alias may move while the job waits: what was meant is what it names now.
+        spec.base_version = f"{base.model}@{base.number}"
+        spec.family = base.lineage.family
+        spec.target = base.signature.target
+        if spec.kind == pb.JOB_KIND_FINE_TUNE:
+            spec.model = spec.model or base.model
+
+    async def _resolve_dataset(self, spec: pb.JobSpec) -> None:
+        version = await self._data.version(spec.dataset)
+        names = [column.name for column in version.columns]
+        spec.target = spec.target or version.label or names[-1]
+        if spec.target not in names:
+            raise InvalidArgument(
+                f"there is no target column {spec.target!r}: {spec.dataset} has {', '.join(names[:50])}",
+                reason="TARGET_NOT_FOUND",
+            )
+        if spec.evaluation_dataset:
+            held_out = await self._data.version(spec.evaluation_dataset)
+            if spec.target not in [column.name for column in held_out.columns]:
+                raise InvalidArgument(
+                    f"{spec.evaluation_dataset} lacks the target column {spec.target!r}", reason="TARGET_NOT_FOUND"
+                )

@@ -1,0 +1,47 @@
+"""The training service's schema."""
+
+from sqlalchemy import Boolean, Column, DateTime, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+from servicekit.database import BigNumber
+from servicekit.state import KitTables
+
+metadata = MetaData()
+kit = KitTables(metadata)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("workspace", String(63), primary_key=True),
+    Column("name", String(63), primary_key=True),
+    Column("model", String(63), nullable=False),
+    Column("spec", LargeBinary, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("progress", Float, nullable=False),
+    Column("message", Text, nullable=False),
+    # JSON object of the latest value by name.
+    Column("metrics", Text, nullable=False),
+    Column("version", String(128), nullable=False),
+    Column("evaluation", LargeBinary, nullable=False),
+    Column("error_reason", String(128), nullable=False),
+    Column("error_message", Text, nullable=False),
+    Column("worker", String(63), nullable=False),
+    Column("epoch", BigNumber, nullable=False),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("sequence", BigNumber, nullable=False),
+    Column("traceparent", String(64), nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+    Column("start_time", DateTime(timezone=True)),
+    Column("end_time", DateTime(timezone=True)),
+    Index("jobs_by_state", "state", "create_time"),
+)
+
+updates = Table(
+    "updates",
+    metadata,
+    Column("workspace", String(63), primary_key=True),
+    Column("job", String(63), primary_key=True),
+    Column("sequence", BigNumber, primary_key=True, autoincrement=False),
+    # A serialised lepton.v1.WatchJobResponse.
+    Column("content", LargeBinary, nullable=False),
+)

@@ -1,0 +1,64 @@
+"""`python -m services.training.child`: loads its libraries, waits for a spec on stdin, runs it, ends."""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+# What the libraries themselves map before a job begins.
+_HEADROOM_BYTES = 2 << 30
+
+
+def main() -> None:
+    """Run one job."""
+    parent = os.getppid()
+    with contextlib.suppress(OSError, AttributeError):
+        # A worker that is killed takes its child along.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return
+    # stdout is for what is told to the worker; whatever libraries print goes to the log.
+    told = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    _load_libraries()
+    line = sys.stdin.readline()
+    if not line:
+        return
+    spec = json.loads(line)
+    _limit(spec)
+    from services.training.child.run import run_job
+
+    def tell(message: Mapping[str, Any]) -> None:
+        told.write(json.dumps(message) + "\n")
+
+    asyncio.run(run_job(spec, tell))
+
+
+def _load_libraries() -> None:
+    """Import what every job needs; torch, which few do, is left to them."""
+    from services.training.domain.families.trees import preload_openmp
+
+    preload_openmp()
+    import lightgbm  # noqa: F401
+    import onnxruntime  # noqa: F401
+    import sklearn.linear_model  # noqa: F401
+
+    import services.training.child.run  # noqa: F401
+
+
+def _limit(spec: Mapping[str, Any]) -> None:
+    # Not the address space, of which libraries reserve far more than they use: what is written to counts.
+    memory_bytes = int(spec["memory_bytes"]) + _HEADROOM_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, round(spec["cores"])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What a job tells the registry, as the contract has it: from the families' types, pure."""
+
+from lepton.v1 import common_pb2, registry_pb2
+from services.training.domain.families.fitting import Parity
+from services.training.domain.families.frame import Column
+from services.training.domain.families.metrics import Scores
+from services.training.domain.families.model import TrainedModel
+
+KINDS: dict[str, "common_pb2.ColumnKind.ValueType"] = {
+    "numeric": common_pb2.COLUMN_KIND_NUMERIC,
+    "categorical": common_pb2.COLUMN_KIND_CATEGORICAL,
+    "boolean": common_pb2.COLUMN_KIND_BOOLEAN,
+}
+
+
+def signature_to_proto(model: TrainedModel) -> common_pb2.Signature:
+    """Return what a model takes and gives."""
+    target = model.target
+    outputs = [common_pb2.TensorSpec(name="prediction", datatype=target.datatype, shape=[-1, 1])]
+    if target.classes:
+        shape = [-1, len(target.classes)]
+        outputs.append(common_pb2.TensorSpec(name="probabilities", datatype="FP32", shape=shape))
+    return common_pb2.Signature(
+        inputs=[_input(column) for column in model.columns],
+        outputs=outputs,
+        target=target.name,
+        task=target.task,
+        classes=target.classes,
+        handle_unknown=model.handle_unknown,
+    )
+
+
+def evaluation_to_proto(dataset: str, scores: Scores) -> common_pb2.Evaluation:
+    """Return scores on a dataset version."""
+    metrics = [common_pb2.Metric(name=name, value=value) for name, value in sorted(scores.metrics.items())]
+    message = common_pb2.Evaluation(dataset=dataset, rows=scores.rows, metrics=metrics)
+    if scores.labels:
+        message.confusion_matrix.labels.extend(scores.labels)
+        message.confusion_matrix.counts.extend(scores.confusion)
+    return message
+
+
+def parity_to_proto(parity: Parity) -> registry_pb2.Parity:
+    """Return a parity measurement."""
+    return registry_pb2.Parity(**vars(parity))
+
+
+def _input(column: Column) -> common_pb2.TensorSpec:
+    return common_pb2.TensorSpec(
+        name=column.name,
+        datatype=column.datatype,
+        shape=[-1, 1],
+        nullable=column.nullable,
+        categories=column.categories,
+        kind=KINDS[column.kind],
+    )

@@ -1,0 +1,199 @@
+"""One job, step by step, under the trace of the call that created it."""
+
+import json
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from importlib.metadata import version as library_version
+from typing import Any
+
+import pyarrow as pa
+import structlog
+from google.protobuf import json_format
+
+from lepton.v1 import common_pb2, data_pb2, registry_pb2
+from lepton.v1 import training_pb2 as pb
+from servicekit import telemetry
+from servicekit.auth import Identity, act_as
+from servicekit.errors import LeptonError
+from servicekit.rpc import open_channel
+from services.training.adapters.data_client import DataClient
+from services.training.adapters.registry_client import RegistryClient
+from services.training.child.messages import evaluation_to_proto, parity_to_proto, signature_to_proto
+from services.training.domain.families import fitting
+from services.training.domain.families.model import ONNX_FILE, Progress, Stopped, TrainedModel
+from services.training.settings import WorkerSettings
+
+_log = structlog.get_logger(__name__)
+
+Tell = Callable[[Mapping[str, Any]], None]
+_LIBRARIES = ("numpy", "scikit-learn", "lightgbm", "onnx", "onnxruntime-gpu", "torch", "pyarrow")
+# A fit is most of a job: reading comes before, export and registration after.
+_READ, _FITTED, _EXPORTED = 0.05, 0.85, 0.9
+
+
+async def run_job(spec: Mapping[str, Any], tell: Tell) -> None:
+    """Run a job and tell its end; what goes wrong is its end.
+
+    Args:
+        spec: workspace, epoch, and the job as the contract has it.
+        tell: gives the worker one message.
+    """
+    settings = WorkerSettings()
+    telemetry.configure_logs("training-child", settings.log_level)
+    job = json_format.ParseDict(spec["job"], pb.Job())
+    structlog.contextvars.bind_contextvars(job=job.name)
+    with telemetry.configure_telemetry(settings.model_copy(update={"metrics_port": 0}), "training-child"):
+        parent = telemetry.linked_context(job.traceparent)
+        with telemetry.tracer(__name__).start_as_current_span("training.job", context=parent):
+            with act_as(Identity.for_service(spec["workspace"], "training")):
+                tell(json_format.MessageToDict(await _outcome(settings, job, int(spec["epoch"]), tell)))
+
+
+async def _outcome(settings: WorkerSettings, job: pb.Job, epoch: int, tell: Tell) -> pb.FinishJobRequest:
+    try:
+        async with AsyncExitStack() as stack:
+            data = DataClient(await stack.enter_async_context(open_channel(settings.data_address, settings)))
+            registry = RegistryClient(
+                await stack.enter_async_context(open_channel(settings.registry_address, settings))
+            )
+            return await _JobRun(job, epoch, data, registry, tell).run()
+    except Stopped:
+        return pb.FinishJobRequest(state=pb.JOB_STATE_CANCELLED)
+    except LeptonError as error:
+        return _failed(error.reason, error.message)
+    except MemoryError:
+        return _failed("OUT_OF_MEMORY", "the job needs more memory than it declares: raise its resources")
+    except Exception as error:
+        _log.error("job failed", exc_info=error)
+        return _failed("INTERNAL", "an internal error: the worker's log has it, under this job's name")
+
+
+class _JobRun:
+    """The steps of one job."""
+
+    def __init__(self, job: pb.Job, epoch: int, data: DataClient, registry: RegistryClient, tell: Tell) -> None:
+        self._job = job
+        self._spec = job.spec
+        self._epoch = epoch
+        self._data = data
+        self._registry = registry
+        self._tell = tell
+        self._is_stopped = False
+        signal.signal(signal.SIGTERM, self._stop)
+
+    async def run(self) -> pb.FinishJobRequest:
+        if self._spec.kind == pb.JOB_KIND_EVALUATE:
+            return await self._evaluate()
+        return await self._fit()
+
+    async def _evaluate(self) -> pb.FinishJobRequest:
+        self._say(0.1, "reading")
+        base = await self._registry.version(self._spec.base_version)
+        model = fitting.load(await self._registry.files(base))
+        table = await self._read(self._spec.dataset)
+        self._say(0.5, "scoring")
+        with _span("evaluate"):
+            scores = fitting.evaluate(model, table)
+        evaluation = evaluation_to_proto(self._spec.dataset, scores)
+        return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=self._spec.base_version, evaluation=evaluation)
+
+    async def _fit(self) -> pb.FinishJobRequest:
+        self._say(0.0, "reading")
+        dataset = await self._data.version(self._spec.dataset)
+        table = await self._read(self._spec.dataset)
+        train, held_out, held_out_name = await self._held_out(table)
+        base = await self._base()
+        with _span("fit"):
+            model = fitting.fit(
+                self._spec.family,
+                train,
+                self._spec.target,
+                {name: json.loads(value) for name, value in self._spec.hyperparameters.items()},
+                self._spec.seed,
+                self._spec.handle_unknown,
+                self._report,
+                lambda: self._is_stopped,
+                base,
+            )
+        with _span("evaluate"):
+            scores = fitting.evaluate(model, held_out)
+        self._say(_FITTED, "exporting")
+        with _span("export"):
+            onnx_model = model.export()
+            parity = fitting.measure_parity(model, onnx_model, held_out)
+        self._check_stopped()
+        self._say(_EXPORTED, "registering")
+        evaluation = evaluation_to_proto(held_out_name, scores)
+        request = self._request(dataset, model, evaluation, parity)
+        with _span("register"):
+            version = await self._registry.register(request, {ONNX_FILE: onnx_model, **model.files()})
+        ref = f"{version.model}@{version.number}"
+        if version.state != registry_pb2.VERSION_STATE_READY:
+            return _failed(version.error_reason, f"the registry refused {ref}: {version.error_message}")
+        return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=ref, evaluation=evaluation)
+
+    async def _held_out(self, table: pa.Table) -> tuple[pa.Table, pa.Table, str]:
+        if self._spec.evaluation_dataset:
+            return table, await self._read(self._spec.evaluation_dataset), self._spec.evaluation_dataset
+        train, held_out = fitting.hold_out(table, self._spec.seed)
+        return train, held_out, self._spec.dataset
+
+    async def _base(self) -> TrainedModel | None:
+        if self._spec.kind != pb.JOB_KIND_FINE_TUNE:
+            return None
+        return fitting.load(await self._registry.files(await self._registry.version(self._spec.base_version)))
+
+    async def _read(self, ref: str) -> pa.Table:
+        with _span("read"):
+            return await self._data.read(ref)
+
+    def _request(
+        self,
+        dataset: data_pb2.DatasetVersion,
+        model: TrainedModel,
+        evaluation: common_pb2.Evaluation,
+        parity: fitting.Parity,
+    ) -> registry_pb2.CreateVersionRequest:
+        lineage = registry_pb2.Lineage(
+            dataset=self._spec.dataset,
+            dataset_digest=dataset.digest,
+            job=self._job.name,
+            job_epoch=self._epoch,
+            parent=self._spec.base_version,
+            libraries={name: library_version(name) for name in _LIBRARIES},
+            hyperparameters=dict(self._spec.hyperparameters),
+            family=self._spec.family,
+            seed=self._spec.seed,
+        )
+        return registry_pb2.CreateVersionRequest(
+            model=self._spec.model,
+            signature=signature_to_proto(model),
+            lineage=lineage,
+            evaluations=[evaluation],
+            parity=parity_to_proto(parity),
+            request_id=f"{self._job.name}-{self._epoch}",
+        )
+
+    def _report(self, progress: Progress) -> None:
+        self._say(_READ + (_FITTED - _READ) * progress.share, progress.message, progress.step, progress.metrics)
+
+    def _say(self, progress: float, message: str, step: int = 0, metrics: Mapping[str, float] | None = None) -> None:
+        self._check_stopped()
+        listed = [{"name": name, "value": value} for name, value in (metrics or {}).items()]
+        self._tell({"progress": progress, "message": message, "step": step, "metrics": listed})
+
+    def _stop(self, *_: object) -> None:
+        self._is_stopped = True
+
+    def _check_stopped(self) -> None:
+        if self._is_stopped:
+            raise Stopped
+
+
+def _span(name: str) -> Any:
+    return telemetry.tracer(__name__).start_as_current_span(f"training.{name}")
+
+
+def _failed(reason: str, message: str) -> pb.FinishJobRequest:
+    return pb.FinishJobRequest(state=pb.JOB_STATE_FAILED, error_reason=reason, error_message=message[:4000])

@@ -1,0 +1,195 @@
+"""Jobs: what state they can be in, and who may move them."""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import Enum
+
+from servicekit.errors import Aborted, FailedPrecondition
+
+# A job that takes its worker down this often does so by itself.
+MAX_ATTEMPTS = 3
+
+
+class JobState(Enum):
+    """Where a job stands."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def is_end(self) -> bool:
+        """Whether nothing can follow."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run.
+
+    Args:
+        workspace, name: which one it is.
+        model: the registry model that it writes; for lists.
+        spec: what it was asked, serialised as the contract has it.
+        state: where it stands.
+        progress: 0 to 1.
+        message: what it is doing, for people.
+        metrics: latest value by name.
+        version: what it registered, as name@number.
+        evaluation: held-out scores, serialised; empty until then.
+        error_reason, error_message: why it failed.
+        worker: who runs it.
+        epoch: of that worker's claim.
+        cancel_requested: whether a user asked it to stop.
+        attempts: times it was started.
+        sequence: number of its latest update.
+        traceparent: of the call that created it.
+        create_time, start_time, end_time: when.
+    """
+
+    workspace: str
+    name: str
+    model: str
+    spec: bytes
+    state: JobState
+    create_time: datetime
+    progress: float = 0.0
+    message: str = "queued"
+    metrics: dict[str, float] = field(default_factory=dict)
+    version: str = ""
+    evaluation: bytes = b""
+    error_reason: str = ""
+    error_message: str = ""
+    worker: str = ""
+    epoch: int = 0
+    cancel_requested: bool = False
+    attempts: int = 0
+    sequence: int = 0
+    traceparent: str = ""
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a worker says that a job ended.
+
+    Args:
+        state: SUCCEEDED, FAILED, CANCELLED, or QUEUED to give it back.
+        version, evaluation, error_reason, error_message: as in Job.
+    """
+
+    state: JobState
+    version: str = ""
+    evaluation: bytes = b""
+    error_reason: str = ""
+    error_message: str = ""
+
+
+def start(job: Job, worker: str, epoch: int, now: datetime) -> Job:
+    """Return a job as a worker takes it; a higher epoch takes it over from a worker that was lost.
+
+    Raises:
+        Aborted: it was given to another worker since.
+        FailedPrecondition: it ended.
+    """
+    if job.state.is_end:
+        raise FailedPrecondition(f"job {job.name} is {job.state.value}", reason="JOB_ENDED")
+    if (worker, epoch) == (job.worker, job.epoch) and job.state is JobState.RUNNING:
+        return job
+    if epoch <= job.epoch:
+        raise Aborted(
+            f"job {job.name} was given to another worker: epoch {epoch} is not above {job.epoch}", reason="STALE_EPOCH"
+        )
+    taken = replace(job, worker=worker, epoch=epoch)
+    if job.cancel_requested:
+        return _ended(taken, JobState.CANCELLED, "cancelled", now)
+    if job.state is JobState.RUNNING and job.attempts >= MAX_ATTEMPTS:
+        failed = _ended(taken, JobState.FAILED, "failed", now)
+        lost = f"its worker was lost {job.attempts} times while it ran: it may need more memory than it declares"
+        return replace(failed, error_reason="WORKER_LOST", error_message=lost)
+    return replace(
+        taken,
+        state=JobState.RUNNING,
+        attempts=job.attempts + 1,
+        progress=0.0,
+        message="started",
+        metrics={},
+        sequence=job.sequence + 1,
+        start_time=job.start_time or now,
+    )
+
+
+def report(job: Job, worker: str, epoch: int, progress: float, message: str, metrics: dict[str, float]) -> Job:
+    """Return a job after its worker reported.
+
+    Raises:
+        Aborted: it is no longer that worker's.
+    """
+    _check_claim(job, worker, epoch)
+    return replace(
+        job,
+        progress=progress,
+        message=message,
+        metrics={**job.metrics, **metrics},
+        sequence=job.sequence + 1,
+    )
+
+
+def finish(job: Job, worker: str, epoch: int, outcome: Outcome, now: datetime) -> Job:
+    """Return a job as its worker ends it, or gives it back.
+
+    Raises:
+        Aborted: it is no longer that worker's.
+        FailedPrecondition: RUNNING is no end.
+    """
+    if job.state is outcome.state and (worker, epoch) == (job.worker, job.epoch) and job.state.is_end:
+        return job
+    _check_claim(job, worker, epoch)
+    if outcome.state is JobState.RUNNING:
+        raise FailedPrecondition("a job cannot end as RUNNING", reason="BAD_STATE")
+    if outcome.state is JobState.QUEUED and job.cancel_requested:
+        return _ended(job, JobState.CANCELLED, "cancelled", now)
+    if outcome.state is JobState.QUEUED:
+        # Not counted: the worker left in order, which says nothing of the job.
+        return replace(
+            job,
+            state=JobState.QUEUED,
+            worker="",
+            progress=0.0,
+            message="queued again: its worker left",
+            attempts=job.attempts - 1,
+            sequence=job.sequence + 1,
+        )
+    ended = _ended(job, outcome.state, outcome.state.value.lower(), now)
+    return replace(
+        ended,
+        version=outcome.version,
+        evaluation=outcome.evaluation,
+        error_reason=outcome.error_reason,
+        error_message=outcome.error_message,
+    )
+
+
+def cancel(job: Job, now: datetime) -> Job:
+    """Return a job after a user asked it to stop: a queued one is stopped, a running one told; an ended one stays."""
+    if job.state.is_end or job.cancel_requested:
+        return job
+    if job.state is JobState.QUEUED:
+        return replace(_ended(job, JobState.CANCELLED, "cancelled", now), cancel_requested=True)
+    return replace(job, cancel_requested=True, message="stopping", sequence=job.sequence + 1)
+
+
+def _check_claim(job: Job, worker: str, epoch: int) -> None:
+    if job.state is not JobState.RUNNING or (worker, epoch) != (job.worker, job.epoch):
+        raise Aborted(
+            f"job {job.name} is {job.state.value} at epoch {job.epoch}, not {worker}'s at epoch {epoch}",
+            reason="STALE_EPOCH",
+        )
+
+
+def _ended(job: Job, state: JobState, message: str, now: datetime) -> Job:
+    progress = 1.0 if state is JobState.SUCCEEDED else job.progress
+    return replace(job, state=state, progress=progress, message=message, sequence=job.sequence + 1, end_time=now)

@@ -1,0 +1,21 @@
+"""Settings of the training service and of its workers."""
+
+from pydantic import Field
+
+from servicekit.settings import ProcessSettings, StatefulSettings
+
+
+class TrainingSettings(StatefulSettings):
+    """Of the service; read once, in `__main__`."""
+
+
+class WorkerSettings(ProcessSettings):
+    """Of a worker; read once, in `__main__`."""
+
+    worker_cores: float = Field(0.0, ge=0, description="Cores that jobs may use; 0 for the machine's.")
+    worker_memory_bytes: int = Field(0, ge=0, description="Memory that jobs may use, bytes; 0 for the machine's.")
+    worker_gpus: float = Field(0.0, ge=0, description="GPUs that jobs may use.")
+    standby: bool = Field(True, description="Keep a child ready with its libraries loaded, so that jobs start at once.")
+    stop_seconds: float = Field(
+        5.0, ge=0, description="How long a child may take to stop before it is killed, seconds."
+    )

@@ -1,0 +1,1 @@
+"""A training worker: takes jobs from its assignment and runs each in a child process."""
