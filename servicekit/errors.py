@@ -1,7 +1,7 @@
 """The errors that services raise, and the one table that gives each its gRPC status.
 
-The domain raises these and nothing else on purpose; `servicekit.rpc` turns them into a status with google.rpc.ErrorInfo,
-and the SDK (`lepton.errors`) turns that back. A test holds both tables complete.
+The domain raises these and nothing else on purpose; `servicekit.rpc` turns them into a status with
+google.rpc.ErrorInfo, and the SDK (`lepton.errors`) turns that back. A test holds both tables complete.
 """
 
 from collections.abc import Mapping, Sequence
