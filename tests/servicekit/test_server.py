@@ -1,6 +1,8 @@
 """A server's life: health, reflection, and an end that finishes what is under way."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from lepton.v1 import training_pb2, training_pb2_grpc
 from servicekit.server import running_server
 from tests.servicekit.rpc.desk import Serving, serving_desks
-from tests.support.credentials import MakeToken, bearer, public_channel, settings_of
+from tests.support.credentials import MakeToken, bearer, environment_of, public_channel, settings_of
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -156,3 +158,25 @@ async def test_port_that_is_taken_is_an_error(platform_files: Path) -> None:
         with pytest.raises(RuntimeError, match=str(running.port)):
             async with running_server(settings_of(platform_files, "data", port=running.port), []):
                 pass
+
+
+async def test_sigterm_finishes_the_call_under_way_then_closes_what_it_used(
+    platform_files: Path, make_token: MakeToken
+) -> None:
+    environment = {f"LEPTON_{name.upper()}": value for name, value in environment_of(platform_files, "data").items()}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.servicekit.stopping_process", str(platform_files)),
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    port = int((await asyncio.wait_for(process.stderr.readline(), 30)).split()[1])
+    async with public_channel(port, platform_files) as channel:
+        stub = training_pb2_grpc.TrainingServiceStub(channel)
+        call = stub.ListJobs(training_pb2.ListJobsRequest(), metadata=bearer(make_token()), timeout=20)
+        assert await asyncio.wait_for(process.stderr.readline(), 10) == b"call under way\n"
+        process.send_signal(signal.SIGTERM)
+        assert [job.name for job in (await call).jobs] == ["late"]
+    _, said = await asyncio.wait_for(process.communicate(), 20)
+    assert (process.returncode, said.decode().splitlines()) == (0, ["resource closed", "stopped"])
