@@ -27,7 +27,7 @@ from lepton.v1 import common_pb2 as lepton_dot_v1_dot_common__pb2
 from lepton.v1 import options_pb2 as lepton_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lepton/v1/scheduler.proto\x12\tlepton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16lepton/v1/common.proto\x1a\x17lepton/v1/options.proto\"\xd2\x02\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.lepton.v1.WorkerKind\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.lepton.v1.WorkerState\x12&\n\x08\x63\x61pacity\x18\x04 \x01(\x0b\x32\x14.lepton.v1.Resources\x12\'\n\tallocated\x18\x05 \x01(\x0b\x32\x14.lepton.v1.Resources\x12\x1d\n\x04load\x18\x06 \x01(\x0b\x32\x0f.lepton.v1.Load\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\x12\r\n\x05\x65poch\x18\x08 \x01(\x03\x12-\n\tjoin_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breport_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\x04Load\x12\x17\n\x0f\x63pu_utilization\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x11\n\tin_flight\x18\x03 \x01(\x05\x12\x1b\n\x13requests_per_second\x18\x04 \x01(\x01\"\xf3\x01\n\x07Replica\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x12\n\ndeployment\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06number\x18\x04 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\'\n\tresources\x18\x06 \x01(\x0b\x32\x14.lepton.v1.Resources\x12&\n\x05state\x18\x07 \x01(\x0e\x32\x17.lepton.v1.ReplicaState\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x10\n\x08provider\x18\t \x01(\t\x12\r\n\x05\x65poch\x18\n \x01(\x03\x12\x0f\n\x07\x61liases\x18\x0b \x03(\t\"f\n\x0cJobPlacement\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\'\n\tresources\x18\x03 \x01(\x0b\x32\x14.lepton.v1.Resources\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\"\xa7\x01\n\nAssignment\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x14\n\x0cworker_epoch\x18\x02 \x01(\x03\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\x03\x12$\n\x08replicas\x18\x04 \x03(\x0b\x32\x12.lepton.v1.Replica\x12%\n\x04jobs\x18\x05 \x03(\x0b\x32\x17.lepton.v1.JobPlacement\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\"\xe8\x01\n\x0cWorkerReport\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.lepton.v1.WorkerKind\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x1d\n\x04load\x18\x04 \x01(\x0b\x32\x0f.lepton.v1.Load\x12$\n\x08replicas\x18\x05 \x03(\x0b\x32\x12.lepton.v1.Replica\x12%\n\x04jobs\x18\x06 \x03(\x0b\x32\x17.lepton.v1.JobPlacement\x12(\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"r\n\tPlacement\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12%\n\x07replica\x18\x02 \x01(\x0b\x32\x12.lepton.v1.ReplicaH\x00\x12&\n\x03job\x18\x03 \x01(\x0b\x32\x17.lepton.v1.JobPlacementH\x00\x42\x06\n\x04work\"\xa8\x01\n\x15RegisterWorkerRequest\x12\x18\n\x06worker\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12+\n\x04kind\x18\x02 \x01(\x0e\x32\x15.lepton.v1.WorkerKindB\x06\x92\xb5\x18\x02\x08\x01\x12.\n\x08\x63\x61pacity\x18\x03 \x01(\x0b\x32\x14.lepton.v1.ResourcesB\x06\x92\xb5\x18\x02\x08\x01\x12\x18\n\x07\x61\x64\x64ress\x18\x04 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x02\">\n\x16RegisterWorkerResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x15\n\rlease_seconds\x18\x02 \x01(\x01\"K\n\x11RenewLeaseRequest\x12\x18\n\x06worker\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x1c\n\x05\x65poch\x18\x02 \x01(\x03\x42\r\x92\xb5\x18\t)\x00\x00\x00\x00\x00\x00\xf0?\"+\n\x12RenewLeaseResponse\x12\x15\n\rlease_seconds\x18\x01 \x01(\x01\"Q\n\x17\x44\x65registerWorkerRequest\x12\x18\n\x06worker\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x1c\n\x05\x65poch\x18\x02 \x01(\x03\x42\r\x92\xb5\x18\t)\x00\x00\x00\x00\x00\x00\xf0?\"\x1a\n\x18\x44\x65registerWorkerResponse\"*\n\x10GetWorkerRequest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\"S\n\x12ListWorkersRequest\x12)\n\tpage_size\x18\x01 \x01(\x05\x42\x16\x92\xb5\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00@\x8f@\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x13ListWorkersResponse\x12\"\n\x07workers\x18\x01 \x03(\x0b\x32\x11.lepton.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x12\x44rainWorkerRequest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x1b\n\nrequest_id\x18\x02 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\"J\n\x13ResumeWorkerRequest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x1b\n\nrequest_id\x18\x02 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\"V\n\x15ListPlacementsRequest\x12)\n\tpage_size\x18\x01 \x01(\x05\x42\x16\x92\xb5\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00@\x8f@\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x16ListPlacementsResponse\x12(\n\nplacements\x18\x01 \x03(\x0b\x32\x14.lepton.v1.Placement\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*^\n\nWorkerKind\x12\x1b\n\x17WORKER_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_KIND_INFERENCE\x10\x01\x12\x18\n\x14WORKER_KIND_TRAINING\x10\x02*v\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKER_STATE_ACTIVE\x10\x01\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x02\x12\x15\n\x11WORKER_STATE_LOST\x10\x03*\x97\x01\n\x0cReplicaState\x12\x1d\n\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REPLICA_STATE_LOADING\x10\x01\x12\x17\n\x13REPLICA_STATE_READY\x10\x02\x12\x18\n\x14REPLICA_STATE_FAILED\x10\x03\x12\x1a\n\x16REPLICA_STATE_DRAINING\x10\x04\x32\xa7\x05\n\x10SchedulerService\x12[\n\x0eRegisterWorker\x12 .lepton.v1.RegisterWorkerRequest\x1a!.lepton.v1.RegisterWorkerResponse\"\x04\x88\xb5\x18\x06\x12O\n\nRenewLease\x12\x1c.lepton.v1.RenewLeaseRequest\x1a\x1d.lepton.v1.RenewLeaseResponse\"\x04\x88\xb5\x18\x06\x12\x61\n\x10\x44\x65registerWorker\x12\".lepton.v1.DeregisterWorkerRequest\x1a#.lepton.v1.DeregisterWorkerResponse\"\x04\x88\xb5\x18\x06\x12\x41\n\tGetWorker\x12\x1b.lepton.v1.GetWorkerRequest\x1a\x11.lepton.v1.Worker\"\x04\x88\xb5\x18\x01\x12R\n\x0bListWorkers\x12\x1d.lepton.v1.ListWorkersRequest\x1a\x1e.lepton.v1.ListWorkersResponse\"\x04\x88\xb5\x18\x01\x12\x45\n\x0b\x44rainWorker\x12\x1d.lepton.v1.DrainWorkerRequest\x1a\x11.lepton.v1.Worker\"\x04\x88\xb5\x18\x04\x12G\n\x0cResumeWorker\x12\x1e.lepton.v1.ResumeWorkerRequest\x1a\x11.lepton.v1.Worker\"\x04\x88\xb5\x18\x04\x12[\n\x0eListPlacements\x12 .lepton.v1.ListPlacementsRequest\x1a!.lepton.v1.ListPlacementsResponse\"\x04\x88\xb5\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lepton/v1/scheduler.proto\x12\tlepton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16lepton/v1/common.proto\x1a\x17lepton/v1/options.proto\"\xd2\x02\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.lepton.v1.WorkerKind\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.lepton.v1.WorkerState\x12&\n\x08\x63\x61pacity\x18\x04 \x01(\x0b\x32\x14.lepton.v1.Resources\x12\'\n\tallocated\x18\x05 \x01(\x0b\x32\x14.lepton.v1.Resources\x12\x1d\n\x04load\x18\x06 \x01(\x0b\x32\x0f.lepton.v1.Load\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\x12\r\n\x05\x65poch\x18\x08 \x01(\x03\x12-\n\tjoin_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0breport_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\x04Load\x12\x17\n\x0f\x63pu_utilization\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x11\n\tin_flight\x18\x03 \x01(\x05\x12\x1b\n\x13requests_per_second\x18\x04 \x01(\x01\"\xf3\x01\n\x07Replica\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x12\n\ndeployment\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06number\x18\x04 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\'\n\tresources\x18\x06 \x01(\x0b\x32\x14.lepton.v1.Resources\x12&\n\x05state\x18\x07 \x01(\x0e\x32\x17.lepton.v1.ReplicaState\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x10\n\x08provider\x18\t \x01(\t\x12\r\n\x05\x65poch\x18\n \x01(\x03\x12\x0f\n\x07\x61liases\x18\x0b \x03(\t\"f\n\x0cJobPlacement\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\'\n\tresources\x18\x03 \x01(\x0b\x32\x14.lepton.v1.Resources\x12\r\n\x05\x65poch\x18\x04 \x01(\x03\"\xa7\x01\n\nAssignment\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x14\n\x0cworker_epoch\x18\x02 \x01(\x03\x12\x14\n\x0cleader_epoch\x18\x03 \x01(\x03\x12$\n\x08replicas\x18\x04 \x03(\x0b\x32\x12.lepton.v1.Replica\x12%\n\x04jobs\x18\x05 \x03(\x0b\x32\x17.lepton.v1.JobPlacement\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\"\xe8\x01\n\x0cWorkerReport\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.lepton.v1.WorkerKind\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x1d\n\x04load\x18\x04 \x01(\x0b\x32\x0f.lepton.v1.Load\x12$\n\x08replicas\x18\x05 \x03(\x0b\x32\x12.lepton.v1.Replica\x12%\n\x04jobs\x18\x06 \x03(\x0b\x32\x17.lepton.v1.JobPlacement\x12(\n\x04time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"r\n\tPlacement\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12%\n\x07replica\x18\x02 \x01(\x0b\x32\x12.lepton.v1.ReplicaH\x00\x12&\n\x03job\x18\x03 \x01(\x0b\x32\x17.lepton.v1.JobPlacementH\x00\x42\x06\n\x04work\"\x80\x01\n\x0cUnplacedWork\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x14\n\ndeployment\x18\x02 \x01(\tH\x00\x12\r\n\x03job\x18\x03 \x01(\tH\x00\x12\x0f\n\x07missing\x18\x04 \x01(\x05\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\tB\x06\n\x04work\"\xa8\x01\n\x15RegisterWorkerRequest\x12\x18\n\x06worker\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12+\n\x04kind\x18\x02 \x01(\x0e\x32\x15.lepton.v1.WorkerKindB\x06\x92\xb5\x18\x02\x08\x01\x12.\n\x08\x63\x61pacity\x18\x03 \x01(\x0b\x32\x14.lepton.v1.ResourcesB\x06\x92\xb5\x18\x02\x08\x01\x12\x18\n\x07\x61\x64\x64ress\x18\x04 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x02\">\n\x16RegisterWorkerResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x15\n\rlease_seconds\x18\x02 \x01(\x01\"K\n\x11RenewLeaseRequest\x12\x18\n\x06worker\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x1c\n\x05\x65poch\x18\x02 \x01(\x03\x42\r\x92\xb5\x18\t)\x00\x00\x00\x00\x00\x00\xf0?\"+\n\x12RenewLeaseResponse\x12\x15\n\rlease_seconds\x18\x01 \x01(\x01\"Q\n\x17\x44\x65registerWorkerRequest\x12\x18\n\x06worker\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x1c\n\x05\x65poch\x18\x02 \x01(\x03\x42\r\x92\xb5\x18\t)\x00\x00\x00\x00\x00\x00\xf0?\"\x1a\n\x18\x44\x65registerWorkerResponse\"*\n\x10GetWorkerRequest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\"S\n\x12ListWorkersRequest\x12)\n\tpage_size\x18\x01 \x01(\x05\x42\x16\x92\xb5\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00@\x8f@\x12\x12\n\npage_token\x18\x02 \x01(\t\"R\n\x13ListWorkersResponse\x12\"\n\x07workers\x18\x01 \x03(\x0b\x32\x11.lepton.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"I\n\x12\x44rainWorkerRequest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x1b\n\nrequest_id\x18\x02 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\"J\n\x13ResumeWorkerRequest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x1b\n\nrequest_id\x18\x02 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\"V\n\x15ListPlacementsRequest\x12)\n\tpage_size\x18\x01 \x01(\x05\x42\x16\x92\xb5\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00@\x8f@\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x86\x01\n\x16ListPlacementsResponse\x12(\n\nplacements\x18\x01 \x03(\x0b\x32\x14.lepton.v1.Placement\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12)\n\x08unplaced\x18\x03 \x03(\x0b\x32\x17.lepton.v1.UnplacedWork*^\n\nWorkerKind\x12\x1b\n\x17WORKER_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_KIND_INFERENCE\x10\x01\x12\x18\n\x14WORKER_KIND_TRAINING\x10\x02*v\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKER_STATE_ACTIVE\x10\x01\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x02\x12\x15\n\x11WORKER_STATE_LOST\x10\x03*\x97\x01\n\x0cReplicaState\x12\x1d\n\x19REPLICA_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15REPLICA_STATE_LOADING\x10\x01\x12\x17\n\x13REPLICA_STATE_READY\x10\x02\x12\x18\n\x14REPLICA_STATE_FAILED\x10\x03\x12\x1a\n\x16REPLICA_STATE_DRAINING\x10\x04\x32\xa7\x05\n\x10SchedulerService\x12[\n\x0eRegisterWorker\x12 .lepton.v1.RegisterWorkerRequest\x1a!.lepton.v1.RegisterWorkerResponse\"\x04\x88\xb5\x18\x06\x12O\n\nRenewLease\x12\x1c.lepton.v1.RenewLeaseRequest\x1a\x1d.lepton.v1.RenewLeaseResponse\"\x04\x88\xb5\x18\x06\x12\x61\n\x10\x44\x65registerWorker\x12\".lepton.v1.DeregisterWorkerRequest\x1a#.lepton.v1.DeregisterWorkerResponse\"\x04\x88\xb5\x18\x06\x12\x41\n\tGetWorker\x12\x1b.lepton.v1.GetWorkerRequest\x1a\x11.lepton.v1.Worker\"\x04\x88\xb5\x18\x01\x12R\n\x0bListWorkers\x12\x1d.lepton.v1.ListWorkersRequest\x1a\x1e.lepton.v1.ListWorkersResponse\"\x04\x88\xb5\x18\x01\x12\x45\n\x0b\x44rainWorker\x12\x1d.lepton.v1.DrainWorkerRequest\x1a\x11.lepton.v1.Worker\"\x04\x88\xb5\x18\x04\x12G\n\x0cResumeWorker\x12\x1e.lepton.v1.ResumeWorkerRequest\x1a\x11.lepton.v1.Worker\"\x04\x88\xb5\x18\x04\x12[\n\x0eListPlacements\x12 .lepton.v1.ListPlacementsRequest\x1a!.lepton.v1.ListPlacementsResponse\"\x04\x88\xb5\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -80,12 +80,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCHEDULERSERVICE'].methods_by_name['ResumeWorker']._serialized_options = b'\210\265\030\004'
   _globals['_SCHEDULERSERVICE'].methods_by_name['ListPlacements']._loaded_options = None
   _globals['_SCHEDULERSERVICE'].methods_by_name['ListPlacements']._serialized_options = b'\210\265\030\001'
-  _globals['_WORKERKIND']._serialized_start=2450
-  _globals['_WORKERKIND']._serialized_end=2544
-  _globals['_WORKERSTATE']._serialized_start=2546
-  _globals['_WORKERSTATE']._serialized_end=2664
-  _globals['_REPLICASTATE']._serialized_start=2667
-  _globals['_REPLICASTATE']._serialized_end=2818
+  _globals['_WORKERKIND']._serialized_start=2625
+  _globals['_WORKERKIND']._serialized_end=2719
+  _globals['_WORKERSTATE']._serialized_start=2721
+  _globals['_WORKERSTATE']._serialized_end=2839
+  _globals['_REPLICASTATE']._serialized_start=2842
+  _globals['_REPLICASTATE']._serialized_end=2993
   _globals['_WORKER']._serialized_start=123
   _globals['_WORKER']._serialized_end=461
   _globals['_LOAD']._serialized_start=463
@@ -100,32 +100,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERREPORT']._serialized_end=1319
   _globals['_PLACEMENT']._serialized_start=1321
   _globals['_PLACEMENT']._serialized_end=1435
-  _globals['_REGISTERWORKERREQUEST']._serialized_start=1438
-  _globals['_REGISTERWORKERREQUEST']._serialized_end=1606
-  _globals['_REGISTERWORKERRESPONSE']._serialized_start=1608
-  _globals['_REGISTERWORKERRESPONSE']._serialized_end=1670
-  _globals['_RENEWLEASEREQUEST']._serialized_start=1672
-  _globals['_RENEWLEASEREQUEST']._serialized_end=1747
-  _globals['_RENEWLEASERESPONSE']._serialized_start=1749
-  _globals['_RENEWLEASERESPONSE']._serialized_end=1792
-  _globals['_DEREGISTERWORKERREQUEST']._serialized_start=1794
-  _globals['_DEREGISTERWORKERREQUEST']._serialized_end=1875
-  _globals['_DEREGISTERWORKERRESPONSE']._serialized_start=1877
-  _globals['_DEREGISTERWORKERRESPONSE']._serialized_end=1903
-  _globals['_GETWORKERREQUEST']._serialized_start=1905
-  _globals['_GETWORKERREQUEST']._serialized_end=1947
-  _globals['_LISTWORKERSREQUEST']._serialized_start=1949
-  _globals['_LISTWORKERSREQUEST']._serialized_end=2032
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=2034
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=2116
-  _globals['_DRAINWORKERREQUEST']._serialized_start=2118
-  _globals['_DRAINWORKERREQUEST']._serialized_end=2191
-  _globals['_RESUMEWORKERREQUEST']._serialized_start=2193
-  _globals['_RESUMEWORKERREQUEST']._serialized_end=2267
-  _globals['_LISTPLACEMENTSREQUEST']._serialized_start=2269
-  _globals['_LISTPLACEMENTSREQUEST']._serialized_end=2355
-  _globals['_LISTPLACEMENTSRESPONSE']._serialized_start=2357
-  _globals['_LISTPLACEMENTSRESPONSE']._serialized_end=2448
-  _globals['_SCHEDULERSERVICE']._serialized_start=2821
-  _globals['_SCHEDULERSERVICE']._serialized_end=3500
+  _globals['_UNPLACEDWORK']._serialized_start=1438
+  _globals['_UNPLACEDWORK']._serialized_end=1566
+  _globals['_REGISTERWORKERREQUEST']._serialized_start=1569
+  _globals['_REGISTERWORKERREQUEST']._serialized_end=1737
+  _globals['_REGISTERWORKERRESPONSE']._serialized_start=1739
+  _globals['_REGISTERWORKERRESPONSE']._serialized_end=1801
+  _globals['_RENEWLEASEREQUEST']._serialized_start=1803
+  _globals['_RENEWLEASEREQUEST']._serialized_end=1878
+  _globals['_RENEWLEASERESPONSE']._serialized_start=1880
+  _globals['_RENEWLEASERESPONSE']._serialized_end=1923
+  _globals['_DEREGISTERWORKERREQUEST']._serialized_start=1925
+  _globals['_DEREGISTERWORKERREQUEST']._serialized_end=2006
+  _globals['_DEREGISTERWORKERRESPONSE']._serialized_start=2008
+  _globals['_DEREGISTERWORKERRESPONSE']._serialized_end=2034
+  _globals['_GETWORKERREQUEST']._serialized_start=2036
+  _globals['_GETWORKERREQUEST']._serialized_end=2078
+  _globals['_LISTWORKERSREQUEST']._serialized_start=2080
+  _globals['_LISTWORKERSREQUEST']._serialized_end=2163
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=2165
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=2247
+  _globals['_DRAINWORKERREQUEST']._serialized_start=2249
+  _globals['_DRAINWORKERREQUEST']._serialized_end=2322
+  _globals['_RESUMEWORKERREQUEST']._serialized_start=2324
+  _globals['_RESUMEWORKERREQUEST']._serialized_end=2398
+  _globals['_LISTPLACEMENTSREQUEST']._serialized_start=2400
+  _globals['_LISTPLACEMENTSREQUEST']._serialized_end=2486
+  _globals['_LISTPLACEMENTSRESPONSE']._serialized_start=2489
+  _globals['_LISTPLACEMENTSRESPONSE']._serialized_end=2623
+  _globals['_SCHEDULERSERVICE']._serialized_start=2996
+  _globals['_SCHEDULERSERVICE']._serialized_end=3675
 # @@protoc_insertion_point(module_scope)

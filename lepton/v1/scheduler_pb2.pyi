@@ -446,6 +446,50 @@ class Placement(_message.Message):
 Global___Placement: _TypeAlias = Placement  # noqa: Y015
 
 @_typing.final
+class UnplacedWork(_message.Message):
+    """Work that has no place now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    workspace: _builtins.str
+    """Its workspace."""
+    deployment: _builtins.str
+    """A deployment's id."""
+    job: _builtins.str
+    """A job's id."""
+    missing: _builtins.int
+    """How many replicas lack a worker; 1 for a job."""
+    reason: _builtins.str
+    """Stable: NO_WORKER, TOO_LARGE, NO_ROOM, FEWER_WORKERS, LOAD_FAILED or WAITS_FOR_GIVE_BACK."""
+    message: _builtins.str
+    """What is missing, for people."""
+    def __init__(
+        self,
+        *,
+        workspace: _builtins.str = ...,
+        deployment: _builtins.str = ...,
+        job: _builtins.str = ...,
+        missing: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "job", b"job", "work", b"work"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "job", b"job", "message", b"message", "missing", b"missing", "reason", b"reason", "work", b"work", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_work: _TypeAlias = _typing.Literal["deployment", "job"]  # noqa: Y015
+    _WhichOneofArgType_work: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_work) -> _WhichOneofReturnType_work | None: ...
+
+Global___UnplacedWork: _TypeAlias = UnplacedWork  # noqa: Y015
+
+@_typing.final
 class RegisterWorkerRequest(_message.Message):
     """A worker announces itself."""
 
@@ -760,21 +804,27 @@ class ListPlacementsResponse(_message.Message):
 
     PLACEMENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    UNPLACED_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Empty on the last page."""
     @_builtins.property
     def placements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Placement]:
         """By worker, then name."""
 
+    @_builtins.property
+    def unplaced(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnplacedWork]:
+        """What has no place now, as the leading scheduler last found; on the first page alone."""
+
     def __init__(
         self,
         *,
         placements: _abc.Iterable[Global___Placement] | None = ...,
         next_page_token: _builtins.str = ...,
+        unplaced: _abc.Iterable[Global___UnplacedWork] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "placements", b"placements"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "placements", b"placements", "unplaced", b"unplaced"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,6 +16,7 @@ from services.scheduler.domain.cluster import (
     ReplicaPlacement,
     ReplicaState,
     Resources,
+    Unplaced,
     WantedDeployment,
     WantedJob,
     Worker,
@@ -145,6 +146,21 @@ def job_to_proto(placement: JobPlacement) -> scheduler_pb2.JobPlacement:
         resources=resources_to_proto(placement.resources),
         epoch=placement.epoch,
     )
+
+
+def unplaced_to_proto(unplaced: Unplaced) -> scheduler_pb2.UnplacedWork:
+    """Return work that has no place as its message."""
+    message = scheduler_pb2.UnplacedWork(
+        workspace=unplaced.key.workspace,
+        missing=unplaced.missing,
+        reason=unplaced.reason.value,
+        message=unplaced.message,
+    )
+    if isinstance(unplaced.key, JobKey):
+        message.job = unplaced.key.job
+    else:
+        message.deployment = unplaced.key.deployment
+    return message
 
 
 def assignment_to_proto(assignment: Assignment) -> scheduler_pb2.Assignment:

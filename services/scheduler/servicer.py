@@ -14,6 +14,7 @@ from services.scheduler.convert import (
     kind_from_proto,
     replica_to_proto,
     resources_from_proto,
+    unplaced_to_proto,
     worker_to_proto,
 )
 from services.scheduler.domain.cluster import JobPlacement, ReplicaPlacement, Worker
@@ -77,7 +78,9 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         page = Page(request.page_size, request.page_token)
         async with self._state.reading() as repository:
             found, token = await repository.list_placements(None if workspace == ALL_WORKSPACES else workspace, page)
-        return pb.ListPlacementsResponse(placements=[self._placement(item) for item in found], next_page_token=token)
+        placements = [self._placement(item) for item in found]
+        unplaced = [] if request.page_token else self._unplaced(workspace)
+        return pb.ListPlacementsResponse(placements=placements, next_page_token=token, unplaced=unplaced)
 
     async def _once(
         self,
@@ -91,11 +94,18 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         return await self._scheduler.exclusively(lambda: self._state.once(request, pb.Worker, fenced))
 
     def _to_proto(self, worker: Worker) -> pb.Worker:
-        allocated, heard_at = self._scheduler.allocated(worker.name), self._scheduler.heard_at(worker.name)
-        return worker_to_proto(self._scheduler.load_of(worker), allocated, heard_at)
+        view = self._scheduler.view
+        return worker_to_proto(view.with_load(worker), view.allocated(worker.name), view.heard_at(worker.name))
+
+    def _unplaced(self, workspace: str) -> list[pb.UnplacedWork]:
+        return [
+            unplaced_to_proto(item)
+            for item in self._scheduler.unplaced()
+            if workspace in (ALL_WORKSPACES, item.key.workspace)
+        ]
 
     def _placement(self, placement: ReplicaPlacement | JobPlacement) -> pb.Placement:
         if isinstance(placement, JobPlacement):
             return pb.Placement(worker=placement.worker, job=job_to_proto(placement))
-        replica = replica_to_proto(placement, self._scheduler.reported(placement))
+        replica = replica_to_proto(placement, self._scheduler.view.reported(placement))
         return pb.Placement(worker=placement.worker, replica=replica)

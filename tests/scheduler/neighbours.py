@@ -75,8 +75,8 @@ class _Inference(inference_pb2_grpc.InferenceServiceServicer):
 @contextlib.asynccontextmanager
 async def running_owners(owners: Owners, platform: Path, nats: NatsServer, port: int = 0) -> AsyncIterator[None]:
     """Serve the owners' lists on one port."""
-    training = functools.partial(training_pb2_grpc.add_TrainingServiceServicer_to_server, _Training(owners))
-    inference = functools.partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, _Inference(owners))
+    training = functools.partial(training_pb2_grpc.add_TrainingServiceServicer_to_server, _Training(owners))  # type: ignore[abstract]
+    inference = functools.partial(inference_pb2_grpc.add_InferenceServiceServicer_to_server, _Inference(owners))  # type: ignore[abstract]
     settings = process_settings(platform, nats, "training", private_port=port)
     servicers = [Servicer("lepton.v1.TrainingService", training), Servicer("lepton.v1.InferenceService", inference)]
     async with running_server(settings, servicers) as server:
@@ -214,7 +214,9 @@ class Scheduling:
 
     server: RunningServer
 
-    def __init__(self, house: House, stub: scheduler_pb2_grpc.SchedulerServiceStub, public: grpc.aio.Channel) -> None:
+    def __init__(
+        self, house: House, stub: "scheduler_pb2_grpc.SchedulerServiceAsyncStub", public: grpc.aio.Channel
+    ) -> None:
         self.house = house
         self.stub = stub
         self.public = scheduler_pb2_grpc.SchedulerServiceStub(public)
@@ -259,7 +261,7 @@ class LiveWorker:
     """
 
     def __init__(
-        self, house: House, stub: scheduler_pb2_grpc.SchedulerServiceStub, name: str, kind: str, cores: float
+        self, house: House, stub: "scheduler_pb2_grpc.SchedulerServiceAsyncStub", name: str, kind: str, cores: float
     ) -> None:
         self._house = house
         self.stub = stub

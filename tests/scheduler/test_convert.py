@@ -53,7 +53,7 @@ def test_an_unspecified_kind_is_refused() -> None:
 
 
 @pytest.mark.parametrize("state", scheduler_pb2.ReplicaState.values())
-def test_every_reported_state_is_understood(state: scheduler_pb2.ReplicaState) -> None:
+def test_every_reported_state_is_understood(state: "scheduler_pb2.ReplicaState.ValueType") -> None:
     replica = scheduler_pb2.Replica(deployment="d", state=state, provider="CPU")
     report = convert.report_from_proto(scheduler_pb2.WorkerReport(worker="w", epoch=1, replicas=[replica]))
     (said,) = report.replicas.values()

@@ -178,6 +178,26 @@ async def test_people_see_workers_with_load_and_their_own_workspaces_placements(
         assert seen.report_time.seconds > 0
 
 
+async def test_work_without_a_place_is_listed_with_the_reason(house: House) -> None:
+    async with house.scheduler() as scheduling, scheduling.worker("t1", cores=2) as worker:
+        await house.queue("huge", cores=64)
+        await house.queue("small", cores=1)
+        await house.deploy("credit")
+        await worker.until_jobs({"small"})
+        request = scheduler_pb2.ListPlacementsRequest()
+        async with asyncio.timeout(5):
+            while True:
+                page = await scheduling.public.ListPlacements(request, metadata=scheduling.token("viewer"))
+                if len(page.unplaced) == 2:
+                    break
+                await asyncio.sleep(0.01)
+        found = {item.job or item.deployment: item for item in page.unplaced}
+        assert (found["huge"].reason, found["credit"].reason) == ("TOO_LARGE", "NO_WORKER")
+        assert "64 cores" in found["huge"].message
+        theirs = await scheduling.public.ListPlacements(request, metadata=scheduling.token("viewer", "other"))
+        assert not theirs.unplaced and not theirs.placements
+
+
 async def test_callers_need_the_right_role(house: House) -> None:
     async with house.scheduler() as scheduling, scheduling.worker("t1"):
         drain = scheduler_pb2.DrainWorkerRequest(name="t1")

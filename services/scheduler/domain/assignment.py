@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from services.scheduler.domain.cluster import (
     JobPlacement,
     Load,
-    Plan,
     ReplicaKey,
     ReplicaPlacement,
     ReplicaState,
@@ -66,6 +65,3 @@ class Leadership:
     holder: str
     epoch: int
     beat: int
-
-
-NOTHING_PLANNED = Plan()

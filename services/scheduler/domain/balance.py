@@ -1,5 +1,7 @@
 """Moving replicas from busy workers to idle ones, without ever going back and forth."""
 
+from dataclasses import dataclass, replace
+
 from services.scheduler.domain.board import Board
 from services.scheduler.domain.cluster import (
     Cause,
@@ -8,10 +10,32 @@ from services.scheduler.domain.cluster import (
     RemoveJob,
     ReplicaPlacement,
     ReplicaState,
+    Resources,
     WantedDeployment,
     Worker,
     WorkerKind,
 )
+
+
+@dataclass
+class _Standing:
+    """A worker as it would stand after the moves begun so far.
+
+    Args:
+        worker: the worker.
+        used: what its placements take.
+        busy_cores: cores that it is measured to use.
+    """
+
+    worker: Worker
+    used: Resources
+    busy_cores: float
+
+    @property
+    def score(self) -> float:
+        """Its dominant share plus its processor utilisation."""
+        cores = self.worker.capacity.cores
+        return self.used.share_of(self.worker.capacity) + (self.busy_cores / cores if cores > 0 else 0.0)
 
 
 def balance(board: Board, wanted: dict[DeploymentKey, WantedDeployment]) -> None:
@@ -22,9 +46,12 @@ def balance(board: Board, wanted: dict[DeploymentKey, WantedDeployment]) -> None
     """
     if not _is_calm(board, wanted):
         return
-    scores = {worker.name: board.score(worker) for worker in board.active(WorkerKind.INFERENCE)}
+    standings = [
+        _Standing(worker, board.used(worker.name), worker.load.cpu_utilization * worker.capacity.cores)
+        for worker in board.active(WorkerKind.INFERENCE)
+    ]
     for _ in range(board.cluster.policy.moves_per_round):
-        if not _move_one(board, wanted, scores):
+        if not _move_one(board, wanted, standings):
             return
 
 
@@ -38,48 +65,37 @@ def _is_calm(board: Board, wanted: dict[DeploymentKey, WantedDeployment]) -> boo
     return all(p.key == wanted[p.key.owner].key for p in placements)
 
 
-def _move_one(board: Board, wanted: dict[DeploymentKey, WantedDeployment], scores: dict[str, float]) -> bool:
+def _move_one(board: Board, wanted: dict[DeploymentKey, WantedDeployment], standings: list[_Standing]) -> bool:
     """Begin the first move that helps, from the busiest worker to the idlest; return whether there was one."""
-    busiest_first = sorted(scores, key=lambda name: (-scores[name], name))
+    busiest_first = sorted(standings, key=lambda standing: (-standing.score, standing.worker.name))
     for source in busiest_first:
         for target in reversed(busiest_first):
-            if scores[source] - scores[target] <= board.cluster.policy.threshold:
+            if source.score - target.score <= board.cluster.policy.threshold:
                 break
-            for placement in board.replicas_on(source):
-                if _try_move(board, wanted[placement.key.owner], placement, target, scores):
+            for placement in board.replicas_on(source.worker.name):
+                if _try_move(board, wanted[placement.key.owner], placement, source, target):
                     return True
     return False
 
 
 def _try_move(
-    board: Board, deployment: WantedDeployment, placement: ReplicaPlacement, target: str, scores: dict[str, float]
+    board: Board, deployment: WantedDeployment, placement: ReplicaPlacement, source: _Standing, target: _Standing
 ) -> bool:
     policy = board.cluster.policy
-    source_worker, target_worker = board.workers[placement.worker], board.workers[target]
     young = board.cluster.now - placement.placed_at < policy.residency_seconds
     # One move a deployment and round: a second one would leave it between three workers.
     moving = any(p.state is not ReplicaState.READY for p in board.replicas_of(placement.key.owner))
-    if young or moving or board.holds(target, placement.key):
+    if young or moving or board.holds(target.worker.name, placement.key):
         return False
-    if not board.with_replica(target_worker, deployment).fits(target_worker.capacity):
+    if not board.with_replica(target.worker, deployment).fits(target.worker.capacity):
         return False
-    source_after = scores[placement.worker] - _weight(board, placement, source_worker, source_worker)
-    target_after = scores[target] + _weight(board, placement, source_worker, target_worker)
-    if max(source_after, target_after) >= scores[placement.worker] - policy.margin:
+    # What was measured is attributed to replicas by their declared cores.
+    busy_cores = source.busy_cores * placement.resources.cores / source.used.cores if source.used.cores > 0 else 0.0
+    source_after = replace(source, used=source.used - placement.resources, busy_cores=source.busy_cores - busy_cores)
+    target_after = replace(target, used=target.used + placement.resources, busy_cores=target.busy_cores + busy_cores)
+    if max(source_after.score, target_after.score) >= source.score - policy.margin:
         return False
-    board.place_replica(target, deployment, Cause.BALANCE)
-    scores[placement.worker], scores[target] = source_after, target_after
+    board.place_replica(target.worker.name, deployment, Cause.BALANCE)
+    source.used, source.busy_cores = source_after.used, source_after.busy_cores
+    target.used, target.busy_cores = target_after.used, target_after.busy_cores
     return True
-
-
-def _weight(board: Board, placement: ReplicaPlacement, source: Worker, on: Worker) -> float:
-    """Return what a replica adds to a worker's score: its declared share, and its part of the measured utilisation.
-
-    The utilisation of the worker that it stands on is attributed to replicas by their declared cores.
-    """
-    declared = placement.resources.share_of(on.capacity)
-    used = board.used(source.name).cores
-    if used <= 0 or on.capacity.cores <= 0:
-        return declared
-    busy_cores = source.load.cpu_utilization * source.capacity.cores * placement.resources.cores / used
-    return declared + busy_cores / on.capacity.cores

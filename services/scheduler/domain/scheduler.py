@@ -5,14 +5,13 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
 
 from servicekit.errors import Aborted, LeptonError, Unavailable
-from services.scheduler.domain.assignment import NOTHING_PLANNED, Assignment, Report, ReportedReplica, Stored
-from services.scheduler.domain.board import Board
+from services.scheduler.domain.assignment import Report
 from services.scheduler.domain.cluster import (
     Cluster,
     DeploymentKey,
@@ -22,8 +21,6 @@ from services.scheduler.domain.cluster import (
     PlaceReplica,
     Plan,
     Policy,
-    ReplicaPlacement,
-    ReplicaState,
     Resources,
     Unplaced,
     WantedDeployment,
@@ -34,6 +31,7 @@ from services.scheduler.domain.cluster import (
 )
 from services.scheduler.domain.leases import Leases
 from services.scheduler.domain.plan import plan
+from services.scheduler.domain.view import View
 from services.scheduler.domain.wanted import Wanted, deployments_or_placed, jobs_or_placed
 from services.scheduler.ports import DeploymentSource, JobSource, Projection, Repository, Store
 
@@ -41,8 +39,6 @@ _log = structlog.get_logger(__name__)
 _Answer = TypeVar("_Answer")
 
 _RETRY_SECONDS = 0.5
-# Half of a new measurement, half of what was: a single busy second moves nothing.
-_SMOOTHING = 0.5
 # A timer that fires this much late means that the whole process stood still.
 _STALL_SECONDS = 1.0
 _FORGET_LOST_SECONDS = 3600.0
@@ -94,9 +90,7 @@ class Scheduler:
         self._monotonic = monotonic
         self._epoch = 0
         self.leads = asyncio.Event()
-        self._stored = Stored()
-        self._reports: dict[str, Report] = {}
-        self._heard: dict[str, float] = {}
+        self.view = View()
         self._leases = Leases(timing.lease)
         # Plans and registrations change the same rows: one at a time, each seeing what the one before wrote.
         self._changing = asyncio.Lock()
@@ -106,7 +100,7 @@ class Scheduler:
         self._departed: set[str] = set()
         self.deployments: Wanted[DeploymentKey, WantedDeployment] = Wanted()
         self.jobs: Wanted[JobKey, WantedJob] = Wanted()
-        self.last_plan: Plan = NOTHING_PLANNED
+        self.last_plan = Plan()
         self.on_plan: Callable[[Plan, float], None] = lambda made, seconds: None
 
     # What workers and people ask for.
@@ -125,9 +119,9 @@ class Scheduler:
         """Give a worker a lease, and place what waits for it."""
         async with self._changing_to_plan() as repository:
             made = await repository.register(worker, kind, capacity, address, self._clock())
-            self._reports.pop(worker, None)
+            self.view.forget_report(worker)
         self._leases.grant(worker, made.epoch, self._monotonic())
-        self._heard[worker] = self._clock()
+        self.view.note_heard(worker, self._clock())
         self._leases_changed.set()
         _log.info("worker joined", worker=worker, kind=kind.value, epoch=made.epoch)
         return made
@@ -141,7 +135,7 @@ class Scheduler:
         """
         self._require_leader()
         self._leases.renew(worker, epoch, self._monotonic())
-        self._heard[worker] = self._clock()
+        self.view.note_heard(worker, self._clock())
         return self._leases.seconds
 
     async def deregister(self, worker: str, epoch: int) -> None:
@@ -149,7 +143,7 @@ class Scheduler:
         async with self.changing() as repository:
             await repository.deregister(worker, epoch)
         self._leases.end(worker)
-        self._reports.pop(worker, None)
+        self.view.forget_report(worker)
         self._departed.add(worker)
         _log.info("worker left", worker=worker, epoch=epoch)
         self.wake()
@@ -196,36 +190,9 @@ class Scheduler:
         return answer
 
     def hear(self, report: Report) -> None:
-        """Take a worker's report: its load, smoothed, and its replicas; a changed replica wakes the planner."""
-        worker = self._stored.workers.get(report.worker)
-        if worker is not None and worker.epoch != report.epoch:
-            return
-        before = self._reports.get(report.worker)
-        if before is not None:
-            mean = _SMOOTHING * report.load.cpu_utilization + (1 - _SMOOTHING) * before.load.cpu_utilization
-            report = replace(report, load=replace(report.load, cpu_utilization=mean))
-        self._reports[report.worker] = report
-        self._heard[report.worker] = self._clock()
-        if before is None or before.replicas != report.replicas:
+        """Take a worker's report; a replica that changed wakes the planner."""
+        if self.view.hear(report, self._clock()):
             self.wake()
-
-    def load_of(self, worker: Worker) -> Worker:
-        """Return a worker with its latest load."""
-        report = self._reports.get(worker.name)
-        return replace(worker, load=report.load) if report is not None else worker
-
-    def heard_at(self, worker: str) -> float:
-        """Return when a worker was heard of last, seconds since 1970; 0 if it was not."""
-        return self._heard.get(worker, 0.0)
-
-    def allocated(self, worker: str) -> Resources:
-        """Return what a worker's placements take."""
-        return Board(self._cluster()).used(worker)
-
-    def reported(self, placement: ReplicaPlacement) -> ReportedReplica | None:
-        """Return what a worker says of a replica; None where it has said nothing."""
-        report = self._reports.get(placement.worker)
-        return report.replicas.get(placement.key) if report is not None else None
 
     def unplaced(self) -> tuple[Unplaced, ...]:
         """Return the work that has no place, with reasons."""
@@ -261,13 +228,14 @@ class Scheduler:
             self._leases.clear()
             self.deployments.forget()
             self.jobs.forget()
+            self.last_plan = Plan()
 
     async def _begin(self, epoch: int) -> None:
         self._projection.forget()
         async with self._changing:
             await self._reload()
         now = self._monotonic()
-        for worker in self._stored.workers.values():
+        for worker in self.view.stored.workers.values():
             if worker.state is not WorkerState.LOST:
                 self._leases.grant(worker.name, worker.epoch, now, self._timing.grace)
         self._epoch = epoch
@@ -334,7 +302,7 @@ class Scheduler:
     async def _lose(self, worker: str, epoch: int) -> None:
         async with self._changing_to_plan() as repository:
             await repository.lose(worker, epoch)
-            self._reports.pop(worker, None)
+            self.view.forget_report(worker)
         self._leases.end(worker)
         _log.warning("worker lost", worker=worker, epoch=epoch)
 
@@ -347,12 +315,12 @@ class Scheduler:
 
     async def _project_once(self) -> None:
         async with self._changing:
-            assignments = self.assignments()
+            assignments = self.view.assignments(self._epoch)
         for assignment in assignments:
             await self._projection.write(assignment)
         for worker in sorted(self._departed):
             # It may be back by now.
-            if worker not in self._stored.workers:
+            if worker not in self.view.stored.workers:
                 await self._projection.remove(worker)
             self._departed.discard(worker)
 
@@ -383,7 +351,7 @@ class Scheduler:
         self._projection.forget()
         self._project.set()
         limit = self._clock() - _FORGET_LOST_SECONDS
-        if any(w.state is WorkerState.LOST and w.joined_at < limit for w in self._stored.workers.values()):
+        if any(w.state is WorkerState.LOST and w.joined_at < limit for w in self.view.stored.workers.values()):
             async with self.changing() as repository:
                 await repository.forget_lost(limit)
 
@@ -406,49 +374,21 @@ class Scheduler:
             return False
         return True
 
-    # What is.
-
-    def assignments(self) -> list[Assignment]:
-        """Return what each worker is to do; a lost one keeps what it was last told, for it may still serve."""
-        return [
-            Assignment(
-                worker.name,
-                worker.epoch,
-                self._epoch,
-                tuple(p for p in self._stored.replicas if p.worker == worker.name),
-                tuple(p for p in self._stored.jobs if p.worker == worker.name),
-                worker.state is WorkerState.DRAINING,
-            )
-            for worker in self._stored.workers.values()
-            if worker.state is not WorkerState.LOST
-        ]
-
     def _cluster(self) -> Cluster:
-        stored = self._stored
+        stored = self.view.stored
         return Cluster(
-            tuple(self.load_of(worker) for worker in stored.workers.values()),
+            self.view.workers(),
             deployments_or_placed(self.deployments, stored.replicas),
             jobs_or_placed(self.jobs, stored.jobs),
-            tuple(replace(placement, state=self._state_of(placement)) for placement in stored.replicas),
+            self.view.replicas(),
             stored.jobs,
             self._clock(),
             self._policy,
         )
 
-    def _state_of(self, placement: ReplicaPlacement) -> ReplicaState:
-        report = self._reports.get(placement.worker)
-        if report is None:
-            return ReplicaState.UNKNOWN
-        said = report.replicas.get(placement.key)
-        return said.state if said is not None else ReplicaState.PLACED
-
     async def _reload(self) -> None:
         async with self._store.reading() as repository:
-            self._stored = await repository.load()
-        for name, report in list(self._reports.items()):
-            worker = self._stored.workers.get(name)
-            if worker is not None and worker.epoch != report.epoch:
-                del self._reports[name]
+            self.view.take(await repository.load())
         self._project.set()
 
     def _require_leader(self) -> None:

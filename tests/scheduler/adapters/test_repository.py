@@ -15,6 +15,7 @@ from services.scheduler.adapters.tables import kit, metadata
 from services.scheduler.domain.assignment import Leadership
 from services.scheduler.domain.cluster import (
     Cause,
+    Move,
     PlaceJob,
     PlaceReplica,
     RemoveJob,
@@ -102,10 +103,13 @@ async def test_placements_come_back_as_they_were_written(store: Store) -> None:
     )
     assert (placed.worker, placed.key, placed.epoch) == ("t1", job("j").key, replica.epoch + 1)
     async with store.writing() as repository:
-        moves = [RemoveReplica("i1", wanted.key, Cause.UNWANTED), RemoveJob("t1", placed.key, Cause.UNWANTED)]
+        moves: list[Move] = [
+            RemoveReplica("i1", wanted.key, Cause.UNWANTED),
+            RemoveJob("t1", placed.key, Cause.UNWANTED),
+        ]
         await repository.apply(moves, NOW)
         stored = await repository.load()
-    assert stored.replicas == stored.jobs == ()
+    assert not stored.replicas and not stored.jobs
 
 
 async def test_a_replica_that_changes_in_place_keeps_its_epoch(store: Store) -> None:
@@ -135,7 +139,7 @@ async def test_epochs_of_a_job_rise_over_moves_registrations_and_what_its_owner_
     await _register(store)
     await note()
     async with store.writing() as repository:
-        moves = [
+        moves: list[Move] = [
             RemoveJob("t1", job("j").key, Cause.WORKER_LOST),
             PlaceJob("t2", replace(job("j"), epoch=100), Cause.WANTED),
         ]
