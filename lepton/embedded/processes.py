@@ -127,7 +127,8 @@ def _inference_worker(home: Home, plan: Plan, number: int) -> Process:
         "LEPTON_PRIVATE_PORT": str(private_port),
         "LEPTON_METRICS_PORT": str(plan.base_port + metrics_offset),
     }
-    return Process(name, (*_module("inference"), "worker", "--id", name), f"{plan.host}:{private_port}", environment)
+    address = f"{plan.host}:{plan.base_port + INFERENCE_GRPC_OFFSET}"
+    return Process(name, (*_module("inference"), "worker", "--id", name), address, environment)
 
 
 def _training_worker(home: Home, plan: Plan, number: int) -> Process:

@@ -248,7 +248,7 @@ def _missing_goes_left(node: dict[str, Any]) -> bool:
 
 def _threshold(value: float) -> float:
     """Return the largest float32 not above a threshold: features are float32, so the same rows pass."""
-    # LightGBM's threshold for "not missing" is the largest double: as float32 that is infinity, and parts them the same.
+    # LightGBM's threshold for "not missing" is the largest double: as float32 that is infinity, and parts them alike.
     with np.errstate(over="ignore"):
         rounded = np.float32(value)
     return float(np.nextafter(rounded, np.float32(-np.inf)) if float(rounded) > value else rounded)

@@ -1,0 +1,1 @@
+"""Deployments on SQL, and the neighbours as inference sees them."""

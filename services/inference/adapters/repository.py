@@ -1,0 +1,147 @@
+"""Deployments in SQL."""
+
+import json
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+
+from lepton.v1 import events_pb2
+from servicekit.errors import AlreadyExists, NotFound
+from servicekit.paging import Page, next_token, page_query
+from servicekit.state import Unit
+from services.inference.adapters.tables import deployments
+from services.inference.convert import deployment_to_proto
+from services.inference.domain.deployments import Deployment, DeploymentState, Observed, Resources
+from services.inference.ports import Listing
+
+_CHANGED = "inference.deployment.changed"
+
+
+class SqlRepository:
+    """The repository port on one transaction.
+
+    Args:
+        unit: the transaction.
+    """
+
+    def __init__(self, unit: Unit) -> None:
+        self._unit = unit
+
+    async def find(self, workspace: str, name: str) -> Deployment:
+        """Return a deployment, locked for the transaction.
+
+        Raises:
+            NotFound: there is none.
+        """
+        row = (
+            await self._unit.execute(select(deployments).where(_key(workspace, name)).with_for_update())
+        ).one_or_none()
+        if row is None:
+            raise NotFound(f"no deployment {name!r}", reason="DEPLOYMENT_NOT_FOUND")
+        return _deployment(row)
+
+    async def add(self, deployment: Deployment) -> Deployment:
+        """Keep a new deployment, publishing inference.deployment.changed.
+
+        Raises:
+            AlreadyExists: there is one of that name.
+        """
+        key = _key(deployment.workspace, deployment.name)
+        if (await self._unit.execute(select(deployments.c.name).where(key))).one_or_none() is not None:
+            raise AlreadyExists(
+                f"deployment {deployment.name!r} exists: update it, or choose another name", reason="DEPLOYMENT_EXISTS"
+            )
+        # A counter, not 1: who watched a deployment of this name that was deleted must see the new one.
+        sequence = await self._unit.next_number(f"sequence/{deployment.workspace}/{deployment.name}")
+        made = replace(deployment, etag=uuid.uuid4().hex, sequence=sequence)
+        await self._unit.execute(insert(deployments).values(_row(made)))
+        await self._publish(made)
+        return made
+
+    async def save(self, deployment: Deployment) -> Deployment:
+        """Keep what is wanted anew, with a new etag, publishing inference.deployment.changed; return it."""
+        changed = replace(deployment, etag=uuid.uuid4().hex, update_time=datetime.now(UTC))
+        saved = await self.save_observed(changed)
+        await self._publish(saved)
+        return saved
+
+    async def save_observed(self, deployment: Deployment) -> Deployment:
+        """Keep how far a deployment is true; return it."""
+        sequence = await self._unit.next_number(f"sequence/{deployment.workspace}/{deployment.name}")
+        saved = replace(deployment, sequence=sequence)
+        key = _key(deployment.workspace, deployment.name)
+        await self._unit.execute(update(deployments).where(key).values(_row(saved)))
+        return saved
+
+    async def remove(self, deployment: Deployment) -> None:
+        """Delete a deployment, publishing inference.deployment.changed."""
+        await self._unit.execute(delete(deployments).where(_key(deployment.workspace, deployment.name)))
+        await self._publish(deployment, deleted=True)
+
+    async def followers(self, workspace: str, ref: str) -> list[Deployment]:
+        """Return the deployments that follow an alias, name@alias."""
+        query = select(deployments).where(deployments.c.workspace == workspace, deployments.c.version == ref)
+        return [_deployment(row) for row in (await self._unit.execute(query)).all()]
+
+    async def everyone(self) -> list[Deployment]:
+        """Return the deployments of all workspaces."""
+        return [_deployment(row) for row in (await self._unit.execute(select(deployments))).all()]
+
+    async def list_deployments(self, workspace: str | None, page: Listing) -> tuple[list[Deployment], str]:
+        """Return a page of deployments, of a workspace or all, and the token of the next."""
+        wanted = Page(page.size, page.token, page.filter, page.order_by)
+        query = select(deployments)
+        if workspace is not None:
+            query = query.where(deployments.c.workspace == workspace)
+        query = page_query(
+            query,
+            wanted,
+            filters={"name": deployments.c.name},
+            orders={"name": deployments.c.name, "create_time": deployments.c.create_time},
+            default_order="name",
+            tie=deployments.c.name if workspace is not None else deployments.c.workspace,
+        )
+        rows = (await self._unit.execute(query)).all()
+        return [_deployment(row) for row in rows[: wanted.limit]], next_token(wanted, rows)
+
+    async def _publish(self, deployment: Deployment, *, deleted: bool = False) -> None:
+        fact = events_pb2.DeploymentChanged(deployment=deployment_to_proto(deployment), deleted=deleted)
+        await self._unit.publish(deployment.workspace, _CHANGED, fact, key=deployment.name)
+
+
+def _key(workspace: str, name: str) -> Any:
+    return (deployments.c.workspace == workspace) & (deployments.c.name == name)
+
+
+def _row(deployment: Deployment) -> dict[str, Any]:
+    observed = deployment.observed
+    plain = {name: value for name, value in vars(deployment).items() if name not in ("observed", "resources")}
+    return {
+        **plain,
+        **vars(deployment.resources),
+        "state": observed.state.value,
+        "ready_replicas": observed.ready_replicas,
+        "message": observed.message,
+        "providers": json.dumps(observed.providers, sort_keys=True),
+    }
+
+
+def _deployment(row: Any) -> Deployment:
+    return Deployment(
+        row.workspace,
+        row.name,
+        row.version,
+        row.number,
+        row.digest,
+        row.replicas,
+        Resources(row.cores, row.memory_bytes, row.gpus),
+        row.previous_number,
+        row.etag,
+        row.sequence,
+        Observed(DeploymentState(row.state), row.ready_replicas, row.message, json.loads(row.providers)),
+        row.create_time,
+        row.update_time,
+    )

@@ -1,0 +1,33 @@
+"""The inference service's schema."""
+
+from sqlalchemy import Column, DateTime, Float, Integer, MetaData, String, Table, Text
+
+from servicekit.database import BigNumber
+from servicekit.state import KitTables
+
+metadata = MetaData()
+kit = KitTables(metadata)
+
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("workspace", String(63), primary_key=True),
+    Column("name", String(63), primary_key=True),
+    Column("version", String(128), nullable=False),
+    Column("number", BigNumber, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("replicas", Integer, nullable=False),
+    Column("cores", Float, nullable=False),
+    Column("memory_bytes", BigNumber, nullable=False),
+    Column("gpus", Float, nullable=False),
+    Column("previous_number", BigNumber, nullable=False),
+    Column("etag", String(32), nullable=False),
+    Column("sequence", BigNumber, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("ready_replicas", Integer, nullable=False),
+    Column("message", Text, nullable=False),
+    # JSON object: execution provider by worker.
+    Column("providers", Text, nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+    Column("update_time", DateTime(timezone=True), nullable=False),
+)

@@ -1,0 +1,85 @@
+"""Between the contract's messages and the domain's types: pairs, pure, total."""
+
+from datetime import UTC, datetime
+
+from lepton.v1 import common_pb2, registry_pb2, scheduler_pb2
+from lepton.v1 import inference_pb2 as pb
+from servicekit.errors import InvalidArgument
+from services.inference.domain.deployments import (
+    Deployment,
+    DeploymentState,
+    ModelVersion,
+    ReplicaState,
+    Resources,
+    SeenReplica,
+)
+
+STATES: dict[DeploymentState, "pb.DeploymentState.ValueType"] = {
+    DeploymentState.PENDING: pb.DEPLOYMENT_STATE_PENDING,
+    DeploymentState.READY: pb.DEPLOYMENT_STATE_READY,
+    DeploymentState.UPDATING: pb.DEPLOYMENT_STATE_UPDATING,
+    DeploymentState.FAILED: pb.DEPLOYMENT_STATE_FAILED,
+}
+REPLICA_STATES: dict["scheduler_pb2.ReplicaState.ValueType", ReplicaState] = {
+    scheduler_pb2.REPLICA_STATE_LOADING: ReplicaState.LOADING,
+    scheduler_pb2.REPLICA_STATE_READY: ReplicaState.READY,
+    scheduler_pb2.REPLICA_STATE_FAILED: ReplicaState.FAILED,
+    scheduler_pb2.REPLICA_STATE_DRAINING: ReplicaState.DRAINING,
+}
+
+
+def deployment_to_proto(deployment: Deployment, *, with_workspace: bool = False) -> pb.Deployment:
+    """Return a deployment's message."""
+    observed = deployment.observed
+    message = pb.Deployment(
+        name=deployment.name,
+        version=deployment.version,
+        number=deployment.number,
+        replicas=deployment.replicas,
+        ready_replicas=observed.ready_replicas,
+        resources=resources_to_proto(deployment.resources),
+        state=STATES[observed.state],
+        message=observed.message,
+        etag=deployment.etag,
+        digest=deployment.digest,
+        previous_number=deployment.previous_number,
+        sequence=deployment.sequence,
+        workspace=deployment.workspace if with_workspace else "",
+        providers=observed.providers,
+    )
+    message.create_time.FromDatetime(_utc(deployment.create_time))
+    message.update_time.FromDatetime(_utc(deployment.update_time))
+    return message
+
+
+def resources_from_proto(message: common_pb2.Resources) -> Resources:
+    """Return what a replica needs."""
+    return Resources(message.cores, message.memory_bytes, message.gpus)
+
+
+def resources_to_proto(resources: Resources) -> common_pb2.Resources:
+    """Return the message of what a replica needs."""
+    return common_pb2.Resources(cores=resources.cores, memory_bytes=resources.memory_bytes, gpus=resources.gpus)
+
+
+def version_from_proto(message: registry_pb2.Version) -> ModelVersion:
+    """Return a version as the registry has it."""
+    size = sum(artifact.size_bytes for artifact in message.artifacts if artifact.name.endswith(".onnx"))
+    is_ready = message.state == registry_pb2.VERSION_STATE_READY
+    return ModelVersion(message.model, message.number, message.digest, size, is_ready)
+
+
+def seen_from_proto(worker: str, message: scheduler_pb2.Replica) -> SeenReplica:
+    """Return a replica that a worker reports.
+
+    Raises:
+        InvalidArgument: its state is unknown.
+    """
+    if message.state not in REPLICA_STATES:
+        raise InvalidArgument("unknown replica state", reason="BAD_STATE")
+    return SeenReplica(worker, message.number, REPLICA_STATES[message.state], message.message, message.provider)
+
+
+def _utc(time: datetime) -> datetime:
+    # SQLite forgets the zone; what it holds is UTC.
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

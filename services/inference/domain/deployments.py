@@ -1,0 +1,215 @@
+"""Deployments: what should be served, and how far that is true."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import Enum
+
+from servicekit.errors import Aborted, FailedPrecondition
+
+_LEAST_MEMORY_BYTES = 256 << 20
+_MEMORY_FACTOR = 4
+_DEFAULT_CORES = 0.5
+
+
+class DeploymentState(Enum):
+    """Where a deployment stands."""
+
+    PENDING = "PENDING"
+    READY = "READY"
+    UPDATING = "UPDATING"
+    FAILED = "FAILED"
+
+
+class ReplicaState(Enum):
+    """Where a replica stands on its worker."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    FAILED = "FAILED"
+    DRAINING = "DRAINING"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a replica needs: cores, bytes, devices."""
+
+    cores: float = 0.0
+    memory_bytes: int = 0
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version as the registry has it.
+
+    Args:
+        model, number, digest: which one it is.
+        size_bytes: of its ONNX file.
+        is_ready: whether it may be served.
+    """
+
+    model: str
+    number: int
+    digest: str
+    size_bytes: int
+    is_ready: bool
+
+    @property
+    def ref(self) -> str:
+        """name@number."""
+        return f"{self.model}@{self.number}"
+
+
+@dataclass(frozen=True)
+class Observed:
+    """How far a deployment is true.
+
+    Args:
+        state: where it stands.
+        ready_replicas: of the wanted number, that serve.
+        message: why, for people.
+        providers: execution provider by worker.
+    """
+
+    state: DeploymentState = DeploymentState.PENDING
+    ready_replicas: int = 0
+    message: str = "no replica serves yet"
+    providers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What should be served.
+
+    Args:
+        workspace, name: which one it is.
+        version: name@number, or name@alias, which is followed.
+        number, digest: what the version resolves to.
+        replicas: wanted, at least.
+        resources: of a replica.
+        previous_number: served before; 0 for none.
+        etag: changes with what is wanted.
+        sequence: counts changes of what is wanted and of what is so.
+        observed: how far it is true.
+        create_time, update_time: when it was made, and when what is wanted changed last.
+    """
+
+    workspace: str
+    name: str
+    version: str
+    number: int
+    digest: str
+    replicas: int
+    resources: Resources
+    previous_number: int
+    etag: str
+    sequence: int
+    observed: Observed
+    create_time: datetime
+    update_time: datetime
+
+    @property
+    def model(self) -> str:
+        """The model's id."""
+        return self.version.partition("@")[0]
+
+    @property
+    def follows_alias(self) -> bool:
+        """Whether the version is an alias."""
+        return not self.version.partition("@")[2].isdecimal()
+
+
+@dataclass(frozen=True)
+class SeenReplica:
+    """A replica that a worker reports.
+
+    Args:
+        worker: its id.
+        number: the version's.
+        state, message, provider: as reported.
+    """
+
+    worker: str
+    number: int
+    state: ReplicaState
+    message: str
+    provider: str
+
+
+def check_ready(version: ModelVersion) -> None:
+    """Check that a version may be served.
+
+    Raises:
+        FailedPrecondition: it is not READY.
+    """
+    if not version.is_ready:
+        raise FailedPrecondition(f"{version.ref} is not READY and cannot be served", reason="VERSION_NOT_READY")
+
+
+def check_etag(deployment: Deployment, etag: str) -> None:
+    """Check that a deployment is as the caller saw it last.
+
+    Raises:
+        Aborted: it changed meanwhile.
+    """
+    if etag and etag != deployment.etag:
+        raise Aborted(
+            f"deployment {deployment.name!r} changed since you looked: read it again, then decide",
+            reason="ETAG_MISMATCH",
+            metadata={"etag": deployment.etag},
+        )
+
+
+def with_defaults(resources: Resources, version: ModelVersion) -> Resources:
+    """Return what a replica needs, with defaults by the model's size."""
+    memory_bytes = max(_LEAST_MEMORY_BYTES, _MEMORY_FACTOR * version.size_bytes)
+    return Resources(resources.cores or _DEFAULT_CORES, resources.memory_bytes or memory_bytes, resources.gpus)
+
+
+def serve_version(deployment: Deployment, ref: str, version: ModelVersion) -> Deployment:
+    """Return a deployment that serves another version."""
+    if version.number == deployment.number and version.digest == deployment.digest:
+        return replace(deployment, version=ref)
+    return replace(
+        deployment,
+        version=ref,
+        number=version.number,
+        digest=version.digest,
+        previous_number=deployment.number if version.model == deployment.model else 0,
+        observed=replace(deployment.observed, state=DeploymentState.UPDATING, ready_replicas=0),
+    )
+
+
+def previous_ref(deployment: Deployment) -> str:
+    """Return the version served before, as name@number: a rollback pins it, and no longer follows an alias.
+
+    Raises:
+        FailedPrecondition: there is none.
+    """
+    if not deployment.previous_number:
+        raise FailedPrecondition(
+            f"deployment {deployment.name!r} never served another version", reason="NOTHING_TO_ROLL_BACK"
+        )
+    return f"{deployment.model}@{deployment.previous_number}"
+
+
+def observe(deployment: Deployment, replicas: Iterable[SeenReplica]) -> Observed:
+    """Return how far a deployment is true, from what workers report: the same for the same reports."""
+    seen = list(replicas)
+    wanted = [replica for replica in seen if replica.number == deployment.number]
+    ready = [replica for replica in wanted if replica.state is ReplicaState.READY]
+    providers = {replica.worker: replica.provider for replica in sorted(ready, key=lambda item: item.worker)}
+    if len(ready) >= deployment.replicas:
+        return Observed(DeploymentState.READY, len(ready), "", providers)
+    older = {replica.number for replica in seen if replica.state is ReplicaState.READY} - {deployment.number}
+    failed = [replica for replica in wanted if replica.state is ReplicaState.FAILED]
+    if failed and not ready:
+        message = f"version {deployment.number} cannot be loaded on {failed[0].worker}: {failed[0].message}"
+        return Observed(DeploymentState.FAILED, 0, message, {})
+    if ready or older:
+        serving = f"version {max(older)} serves meanwhile" if older else f"{len(ready)} of {deployment.replicas} serve"
+        return Observed(DeploymentState.UPDATING, len(ready), serving, providers)
+    loading = any(replica.state is ReplicaState.LOADING for replica in wanted)
+    message = "loading" if loading else "no replica serves yet: is there a worker with room? (lepton workers list)"
+    return Observed(DeploymentState.PENDING, 0, message, {})

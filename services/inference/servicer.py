@@ -1,0 +1,165 @@
+"""The inference service's RPCs: from proto, call, to proto."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from lepton.v1 import inference_pb2 as pb
+from lepton.v1 import inference_pb2_grpc
+from servicekit.auth import ALL_WORKSPACES, Role, current_identity
+from servicekit.errors import InvalidArgument
+from servicekit.paging import Page
+from servicekit.rpc import Context
+from servicekit.state import State
+from services.inference.adapters.repository import SqlRepository
+from services.inference.convert import deployment_to_proto, resources_from_proto
+from services.inference.domain.deployments import (
+    Deployment,
+    Observed,
+    check_etag,
+    check_ready,
+    previous_ref,
+    serve_version,
+    with_defaults,
+)
+from services.inference.observation import Changes
+from services.inference.ports import Registry
+
+_UPDATABLE = ("version", "replicas", "resources")
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
+    """Serves lepton.v1.InferenceService.
+
+    Args:
+        state: the database.
+        registry: where versions are looked up, as the caller.
+        changes: tells watchers.
+    """
+
+    def __init__(self, state: State[SqlRepository], registry: Registry, changes: Changes) -> None:
+        self._state = state
+        self._registry = registry
+        self._changes = changes
+
+    async def CreateDeployment(self, request: pb.CreateDeploymentRequest, context: Context) -> pb.Deployment:
+        """Declare that a version be served."""
+        given = request.deployment
+        if not given.version and not given.name:
+            raise InvalidArgument("deployment.version is required: name@number or name@alias", reason="FIELD_RULES")
+        version = await self._registry.resolve(given.version or given.name)
+        check_ready(version)
+        now = datetime.now(UTC)
+        wanted = Deployment(
+            current_identity().workspace,
+            given.name or version.model,
+            given.version or version.ref,
+            version.number,
+            version.digest,
+            max(1, given.replicas),
+            with_defaults(resources_from_proto(given.resources), version),
+            0,
+            "",
+            0,
+            Observed(),
+            now,
+            now,
+        )
+
+        async def act(repository: SqlRepository) -> pb.Deployment:
+            return deployment_to_proto(await repository.add(wanted))
+
+        answer = await self._state.once(request, pb.Deployment, act)
+        await self._changes.tell()
+        return answer
+
+    async def GetDeployment(self, request: pb.GetDeploymentRequest, context: Context) -> pb.Deployment:
+        """Return a deployment."""
+        async with self._state.reading() as repository:
+            return deployment_to_proto(await repository.find(current_identity().workspace, request.name))
+
+    async def ListDeployments(self, request: pb.ListDeploymentsRequest, context: Context) -> pb.ListDeploymentsResponse:
+        """Return a page of deployments; of all workspaces for a service that asks so."""
+        identity = current_identity()
+        sees_all = identity.role is Role.SERVICE and identity.workspace == ALL_WORKSPACES
+        page = Page(request.page_size, request.page_token, request.filter, request.order_by)
+        async with self._state.reading() as repository:
+            found, token = await repository.list_deployments(None if sees_all else identity.workspace, page)
+        is_service = identity.role is Role.SERVICE
+        listed = [deployment_to_proto(item, with_workspace=is_service) for item in found]
+        return pb.ListDeploymentsResponse(deployments=listed, next_page_token=token)
+
+    async def UpdateDeployment(self, request: pb.UpdateDeploymentRequest, context: Context) -> pb.Deployment:
+        """Change what is wanted."""
+        workspace = current_identity().workspace
+        given, paths = request.deployment, set(request.update_mask.paths)
+        if not paths or not paths <= set(_UPDATABLE):
+            raise InvalidArgument(
+                f"update_mask must name some of {', '.join(_UPDATABLE)}, got {', '.join(sorted(paths)) or 'nothing'}",
+                reason="BAD_UPDATE_MASK",
+                violations=[("update_mask", f"only {', '.join(_UPDATABLE)} can change")],
+            )
+        version = await self._registry.resolve(given.version) if "version" in paths else None
+        if version is not None:
+            check_ready(version)
+
+        async def act(repository: SqlRepository) -> pb.Deployment:
+            present = await repository.find(workspace, given.name)
+            check_etag(present, given.etag)
+            wanted = present if version is None else serve_version(present, given.version, version)
+            if "replicas" in paths:
+                wanted = replace(wanted, replicas=max(1, given.replicas))
+            if "resources" in paths:
+                wanted = replace(wanted, resources=resources_from_proto(given.resources))
+            return deployment_to_proto(await repository.save(wanted))
+
+        answer = await self._state.once(request, pb.Deployment, act)
+        await self._changes.tell()
+        return answer
+
+    async def RollbackDeployment(self, request: pb.RollbackDeploymentRequest, context: Context) -> pb.Deployment:
+        """Serve again what was served before."""
+        workspace = current_identity().workspace
+        async with self._state.reading() as repository:
+            seen = await repository.find(workspace, request.name)
+        ref = previous_ref(seen)
+        version = await self._registry.resolve(ref)
+        check_ready(version)
+
+        async def act(repository: SqlRepository) -> pb.Deployment:
+            present = await repository.find(workspace, request.name)
+            # Whoever changed it between the look and now gets an answer to what is so, not to what was.
+            check_etag(present, request.etag or seen.etag)
+            return deployment_to_proto(await repository.save(serve_version(present, ref, version)))
+
+        answer = await self._state.once(request, pb.Deployment, act)
+        await self._changes.tell()
+        return answer
+
+    async def DeleteDeployment(
+        self, request: pb.DeleteDeploymentRequest, context: Context
+    ) -> pb.DeleteDeploymentResponse:
+        """Stop serving."""
+        workspace = current_identity().workspace
+
+        async def act(repository: SqlRepository) -> pb.DeleteDeploymentResponse:
+            await repository.remove(await repository.find(workspace, request.name))
+            return pb.DeleteDeploymentResponse()
+
+        answer = await self._state.once(request, pb.DeleteDeploymentResponse, act)
+        await self._changes.tell()
+        return answer
+
+    async def WatchDeployment(
+        self, request: pb.WatchDeploymentRequest, context: Context
+    ) -> AsyncIterator[pb.WatchDeploymentResponse]:
+        """Stream a deployment whenever it changes."""
+        workspace = current_identity().workspace
+        sequence = request.after_sequence
+        while True:
+            async with self._state.reading() as repository:
+                present = await repository.find(workspace, request.name)
+            if present.sequence > sequence:
+                sequence = present.sequence
+                yield pb.WatchDeploymentResponse(deployment=deployment_to_proto(present))
+            await self._changes.wait()

@@ -1,0 +1,197 @@
+"""A model version in ONNX Runtime, with what its requests are checked against."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from lepton.v1 import common_pb2, registry_pb2
+from servicekit.errors import FailedPrecondition, Internal
+
+Array = np.ndarray[Any, Any]
+
+# CUDA where there is a GPU, else the processor. Asking for what lacks raises nothing: the session tells what it took.
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+_NVIDIA_DEVICE = "/dev/nvidiactl"
+
+ORT_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input, with the checks of its values.
+
+    Args:
+        name, datatype, shape: as in the signature; -1 for a variable dimension.
+        is_column: whether it is a column that training saw, so that the rules of missing values hold.
+        nullable: whether NaN or an empty text may stand for a missing value.
+        known: the categories to insist on; None to take any.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    is_column: bool = False
+    nullable: bool = False
+    known: frozenset[str] | None = None
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One output.
+
+    Args:
+        name, datatype, shape: as in the graph.
+        labels: what its last dimension stands for; empty where unknown.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    labels: tuple[str, ...] = ()
+
+
+@dataclass
+class LoadedModel:
+    """A version that can be run.
+
+    Args:
+        deployment, number, digest: which one it is.
+        session: ONNX Runtime's.
+        inputs: by name, in the graph's order.
+        outputs: by name, in the graph's order.
+        epoch: of its placement: the latest placed answers for the deployment.
+    """
+
+    deployment: str
+    number: int
+    digest: str
+    session: Any
+    inputs: dict[str, InputSpec]
+    outputs: dict[str, OutputSpec]
+    epoch: int = 0
+    in_flight: int = 0
+    # Of the last runs: short ones are not worth another thread.
+    mean_seconds: float = 0.0
+    version: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.version = str(self.number)
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that the session took."""
+        return str(self.session.get_providers()[0])
+
+    def run(self, inputs: dict[str, Array], outputs: list[str]) -> list[Array]:
+        """Return some outputs for a batch. Blocks.
+
+        Raises:
+            Internal: the model failed; nothing of its inside is told.
+        """
+        try:
+            found: list[Array] = self.session.run(outputs, inputs)
+        except Exception as error:
+            raise Internal(f"model {self.deployment!r} failed on this input", reason="MODEL_FAULT") from error
+        return found
+
+
+def load_model(
+    deployment: str, version: registry_pb2.Version, content: bytes, *, epoch: int = 0, threads: int = 1
+) -> LoadedModel:
+    """Load a version and try it on a row. Blocks.
+
+    Args:
+        deployment: whose it is.
+        version: what the registry says of it.
+        content: its model.onnx.
+        epoch: of its placement.
+        threads: that one run may use.
+
+    Raises:
+        FailedPrecondition: ONNX Runtime cannot load or run it.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    available = [provider for provider in PROVIDERS if provider in ort.get_available_providers()]
+    if not Path(_NVIDIA_DEVICE).exists():
+        # Without a GPU, asking for CUDA only prints errors for every model.
+        available = [provider for provider in available if provider == PROVIDERS[-1]]
+    try:
+        session = ort.InferenceSession(content, options, providers=available)
+    except Exception as error:
+        raise FailedPrecondition(f"the model cannot be loaded: {_first_line(error)}", reason="LOAD_FAILED") from error
+    signature = version.signature
+    specs = {spec.name: spec for spec in signature.inputs}
+    inputs = {item.name: _input(item, specs.get(item.name), signature) for item in session.get_inputs()}
+    outputs = {item.name: _output(item, tuple(signature.classes)) for item in session.get_outputs()}
+    model = LoadedModel(deployment, version.number, version.digest, session, inputs, outputs, epoch)
+    _warm_up(model)
+    return model
+
+
+def _input(item: Any, spec: common_pb2.TensorSpec | None, signature: common_pb2.Signature) -> InputSpec:
+    shape = tuple(size if isinstance(size, int) else -1 for size in item.shape)
+    datatype = ORT_DATATYPES[item.type]
+    if spec is None or not spec.kind:
+        return InputSpec(item.name, datatype, shape)
+    insists = signature.handle_unknown == "error" and spec.kind == common_pb2.COLUMN_KIND_CATEGORICAL
+    known = frozenset(spec.categories) if insists else None
+    return InputSpec(item.name, datatype, shape, is_column=True, nullable=spec.nullable, known=known)
+
+
+def _output(item: Any, classes: tuple[str, ...]) -> OutputSpec:
+    shape = tuple(size if isinstance(size, int) else -1 for size in item.shape)
+    labels = classes if classes and shape[-1:] == (len(classes),) else ()
+    return OutputSpec(item.name, ORT_DATATYPES[item.type], shape, labels)
+
+
+def _warm_up(model: LoadedModel) -> None:
+    """Run once: the first run allocates, and on a GPU compiles."""
+    sample: dict[str, Array] = {}
+    for spec in model.inputs.values():
+        shape = [1 if size < 0 else size for size in spec.shape]
+        kind = object if spec.datatype == "BYTES" else NUMPY_TYPES[spec.datatype]
+        sample[spec.name] = np.full(shape, "a", dtype=object) if kind is object else np.ones(shape, dtype=kind)
+    try:
+        model.session.run(None, sample)
+    except Exception as error:
+        raise FailedPrecondition(f"the model cannot be run: {_first_line(error)}", reason="LOAD_FAILED") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:300]
+
+
+NUMPY_TYPES: dict[str, Any] = {
+    "BOOL": np.bool_,
+    "INT8": np.int8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "UINT8": np.uint8,
+    "UINT16": np.uint16,
+    "UINT32": np.uint32,
+    "UINT64": np.uint64,
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "FP64": np.float64,
+}
