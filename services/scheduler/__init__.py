@@ -26,6 +26,6 @@ How it works:
 - A drain lasts until it is resumed, or until the worker's process registers anew.
 - One scheduler leads, by a row that it changes every few seconds; another takes over when the row stands still for
   longer than the lease, by its own clock. Each leadership has an epoch: every write checks it, and every Assignment
-  bears it.
+  bears it. On SQLite, where schedulers share a machine, a locked file hands over as soon as the leader dies.
 - With NATS away, leases go on over gRPC, planning goes on in SQL, and the bucket catches up on return.
 """

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import functools
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable
 
@@ -19,6 +18,7 @@ from servicekit.server import RunningServer, Servicer, running_server, until_sto
 from servicekit.state import State
 from servicekit.telemetry import configure_telemetry
 from services.scheduler.adapters.inference_client import InferenceClient
+from services.scheduler.adapters.leader_lock import candidacy
 from services.scheduler.adapters.listener import Listener
 from services.scheduler.adapters.placements_bucket import PlacementsBucket
 from services.scheduler.adapters.repository import SqlRepository
@@ -62,10 +62,21 @@ async def running_scheduler(settings: SchedulerSettings) -> AsyncIterator[Runnin
         servicer = SchedulerServicer(scheduler, state, time.time)
         add = functools.partial(scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server, servicer)
         server = await stack.enter_async_context(running_server(settings, [Servicer(NAME, add)], healthy=False))
-        candidate = Candidate(state, _holder(server), settings.leadership_seconds)
         await stack.enter_async_context(_background(listener.hear_reports()))
-        await stack.enter_async_context(_background(_lead_forever(candidate, scheduler, listener, server)))
+        await stack.enter_async_context(_background(_stand(settings, state, scheduler, listener, server)))
         yield server
+
+
+async def _stand(
+    settings: SchedulerSettings,
+    state: State[SqlRepository],
+    scheduler: Scheduler,
+    listener: Listener,
+    server: RunningServer,
+) -> None:
+    async with candidacy(settings.database_url, server.private_port) as holder:
+        candidate = Candidate(state, holder, settings.leadership_seconds)
+        await _lead_forever(candidate, scheduler, listener, server)
 
 
 async def _lead_forever(candidate: Candidate, scheduler: Scheduler, listener: Listener, server: RunningServer) -> None:
@@ -104,11 +115,6 @@ async def _background(work: Awaitable[None]) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def _holder(server: RunningServer) -> str:
-    """Return a name that no other live process has: where it listens."""
-    return f"{socket.gethostname()}:{server.private_port}"
 
 
 async def _main(settings: SchedulerSettings) -> None:

@@ -1,0 +1,36 @@
+"""Who may stand for leadership, and under which name."""
+
+import asyncio
+import contextlib
+import fcntl
+import socket
+from collections.abc import AsyncIterator
+
+from sqlalchemy.engine import make_url
+
+_LOOK_SECONDS = 0.5
+
+
+@contextlib.asynccontextmanager
+async def candidacy(database_url: str, port: int) -> AsyncIterator[str]:
+    """Wait until this process may stand for leadership; yield the name to do so under.
+
+    On SQLite all schedulers share a machine, so a locked file tells for certain whether another one lives: the kernel
+    lets go of it when its holder dies, and the next one leads at once. They share one name, for the lock tells
+    them apart. Elsewhere the name is where this process listens, and the leader's row alone decides.
+
+    Args:
+        database_url: SQLAlchemy URL of the scheduler's database.
+        port: the port that this process listens on.
+    """
+    url = make_url(database_url)
+    if url.get_backend_name() != "sqlite":
+        yield f"{socket.gethostname()}:{port}"
+        return
+    with open(f"{url.database}.leader", "w") as file:  # noqa: ASYNC230 - an empty local file, once
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
+        yield "holder of the lock file"
