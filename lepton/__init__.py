@@ -6,8 +6,8 @@
     model = lepton.LogisticRegression().fit(data, target="creditability")
     lepton.Deploy(model).save().predict(data)
 
-Needs a running platform: `lepton up` starts one on this machine. Importing `lepton.v1` alone imports none of the SDK's own
-dependencies, for the names below are looked up when first used.
+Needs a running platform: `lepton up` starts one on this machine. Importing `lepton.v1` alone imports none of the SDK's
+own dependencies, for the names below are looked up when first used.
 """
 
 import importlib

@@ -127,8 +127,11 @@ _RETRY = json.dumps(
     }
 )
 
-_default: Connection | None = None
-_default_lock = threading.Lock()
+
+class _InUse:
+    """The connection that the SDK uses where none is given."""
+
+    connection: Connection | None = None
 
 
 def connect(
@@ -150,16 +153,13 @@ def connect(
         PlatformNotRunning: no host was given and no platform runs here.
         FileNotFoundError: the CA or token file does not exist.
     """
-    global _default
-    connection = _find(host, token, ca, base_port)
-    with _default_lock:
-        _default = connection
-    return connection
+    _InUse.connection = _find(host, token, ca, base_port)
+    return _InUse.connection
 
 
 def current() -> Connection:
     """Return the connection in use, connecting to the default platform on first use."""
-    return _default or connect()
+    return _InUse.connection or connect()
 
 
 def _find(host: str | None, token: str | None, ca: str | Path | None, base_port: int | None) -> Connection:

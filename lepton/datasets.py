@@ -154,9 +154,9 @@ class Dataset:
         return f"{self.message.dataset}@{self.message.number}"
 
     @property
-    def columns(self) -> "list[str]":
+    def columns(self) -> tuple[str, ...]:
         """The columns' names, in order."""
-        return [column.name for column in self.message.columns]
+        return tuple(column.name for column in self.message.columns)
 
     @property
     def create_time(self) -> datetime:
@@ -192,13 +192,15 @@ class Dataset:
 
     def to_pandas(self, columns: Iterable[str] = ()) -> pd.DataFrame:
         """Return the rows as a DataFrame, of some columns or all."""
-        return self.to_arrow(columns).to_pandas()
+        frame: pd.DataFrame = self.to_arrow(columns).to_pandas()
+        return frame
 
     def head(self, rows: int = 10) -> pd.DataFrame:
         """Return the first rows (at most 1,000)."""
         answer = self.connection.data.PreviewDataset(data_pb2.PreviewDatasetRequest(ref=self.ref, rows=rows))
         with pa.ipc.open_stream(answer.arrow) as reader:
-            return reader.read_all().to_pandas()
+            frame: pd.DataFrame = reader.read_all().to_pandas()
+        return frame
 
     def profile(self) -> pd.DataFrame:
         """Return what each column holds: missing, distinct, minimum, mean, median, maximum, most frequent value."""

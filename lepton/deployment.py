@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from lepton import errors, names, open_inference, progress, tracing
 from lepton.connection import Connection, current
-from lepton.models import Model
+from lepton.models import Model, to_resources
 from lepton.tables import html_table
 from lepton.v1 import inference_pb2
 from lepton.versions import ModelVersion
@@ -61,7 +62,7 @@ class Deploy:
         """Deploy the model, or change what the deployment serves; a repeat with the same model changes nothing.
 
         Args:
-            version: what to serve, as `name@3` or `name@champion` (followed as it moves); by default the model's version.
+            version: what to serve, as `name@3` or `name@champion` (followed as it moves); by default the model's own.
 
         Raises:
             FailedPrecondition: the version is not READY.
@@ -80,7 +81,7 @@ class Deploy:
             update = inference_pb2.Deployment(name=self.name, version=wanted, etag=present.etag)
             self.connection.inference.UpdateDeployment(
                 inference_pb2.UpdateDeploymentRequest(
-                    deployment=update, update_mask={"paths": ["version"]}, request_id=names.request_id()
+                    deployment=update, update_mask=FieldMask(paths=["version"]), request_id=names.request_id()
                 )
             )
         return self
@@ -187,7 +188,7 @@ class Deploy:
             name=self.name,
             version=version,
             replicas=self.replicas,
-            resources={name: value for name, value in self.resources.items()},  # type: ignore[arg-type]
+            resources=to_resources(self.resources),
         )
         request = inference_pb2.CreateDeploymentRequest(deployment=deployment, request_id=names.request_id())
         self.connection.inference.CreateDeployment(request)

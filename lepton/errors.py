@@ -160,7 +160,7 @@ def from_rpc_error(error: grpc.RpcError) -> LeptonError:
     code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
     kind = KINDS.get(code.name, LeptonError)
     message = (error.details() if isinstance(error, grpc.Call) else "") or str(error) or code.name
-    trailers = dict(error.trailing_metadata() or ()) if isinstance(error, grpc.Call) else {}
+    trailers: dict[str, str | bytes] = dict(error.trailing_metadata() or ()) if isinstance(error, grpc.Call) else {}
     return _with_details(kind, message, trailers.get(_DETAILS))
 
 

@@ -1,17 +1,18 @@
 """A pandas DataFrame that remembers where it came from and which steps made it.
 
-The recorded operations are those of the recipe: dropna, drop, drop_duplicates, fillna, rename, astype, query, sample and
-split. Whatever else changes rows or columns is noticed by a fingerprint of the content, and marks the recipe 'edited by the
-client'.
+The recorded operations are those of the recipe: dropna, drop, drop_duplicates, fillna, rename, astype, query, sample
+and split. Whatever else changes rows or columns is noticed by a fingerprint of the content, and marks the recipe
+'edited by the client'.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
+from lepton import steps
 from lepton.v1 import data_pb2
 
 _ARROW_NAMES = {
@@ -61,7 +62,8 @@ class Lineage:
 class Frame(pd.DataFrame):
     """What `load_data` returns: a DataFrame whose operations keep lineage."""
 
-    _metadata = ["_lineage"]
+    # pandas reads it from the class, and carries the attribute along.
+    _metadata: ClassVar[list[str]] = ["_lineage"]
     _lineage: Lineage | None = None
 
     @property
@@ -81,7 +83,7 @@ class Frame(pd.DataFrame):
         result = super().dropna(*args, **kwargs)
         if args or set(kwargs) - {"subset", "ignore_index", "how"} or kwargs.get("how", "any") != "any":
             return result
-        return self._record(result, data_pb2.Step(drop_missing={"columns": _names(kwargs.get("subset"))}))
+        return self._record(result, steps.drop_missing(_names(kwargs.get("subset"))))
 
     def drop(self, *args: Any, **kwargs: Any) -> Any:
         """As in pandas; recorded where it drops columns."""
@@ -89,7 +91,7 @@ class Frame(pd.DataFrame):
         dropped = [str(name) for name in self.columns if result is not None and name not in result.columns]
         if result is None or len(result) != len(self) or not dropped:
             return result
-        return self._record(result, data_pb2.Step(drop_columns={"columns": dropped}))
+        return self._record(result, steps.drop_columns(dropped))
 
     def drop_duplicates(self, *args: Any, **kwargs: Any) -> Any:
         """As in pandas; recorded where it keeps the first of the same rows."""
@@ -97,7 +99,7 @@ class Frame(pd.DataFrame):
         if len(args) > 1 or kwargs.get("keep", "first") != "first":
             return result
         subset = args[0] if args else kwargs.get("subset")
-        return self._record(result, data_pb2.Step(drop_duplicates={"columns": _names(subset)}))
+        return self._record(result, steps.drop_duplicates(_names(subset)))
 
     def fillna(self, *args: Any, **kwargs: Any) -> Any:
         """As in pandas; recorded for a value or values by column."""
@@ -106,8 +108,7 @@ class Frame(pd.DataFrame):
         if not np.isscalar(value) and not isinstance(value, Mapping):
             return result
         filled = value if isinstance(value, Mapping) else dict.fromkeys(self.columns[self.isna().any()], value)
-        texts = {str(name): str(item) for name, item in filled.items()}
-        return self._record(result, data_pb2.Step(fill_missing={"values": texts}))
+        return self._record(result, steps.fill_missing({str(name): item for name, item in filled.items()}))
 
     def rename(self, *args: Any, **kwargs: Any) -> Any:
         """As in pandas; recorded where it renames columns by a mapping."""
@@ -116,33 +117,32 @@ class Frame(pd.DataFrame):
         if args or set(kwargs) - {"columns"} or not isinstance(names, Mapping):
             return result
         changed = {str(old): str(new) for old, new in names.items() if old in self.columns}
-        return self._record(result, data_pb2.Step(rename={"names": changed}))
+        return self._record(result, steps.rename(changed))
 
-    def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:
+    def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
         """As in pandas; recorded for types that the platform knows."""
         result = super().astype(dtype, *args, **kwargs)
         wanted = dtype if isinstance(dtype, Mapping) else dict.fromkeys(self.columns, dtype)
         types = {str(name): _ARROW_NAMES.get(_dtype_name(item), "") for name, item in wanted.items()}
         if not all(types.values()):
             return result
-        return self._record(result, data_pb2.Step(cast={"types": types}))
+        return self._record(result, steps.cast(types))
 
     def query(self, expr: str, **kwargs: Any) -> Any:
         """As in pandas; recorded where the expression refers to columns and constants alone."""
         result = super().query(expr, **kwargs)
         if kwargs or "@" in expr:
             return result
-        return self._record(result, data_pb2.Step(filter={"expression": expr}))
+        return self._record(result, steps.filter(expr))
 
-    def sample(self, *args: Any, **kwargs: Any) -> Any:
+    def sample(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
         """As in pandas; recorded where it is seeded and without replacement or weights."""
         result = super().sample(*args, **kwargs)
         seed = kwargs.get("random_state")
         if args[1:] or not isinstance(seed, int) or set(kwargs) - {"n", "frac", "random_state", "ignore_index"}:
             return result
         rows = args[0] if args else kwargs.get("n")
-        step = data_pb2.Sample(rows=rows or 0, fraction=kwargs.get("frac") or 0.0, seed=seed)
-        return self._record(result, data_pb2.Step(sample=step))
+        return self._record(result, steps.sample(rows=rows or 0, fraction=kwargs.get("frac") or 0.0, seed=seed))
 
     def split(self, test_fraction: float = 0.2, *, seed: int = 0, stratify: str | None = None) -> "tuple[Frame, Frame]":
         """Cut the rows in two by a seeded draw, keeping their order: (train, test).
@@ -163,7 +163,7 @@ class Frame(pd.DataFrame):
         chosen = [generator.permutation(group)[: round(len(group) * test_fraction)] for group in groups]
         in_test = np.zeros(len(self), dtype=bool)
         in_test[np.concatenate(chosen)] = True
-        step = data_pb2.Step(split={"test_fraction": test_fraction, "seed": seed, "stratify": stratify or ""})
+        step = steps.split(test_fraction, seed=seed, stratify=stratify or "")
         return self._record(self[~in_test], step), self._record(self[in_test], step)
 
     def _record(self, result: Any, step: data_pb2.Step) -> Any:

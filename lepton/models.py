@@ -96,7 +96,7 @@ class Model:
                 hyperparameters={name: json.dumps(value) for name, value in self.hyperparameters.items()},
                 seed=self.seed,
                 handle_unknown=self.handle_unknown,
-                resources=_resources(resources),
+                resources=to_resources(resources),
             )
             self._run(spec)
         return self
@@ -267,8 +267,13 @@ def _evaluation_ref(data: Data | None, connection: Connection) -> str:
     return "" if data is None else as_dataset(data, connection).ref
 
 
-def _resources(wanted: dict[str, float] | None) -> common_pb2.Resources | None:
-    if wanted is None:
+def to_resources(wanted: dict[str, float] | None) -> common_pb2.Resources | None:
+    """Return what a job or replica needs as a message; None for the defaults.
+
+    Raises:
+        InvalidArgument: a resource is unknown.
+    """
+    if not wanted:
         return None
     unknown = set(wanted) - {"cores", "memory_bytes", "gpus"}
     if unknown:

@@ -1,7 +1,7 @@
 """The few messages of the Open Inference Protocol that the SDK speaks, in a descriptor pool of their own.
 
-tritonclient and other clients register the same `inference.*` symbols in protobuf's default pool; a program that imports one
-of them beside Lepton must not clash. Fields and numbers are the published ones (KServe, Open Inference Protocol v2).
+tritonclient and other clients register the same `inference.*` symbols in protobuf's default pool; a program that
+imports one of them beside Lepton must not clash. Fields and numbers are the published ones (Open Inference Protocol v2).
 """
 
 import struct
@@ -125,7 +125,9 @@ def column_values(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "np.
         texts = ["" if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)]
         return np.array(texts, dtype=object).reshape(-1, 1)
     try:
-        values = column.to_numpy(dtype=_NUMPY[spec.datatype], **({"na_value": np.nan} if column.isna().any() else {}))
+        # NaN for what is missing: a signature that allows it asks for floats.
+        plain = column.to_numpy(dtype=object, na_value=np.nan)
+        values: np.ndarray[Any, Any] = plain.astype(_NUMPY[spec.datatype])
     except (ValueError, TypeError) as error:
         raise errors.InvalidArgument(
             f"column {spec.name!r} does not convert to {spec.datatype}: {error}", reason="COLUMN_TYPE"

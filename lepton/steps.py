@@ -7,44 +7,44 @@ from lepton.v1 import data_pb2
 
 def drop_missing(columns: Sequence[str] = ()) -> data_pb2.Step:
     """Drop rows with missing values in some columns, or in any."""
-    return data_pb2.Step(drop_missing={"columns": list(columns)})
+    return data_pb2.Step(drop_missing=data_pb2.DropMissing(columns=columns))
 
 
 def fill_missing(values: Mapping[str, object]) -> data_pb2.Step:
     """Fill missing values: value by column."""
-    return data_pb2.Step(fill_missing={"values": {name: str(value) for name, value in values.items()}})
+    return data_pb2.Step(fill_missing=data_pb2.FillMissing(values={name: str(value) for name, value in values.items()}))
 
 
 def drop_columns(columns: Sequence[str]) -> data_pb2.Step:
     """Drop columns."""
-    return data_pb2.Step(drop_columns={"columns": list(columns)})
+    return data_pb2.Step(drop_columns=data_pb2.DropColumns(columns=columns))
 
 
 def drop_duplicates(columns: Sequence[str] = ()) -> data_pb2.Step:
     """Drop repeated rows, keeping the first, by some columns or all."""
-    return data_pb2.Step(drop_duplicates={"columns": list(columns)})
+    return data_pb2.Step(drop_duplicates=data_pb2.DropDuplicates(columns=columns))
 
 
 def rename(names: Mapping[str, str]) -> data_pb2.Step:
     """Rename columns: new name by old name."""
-    return data_pb2.Step(rename={"names": dict(names)})
+    return data_pb2.Step(rename=data_pb2.Rename(names=names))
 
 
 def cast(types: Mapping[str, str]) -> data_pb2.Step:
     """Change types: Arrow type name (int64, double, string, bool, ...) by column."""
-    return data_pb2.Step(cast={"types": dict(types)})
+    return data_pb2.Step(cast=data_pb2.Cast(types=types))
 
 
 def filter(expression: str) -> data_pb2.Step:
     """Keep rows for which an expression such as `age >= 18 and job != 'none'` is true."""
-    return data_pb2.Step(filter={"expression": expression})
+    return data_pb2.Step(filter=data_pb2.Filter(expression=expression))
 
 
 def sample(*, rows: int = 0, fraction: float = 0.0, seed: int = 0) -> data_pb2.Step:
     """Keep a seeded sample: so many rows, or a share of them."""
-    return data_pb2.Step(sample={"rows": rows, "fraction": fraction, "seed": seed})
+    return data_pb2.Step(sample=data_pb2.Sample(rows=rows, fraction=fraction, seed=seed))
 
 
 def split(test_fraction: float, *, seed: int = 0, stratify: str = "") -> data_pb2.Step:
     """Cut in two by a seeded draw; may stand only last."""
-    return data_pb2.Step(split={"test_fraction": test_fraction, "seed": seed, "stratify": stratify})
+    return data_pb2.Step(split=data_pb2.Split(test_fraction=test_fraction, seed=seed, stratify=stratify))

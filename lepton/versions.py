@@ -181,7 +181,7 @@ def aliases(model: str, *, connection: Connection | None = None) -> Mapping[str,
 
 
 def _upload(ref: str, name: str, content: bytes) -> Iterator[registry_pb2.UploadArtifactRequest]:
-    yield registry_pb2.UploadArtifactRequest(header={"ref": ref, "name": name})
+    yield registry_pb2.UploadArtifactRequest(header=registry_pb2.UploadArtifactHeader(ref=ref, name=name))
     for start in range(0, len(content), _CHUNK_BYTES):
         yield registry_pb2.UploadArtifactRequest(chunk=content[start : start + _CHUNK_BYTES])
 

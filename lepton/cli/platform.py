@@ -165,16 +165,17 @@ def _wait_until_up(home: Home, supervisor: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _START_SECONDS
     with progress.share("starting") as show:
         while True:
-            processes = _processes(home)
-            healthy = asyncio.run(_health(processes, home)) if processes else []
-            show(sum(healthy) / max(len(processes), 1), "")
-            if processes and all(healthy):
+            services = _services(home)
+            late = [name for name, entry in services.items() if not entry["healthy"]]
+            show(1 - len(late) / max(len(services), 1), "")
+            if services and not late:
                 return
             if supervisor.poll() is not None:
                 raise errors.Unavailable(f"the platform did not start: see {home.logs / 'supervisor.log'}")
             if time.monotonic() > deadline:
-                late = ", ".join(process.name for process, ok in zip(processes, healthy, strict=True) if not ok)
-                raise errors.DeadlineExceeded(f"not healthy after {_START_SECONDS:g} s: {late}; see {home.logs}")
+                raise errors.DeadlineExceeded(
+                    f"not healthy after {_START_SECONDS:g} s: {', '.join(late)}; see {home.logs}"
+                )
             time.sleep(0.05)
 
 
@@ -189,34 +190,25 @@ def _hold(supervisor: subprocess.Popen[bytes]) -> None:
         supervisor.wait()
 
 
-def _processes(home: Home) -> list[Any]:
-    from lepton.embedded.processes import Process
-    from lepton.embedded.supervisor import read_state
-
-    services: Any = (read_state(home) or {}).get("services", {})
-    return [Process(name, (), entry["address"], is_grpc=name != "nats") for name, entry in services.items()]
-
-
-async def _health(processes: list[Any], home: Home) -> list[bool]:
-    from lepton.embedded.health import is_healthy
-
-    return list(await asyncio.gather(*(is_healthy(process, home.ca, 1.0) for process in processes)))
-
-
 def _services(home: Home) -> dict[str, dict[str, Any]]:
+    """Return address, pid and health of each process that the supervisor recorded."""
     from lepton.embedded.supervisor import read_state
 
     state: Any = read_state(home) or {}
-    processes = _processes(home)
-    healthy = asyncio.run(_health(processes, home))
+    recorded = state.get("services", {})
+    healthy = asyncio.run(_health(home, list(recorded.values()))) if recorded else []
     return {
-        process.name: {
-            "address": process.address,
-            "pid": state["services"][process.name]["pid"],
-            "healthy": is_up,
-        }
-        for process, is_up in zip(processes, healthy, strict=True)
+        name: {"address": entry["address"], "pid": entry["pid"], "healthy": is_up}
+        for (name, entry), is_up in zip(recorded.items(), healthy, strict=True)
     }
+
+
+async def _health(home: Home, entries: list[dict[str, Any]]) -> list[bool]:
+    from lepton.embedded.health import credentials_of, is_healthy
+
+    credentials = credentials_of(home)
+    asked = (is_healthy(entry["health_address"], credentials if entry["is_grpc"] else None, 1.0) for entry in entries)
+    return list(await asyncio.gather(*asked))
 
 
 def _lines(files: list[tuple[Path, TextIO]], lines: int, follow: bool) -> Iterator[tuple[Path, str]]:

@@ -48,7 +48,8 @@ class Process:
         command: what to execute.
         address: host:port where it answers health checks.
         environment: set beside the inherited one.
-        is_grpc: whether the address speaks gRPC health; nats-server's is a plain port.
+        is_grpc: whether it speaks gRPC health; nats-server's is a plain port.
+        health_address: where it alone answers, if several share the address; empty for the address.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Process:
     address: str
     environment: Mapping[str, str] = field(default_factory=dict)
     is_grpc: bool = True
+    health_address: str = ""
 
 
 def platform_processes(home: Home, plan: Plan, nats_server: Path) -> list[Process]:
@@ -128,7 +130,8 @@ def _inference_worker(home: Home, plan: Plan, number: int) -> Process:
         "LEPTON_METRICS_PORT": str(plan.base_port + metrics_offset),
     }
     address = f"{plan.host}:{plan.base_port + INFERENCE_GRPC_OFFSET}"
-    return Process(name, (*_module("inference"), "worker", "--id", name), address, environment)
+    command = (*_module("inference"), "worker", "--id", name)
+    return Process(name, command, address, environment, health_address=f"{plan.host}:{private_port}")
 
 
 def _training_worker(home: Home, plan: Plan, number: int) -> Process:

@@ -15,14 +15,13 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 
 from lepton.embedded import credentials
-from lepton.embedded.health import is_healthy
 from lepton.embedded.home import Home
 from lepton.embedded.processes import Plan, Process, nats_configuration, platform_processes
 
@@ -88,7 +87,7 @@ class Supervisor:
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
     async def _start(self, process: Process) -> asyncio.subprocess.Process:
-        with open(self._home.logs / f"{process.name}.log", "ab") as log:
+        with open(self._home.logs / f"{process.name}.log", "ab") as log:  # noqa: ASYNC230  (opened once a start)
             child = await asyncio.create_subprocess_exec(
                 *process.command,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **process.environment},
@@ -135,7 +134,13 @@ class Supervisor:
         for process in self._processes:
             child = self._running.get(process.name)
             pid = child.pid if child is not None and child.returncode is None else 0
-            services[process.name] = {"address": process.address, "pid": pid, "started": _start_time(pid)}
+            services[process.name] = {
+                "address": process.address,
+                "health_address": process.health_address or process.address,
+                "is_grpc": process.is_grpc,
+                "pid": pid,
+                "started": _start_time(pid),
+            }
         state = {"supervisor": os.getpid(), "plan": asdict(self._plan), "services": services}
         temporary = self._home.state.with_suffix(".new")
         temporary.write_text(json.dumps(state, indent=2))
@@ -219,20 +224,6 @@ def _write_nats_configuration(home: Home, plan: Plan) -> None:
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(nats_configuration(home, plan))
-
-
-async def wait_until_healthy(home: Home, processes: Sequence[Process], timeout_seconds: float) -> list[str]:
-    """Wait for every process to be healthy; return the names of those that are not when the time is up."""
-    waiting = {process.name: process for process in processes}
-    deadline = time.monotonic() + timeout_seconds
-    while waiting and time.monotonic() < deadline:
-        names = list(waiting)
-        healthy = await asyncio.gather(*(is_healthy(waiting[name], home.ca, 1.0) for name in names))
-        for name, is_up in zip(names, healthy, strict=True):
-            if is_up:
-                del waiting[name]
-        await asyncio.sleep(0.05 if waiting else 0)
-    return list(waiting)
 
 
 def main() -> None:

@@ -123,12 +123,12 @@ def profile_from_proto(message: data_pb2.DatasetProfile) -> list[ColumnProfile]:
             column.name,
             column.missing,
             column.distinct,
-            *(
-                getattr(column, name) if column.HasField(name) else None
-                for name in ("minimum", "maximum", "mean", "standard_deviation")
-            ),
-            quartiles=tuple(column.quartiles),
-            top=tuple((item.value, item.count) for item in column.top),
+            column.minimum if column.HasField("minimum") else None,
+            column.maximum if column.HasField("maximum") else None,
+            column.mean if column.HasField("mean") else None,
+            column.standard_deviation if column.HasField("standard_deviation") else None,
+            tuple(column.quartiles),
+            tuple((item.value, item.count) for item in column.top),
         )
         for column in message.columns
     ]

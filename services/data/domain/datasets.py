@@ -59,7 +59,8 @@ class Datasets:
             workspace: whose they are.
             chunks: the file's bytes.
             expected_sha256: the digest that the client gave at the end; asked once the chunks are through.
-            file_format, delimiter: how to read it.
+            file_format: how to read it.
+            delimiter: of a CSV file.
             label: must be one of the columns, or empty.
 
         Raises:

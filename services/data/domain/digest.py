@@ -1,4 +1,4 @@
-"""The digest of a table's content: the same for the same schema and rows, however they are cut into batches and files."""
+"""The digest of a table's content: the same for the same schema and rows, however they are cut into batches."""
 
 import hashlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The filter's language: comparisons of columns and constants joined by and / or / not, as in pandas' query, compiled to SQL.
+"""The filter's language, as in pandas' query, compiled to SQL: comparisons joined by and / or / not.
 
 Nothing of the user's text reaches SQL: names are looked up and quoted, constants are written anew.
 """
@@ -38,7 +38,6 @@ def to_sql(expression: str, columns: list[str]) -> str:
         aliases[name] = match[1]
         return name
 
-    # `&` and `|` bind tighter than comparisons in Python; pandas reads them as and / or, and so do we inside parentheses.
     text = _BACKTICKED.sub(alias, expression.strip())
     try:
         tree = ast.parse(text, mode="eval").body

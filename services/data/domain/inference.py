@@ -1,4 +1,4 @@
-"""Finds the type of each column of a file of texts, from all of its rows: int64, double, bool, timestamp, else string."""
+"""Finds the type of each column of texts, from all of its rows: int64, double, bool, timestamp, else string."""
 
 from collections.abc import Callable, Iterator
 

@@ -38,7 +38,7 @@ def read_file(open_file: OpenFile, file_format: FileFormat, delimiter: str = ","
         delimiter: of a CSV file.
 
     Raises:
-        InvalidArgument: the file is broken; the reason says how, the message where. It may also come while rows are read.
+        InvalidArgument: the file is broken; the reason says how, the message where. May come while rows are read.
     """
     reader = {FileFormat.CSV: _read_csv, FileFormat.PARQUET: _read_parquet, FileFormat.JSON_LINES: _read_json_lines}
     schema, batches = reader[file_format](open_file, delimiter or ",")
@@ -193,7 +193,7 @@ def _plain_type(field: pa.Field) -> pa.DataType:
 def _read_json_lines(open_file: OpenFile, _: str) -> tuple[pa.Schema, Batches]:
     _check_text_only(open_file)
     names: dict[str, None] = {}
-    for _, row in _json_rows(open_file):
+    for row in _json_rows(open_file):
         names.update(dict.fromkeys(row))
     if not names:
         raise InvalidArgument("the file has no rows", reason="EMPTY_FILE")
@@ -203,7 +203,7 @@ def _read_json_lines(open_file: OpenFile, _: str) -> tuple[pa.Schema, Batches]:
     def texts() -> Batches:
         schema = pa.schema([pa.field(name, pa.string()) for name in columns])
         rows: list[dict[str, str | None]] = []
-        for _, row in _json_rows(open_file):
+        for row in _json_rows(open_file):
             rows.append({name: _json_text(row.get(name)) for name in columns})
             if len(rows) == _LINES:
                 yield pa.RecordBatch.from_pylist(rows, schema)
@@ -212,13 +212,13 @@ def _read_json_lines(open_file: OpenFile, _: str) -> tuple[pa.Schema, Batches]:
             yield pa.RecordBatch.from_pylist(rows, schema)
 
     # Quoted values are texts even where they look like numbers.
-    quoted = {name for _, row in _json_rows(open_file) for name, value in row.items() if isinstance(value, str)}
+    quoted = {name for row in _json_rows(open_file) for name, value in row.items() if isinstance(value, str)}
     found = infer_schema(texts, columns)
     schema = pa.schema([pa.field(field.name, pa.string() if field.name in quoted else field.type) for field in found])
     return schema, (convert(batch, schema) for batch in texts())
 
 
-def _json_rows(open_file: OpenFile) -> Iterator[tuple[int, dict[str, object]]]:
+def _json_rows(open_file: OpenFile) -> Iterator[dict[str, object]]:
     with open_file() as file:
         for number, line in enumerate(_without_mark(file), 1):
             if not line.strip():
@@ -235,7 +235,7 @@ def _json_rows(open_file: OpenFile) -> Iterator[tuple[int, dict[str, object]]]:
                     f"line {number}: {nested[0]!r} holds a nested value, which tables here do not: flatten it first",
                     reason="UNSUPPORTED_TYPE",
                 )
-            yield number, row
+            yield row
 
 
 def _json_text(value: object) -> str | None:
@@ -261,6 +261,7 @@ def _checked(batches: Batches, schema: pa.Schema) -> Batches:
     floats = [index for index, field in enumerate(schema) if pa.types.is_floating(field.type)]
     row = 0
     for batch in batches:
+        cleaned = batch
         for index in floats:
             infinite = pc.is_inf(batch.column(index))
             if pc.any(infinite).as_py():
@@ -269,10 +270,10 @@ def _checked(batches: Batches, schema: pa.Schema) -> Batches:
                     f"column {schema.names[index]!r} holds an infinity in data row {place}", reason="INFINITE_VALUE"
                 )
             if pc.any(pc.is_nan(batch.column(index))).as_py():
-                cleaned = pc.if_else(pc.is_nan(batch.column(index)), None, batch.column(index))
-                batch = batch.set_column(index, schema.field(index), cleaned)
+                values = pc.if_else(pc.is_nan(batch.column(index)), None, batch.column(index))
+                cleaned = cleaned.set_column(index, schema.field(index), values)
         row += batch.num_rows
-        yield batch
+        yield cleaned
 
 
 def _without_mark(file: BinaryIO) -> BinaryIO:

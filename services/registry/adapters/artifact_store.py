@@ -28,8 +28,8 @@ class ObjectArtifactStore:
         if (stored.sha256, stored.size_bytes) != (artifact.sha256, artifact.size_bytes):
             await self._objects.delete(workspace, [stored.name])
             raise InvalidArgument(
-                f"artifact {artifact.name!r} is {stored.size_bytes:,} bytes with SHA-256 {stored.sha256}, declared were "
-                f"{artifact.size_bytes:,} bytes with {artifact.sha256}: upload it again",
+                f"artifact {artifact.name!r} is {stored.size_bytes:,} bytes with SHA-256 {stored.sha256}, declared "
+                f"were {artifact.size_bytes:,} bytes with {artifact.sha256}: upload it again",
                 reason="DIGEST_MISMATCH",
             )
         return stored.name

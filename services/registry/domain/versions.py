@@ -199,8 +199,8 @@ def check_artifacts(artifacts: Iterable[Artifact], max_bytes: int) -> None:
     for artifact in artifacts:
         if not _ARTIFACT_NAME.fullmatch(artifact.name):
             raise InvalidArgument(
-                f"artifact {artifact.name!r} is not allowed: expected a plain name ending in .onnx, .safetensors, .json "
-                "or .txt; formats that run code on load are never taken",
+                f"artifact {artifact.name!r} is not allowed: expected a plain name ending in .onnx, .safetensors, "
+                ".json or .txt; formats that run code on load are never taken",
                 reason="ARTIFACT_NOT_ALLOWED",
             )
         if not _SHA256.fullmatch(artifact.sha256):
@@ -216,7 +216,7 @@ def check_artifacts(artifacts: Iterable[Artifact], max_bytes: int) -> None:
 
 
 def check_parity(version: Version, tolerance_cap: float) -> Refusal | None:
-    """Return why the parity gate refuses a version, or None: a model trained here must match its export on real rows."""
+    """Return why the parity gate refuses a version, or None: a model made here must match its export on real rows."""
     if not version.job:
         return None
     parity = version.parity
