@@ -87,6 +87,7 @@ class WorkerAgent:
         self._epoch = 0
         self._leader_epoch = 0
         self._revision = 0
+        self._leased = asyncio.Event()
         self._changed = asyncio.Event()
         self._registered = asyncio.Event()
         self._process = psutil.Process()
@@ -111,6 +112,12 @@ class WorkerAgent:
         """Report at once: a replica or job changed."""
         self._changed.set()
 
+    async def announce_leave(self) -> None:
+        """Ask the scheduler for no more work, before what is here is given back; without an answer, leave anyway."""
+        with contextlib.suppress(Exception):
+            request = scheduler_pb2.DrainWorkerRequest(name=self._membership.worker)
+            await self._scheduler.DrainWorker(request, timeout=2.0)
+
     async def _forever(self, loop: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
@@ -132,6 +139,7 @@ class WorkerAgent:
         answer = await self._scheduler.RegisterWorker(request, timeout=5.0)
         self._epoch = answer.epoch
         self._registered.set()
+        self._leased.set()
         self._changed.set()
         _log.info("lease taken", worker=membership.worker, epoch=answer.epoch)
         while True:
@@ -155,6 +163,10 @@ class WorkerAgent:
 
     async def _take(self, value: bytes, revision: int) -> None:
         assignment = scheduler_pb2.Assignment.FromString(value)
+        while assignment.worker_epoch > self._epoch:
+            # It came before the answer that names the new lease.
+            self._leased.clear()
+            await self._leased.wait()
         # An older leader's word, or one for this worker's former life, counts for nothing.
         is_stale = assignment.leader_epoch < self._leader_epoch or assignment.worker_epoch != self._epoch
         if is_stale or revision == self._revision:
@@ -166,8 +178,10 @@ class WorkerAgent:
     async def _report(self) -> None:
         await self._registered.wait()
         while True:
+            # Not wait_for: on Python 3.11 it may swallow a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _REPORT_SECONDS)
+                async with asyncio.timeout(_REPORT_SECONDS):
+                    await self._changed.wait()
             self._changed.clear()
             held = self._holding()
             report = scheduler_pb2.WorkerReport(

@@ -67,6 +67,8 @@ async def work(settings: WorkerSettings, worker: str) -> None:
         await stack.enter_async_context(running_server(settings, []))
         await stack.enter_async_context(agent)
         await until_stopped()
+        # Else the scheduler would give the job back to this very worker.
+        await agent.announce_leave()
         await runner.give_back()
 
 

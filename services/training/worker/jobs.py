@@ -52,7 +52,10 @@ class JobRunner:
         """Start what is new in an assignment, stop what is no longer in it."""
         wanted = {(job.workspace, job.job, job.epoch): job for job in assignment.jobs}
         for key, run in list(self._running.items()):
-            if key not in wanted:
+            if key not in wanted and assignment.draining:
+                _log.info("job given back", job=key[1], epoch=key[2])
+                await run.give_back()
+            elif key not in wanted:
                 # The job ended elsewhere or is another's by now: whatever this child would say, nobody listens.
                 _log.info("job taken away", job=key[1], epoch=key[2])
                 await run.abandon()
