@@ -31,6 +31,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	    --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
+.PHONY: demo
+demo: install  ## From a CSV to a gRPC prediction, on a platform of its own.
+	$(BIN)/python examples/credit/demo.py
+
 .PHONY: test
 test: check  ## Every check, and every test but those marked slow or gpu.
 	$(PYTEST) -m 'not slow and not gpu' $(TESTS)

@@ -1,7 +1,7 @@
 """The few messages of the Open Inference Protocol that the SDK speaks, in a descriptor pool of their own.
 
 tritonclient and other clients register the same `inference.*` symbols in protobuf's default pool; a program that
-imports one of them beside Lepton must not clash. Fields and numbers are the published ones (Open Inference Protocol v2).
+imports one of them beside Lepton must not clash. Fields and numbers are the published ones.
 """
 
 import struct
