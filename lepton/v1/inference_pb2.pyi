@@ -122,7 +122,7 @@ class Deployment(_message.Message):
     """Its workspace; set for service callers alone."""
     @_builtins.property
     def resources(self) -> _common_pb2.Resources:
-        """What a replica needs; zeros mean half a core and four times the model's size, at least 256 MiB."""
+        """What a replica needs; zeros mean a tenth of a core and four times the model's size, at least 64 MiB."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

@@ -7,9 +7,10 @@ from enum import Enum
 
 from servicekit.errors import Aborted, FailedPrecondition
 
-_LEAST_MEMORY_BYTES = 256 << 20
+_LEAST_MEMORY_BYTES = 64 << 20
 _MEMORY_FACTOR = 4
-_DEFAULT_CORES = 0.5
+# Most models wait most of the time: a laptop of two cores should serve twenty of them.
+_DEFAULT_CORES = 0.1
 
 
 class DeploymentState(Enum):

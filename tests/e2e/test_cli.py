@@ -1,0 +1,66 @@
+"""The command line against a whole platform."""
+
+import json
+from pathlib import Path
+
+from tests.support.platform import Platform
+
+CREDIT = Path(__file__).parents[2] / "examples" / "credit" / "german_credit.csv"
+
+
+def test_csv_to_prediction_by_commands(platform: Platform) -> None:
+    imported = json.loads(
+        platform.lepton(*("data", "import", str(CREDIT), "--name", "cli", "--label", "creditability", "--json")).stdout
+    )
+    assert imported["rows"] == "1000"
+    split = platform.lepton("data", "transform", "cli", "--drop-missing", "--split", "0.2", "--seed", "7", "--json")
+    assert [row["rows"] for row in json.loads(split.stdout)] == [800, 200]
+    trained = platform.lepton(
+        *("train", "boosted_trees", "cli-train", "--model", "cli", "--evaluation-dataset", "cli-test"),
+        *("-p", "n_estimators=50", "--json"),
+    )
+    assert json.loads(trained.stdout)["version"] == "cli@1"
+    assert json.loads(platform.lepton("models", "promote", "cli@1", "--json").stdout)["name"] == "champion"
+    deployed = json.loads(platform.lepton("deploy", "cli@champion", "--json").stdout)
+    assert deployed["state"] == "DEPLOYMENT_STATE_READY"
+    rows = json.loads(platform.lepton("predict", "cli", str(CREDIT), "--json").stdout)
+    assert len(rows) == 1000
+    assert set(rows[0]) == {"creditability", "probability_bad", "probability_good"}
+    placements = json.loads(platform.lepton("workers", "placements", "--json").stdout)
+    assert {"worker": "inference-worker-1", "kind": "replica", "name": "cli", "number": 1} in placements
+
+
+def test_status_names_every_process(platform: Platform) -> None:
+    status = json.loads(platform.lepton("status", "--json").stdout)
+    assert set(status["services"]) == {
+        *("nats", "data", "training", "registry", "scheduler", "inference"),
+        *("inference-worker-1", "training-worker-1"),
+    }
+    assert all(entry["healthy"] and entry["pid"] for entry in status["services"].values())
+    assert Path(status["ca"]).exists()
+    assert Path(status["token"]).stat().st_mode & 0o077 == 0
+
+
+def test_failure_is_one_line_that_says_what_to_do(platform: Platform) -> None:
+    failed = platform.lepton("models", "show", "nothing@1", check=False)
+    assert failed.returncode == 1
+    assert failed.stderr == "error: no model version 'nothing@1'\n"
+
+
+def test_without_a_platform_the_error_says_how_to_start_one(platform: Platform, tmp_path: Path) -> None:
+    elsewhere = Platform(tmp_path, 0, {**platform.environment, "LEPTON_HOME": str(tmp_path)})
+    failed = elsewhere.lepton("data", "list", check=False)
+    assert failed.returncode == 1
+    assert "lepton up" in failed.stderr
+
+
+def test_second_platform_in_the_same_home_is_refused(platform: Platform) -> None:
+    failed = platform.lepton("up", "--detach", check=False)
+    assert failed.returncode == 1
+    assert "already runs" in failed.stderr
+
+
+def test_logs_are_json_lines(platform: Platform) -> None:
+    lines = platform.lepton("logs", "data", "--lines", "5").stdout.splitlines()
+    assert lines
+    assert all(json.loads(line)["service"] == "data" for line in lines)
