@@ -128,7 +128,7 @@ def column_values(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "np.
         # NaN for what is missing: a signature that allows it asks for floats.
         plain = column.to_numpy(dtype=object, na_value=np.nan)
         values: np.ndarray[Any, Any] = plain.astype(_NUMPY[spec.datatype])
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise errors.InvalidArgument(
             f"column {spec.name!r} does not convert to {spec.datatype}: {error}", reason="COLUMN_TYPE"
         ) from error

@@ -68,8 +68,11 @@ def _read_csv(open_file: OpenFile, delimiter: str) -> tuple[pa.Schema, Batches]:
     check_names(names)
 
     def texts() -> Batches:
-        with open_file() as file:
-            yield from _csv_texts(_without_mark(file), names, delimiter)
+        try:
+            with open_file() as file:
+                yield from _csv_texts(_without_mark(file), names, delimiter)
+        except pa.ArrowInvalid as error:
+            raise _csv_problem(open_file, len(names), delimiter, error) from error
 
     schema = infer_schema(texts, names)
     return schema, (convert(batch, schema) for batch in texts())
@@ -80,16 +83,26 @@ def _csv_texts(file: BinaryIO, names: list[str], delimiter: str) -> Batches:
     conversion = pacsv.ConvertOptions(
         column_types={name: pa.string() for name in names}, null_values=list(MISSING), strings_can_be_null=True
     )
-    try:
-        with pacsv.open_csv(file, pacsv.ReadOptions(block_size=_BLOCK_BYTES), parse, conversion) as reader:
-            yield from reader
-    except pa.ArrowInvalid as error:
-        raise InvalidArgument(_csv_problem(str(error)), reason="RAGGED_ROW") from error
+    with pacsv.open_csv(file, pacsv.ReadOptions(block_size=_BLOCK_BYTES), parse, conversion) as reader:
+        yield from reader
 
 
-def _csv_problem(text: str) -> str:
-    # Arrow counts the header as row 1, as editors do.
-    return text.removeprefix("CSV parse error: ").split("\n", 1)[0][:300].replace("Row #", "row ")
+def _csv_problem(open_file: OpenFile, columns: int, delimiter: str, error: pa.ArrowInvalid) -> InvalidArgument:
+    """Return what is wrong with a CSV file, found by reading it again slowly: the quick reader does not say where."""
+    with open_file() as file:
+        text = io.TextIOWrapper(_without_mark(file), encoding="utf-8", newline="")
+        try:
+            # The header is row 1, as editors count.
+            for number, row in enumerate(csv.reader(text, delimiter=delimiter), 1):
+                if row and len(row) != columns:
+                    return InvalidArgument(
+                        f"row {number} has {len(row)} values where the header has {columns} columns: {row[:5]}",
+                        reason="RAGGED_ROW",
+                        metadata={"row": str(number)},
+                    )
+        except csv.Error as problem:
+            return InvalidArgument(f"the file cannot be read as CSV: {problem}", reason="BAD_CSV")
+    return InvalidArgument(f"the file cannot be read as CSV: {_first_line(error)}", reason="BAD_CSV")
 
 
 def _csv_header(open_file: OpenFile, delimiter: str) -> list[str]:
