@@ -43,12 +43,12 @@ def main() -> None:
 
 def _load_libraries() -> None:
     """Import what every job needs; torch, which few do, is left to them."""
-    from services.training.domain.families.trees import preload_openmp
+    # Read when the libraries load: how many threads a job may use is told to each library by the job.
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    from services.training.domain.families.lightgbm_library import load_lightgbm
 
-    preload_openmp()
-    import lightgbm  # noqa: F401
+    load_lightgbm()
     import onnxruntime  # noqa: F401
-    import sklearn.linear_model  # noqa: F401
 
     import services.training.child.run  # noqa: F401
 
@@ -57,7 +57,6 @@ def _limit(spec: Mapping[str, Any]) -> None:
     # Not the address space, of which libraries reserve far more than they use: what is written to counts.
     memory_bytes = int(spec["memory_bytes"]) + _HEADROOM_BYTES
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-    os.environ["OMP_NUM_THREADS"] = str(max(1, round(spec["cores"])))
 
 
 if __name__ == "__main__":

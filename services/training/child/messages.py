@@ -1,10 +1,10 @@
 """What a job tells the registry, as the contract has it: from the families' types, pure."""
 
 from lepton.v1 import common_pb2, registry_pb2
-from services.training.domain.families.fitting import Parity
 from services.training.domain.families.frame import Column
 from services.training.domain.families.metrics import Scores
 from services.training.domain.families.model import TrainedModel
+from services.training.domain.families.parity import Parity
 
 KINDS: dict[str, "common_pb2.ColumnKind.ValueType"] = {
     "numeric": common_pb2.COLUMN_KIND_NUMERIC,

@@ -22,12 +22,13 @@ from services.training.adapters.registry_client import RegistryClient
 from services.training.child.messages import evaluation_to_proto, parity_to_proto, signature_to_proto
 from services.training.domain.families import fitting
 from services.training.domain.families.model import ONNX_FILE, Progress, Stopped, TrainedModel
+from services.training.domain.families.parity import Parity, measure_parity
 from services.training.settings import WorkerSettings
 
 _log = structlog.get_logger(__name__)
 
 Tell = Callable[[Mapping[str, Any]], None]
-_LIBRARIES = ("numpy", "scikit-learn", "lightgbm", "onnx", "onnxruntime-gpu", "torch", "pyarrow")
+_LIBRARIES = ("numpy", "scipy", "lightgbm", "onnx", "onnxruntime-gpu", "torch", "pyarrow")
 # A fit is most of a job: reading comes before, export and registration after.
 _READ, _FITTED, _EXPORTED = 0.05, 0.85, 0.9
 
@@ -102,26 +103,31 @@ class _JobRun:
         self._say(0.0, "reading")
         dataset = await self._data.version(self._spec.dataset)
         table = await self._read(self._spec.dataset)
-        train, held_out, held_out_name = await self._held_out(table)
         base = await self._base()
+        settings = {name: json.loads(value) for name, value in self._spec.hyperparameters.items()}
+        family, target, handle_unknown = self._spec.family, self._spec.target, self._spec.handle_unknown
+        schema = fitting.describe(family, table, target, settings, handle_unknown, base)
+        train, held_out, held_out_name = await self._held_out(table, schema)
+        # What cannot be scored is refused before training, not after.
+        fitting.check(schema, held_out)
         with _span("fit"):
             model = fitting.fit(
-                self._spec.family,
+                family,
+                schema,
                 train,
-                self._spec.target,
-                {name: json.loads(value) for name, value in self._spec.hyperparameters.items()},
+                settings,
                 self._spec.seed,
-                self._spec.handle_unknown,
                 self._report,
                 lambda: self._is_stopped,
                 base,
+                threads=max(1, round(self._spec.resources.cores)),
             )
         with _span("evaluate"):
             scores = fitting.evaluate(model, held_out)
         self._say(_FITTED, "exporting")
         with _span("export"):
             onnx_model = model.export()
-            parity = fitting.measure_parity(model, onnx_model, held_out)
+            parity = measure_parity(model, onnx_model, held_out)
         self._check_stopped()
         self._say(_EXPORTED, "registering")
         evaluation = evaluation_to_proto(held_out_name, scores)
@@ -133,10 +139,10 @@ class _JobRun:
             return _failed(version.error_reason, f"the registry refused {ref}: {version.error_message}")
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=ref, evaluation=evaluation)
 
-    async def _held_out(self, table: pa.Table) -> tuple[pa.Table, pa.Table, str]:
+    async def _held_out(self, table: pa.Table, schema: fitting.Schema) -> tuple[pa.Table, pa.Table, str]:
         if self._spec.evaluation_dataset:
             return table, await self._read(self._spec.evaluation_dataset), self._spec.evaluation_dataset
-        train, held_out = fitting.hold_out(table, self._spec.seed)
+        train, held_out = fitting.hold_out(table, schema.target, self._spec.seed)
         return train, held_out, self._spec.dataset
 
     async def _base(self) -> TrainedModel | None:
@@ -153,7 +159,7 @@ class _JobRun:
         dataset: data_pb2.DatasetVersion,
         model: TrainedModel,
         evaluation: common_pb2.Evaluation,
-        parity: fitting.Parity,
+        parity: Parity,
     ) -> registry_pb2.CreateVersionRequest:
         lineage = registry_pb2.Lineage(
             dataset=self._spec.dataset,

@@ -44,6 +44,15 @@ class Family:
     hyperparameters: tuple[Hyperparameter, ...]
 
 
+_CATEGORIES = Hyperparameter(
+    "max_categories",
+    "Values of a text column that count each, the most frequent ones; the rest reads as unknown.",
+    100,
+    1,
+    1000,
+)
+# What gives a linear regression's gradient descent away: who sets one of them does not mean least squares.
+_OF_GRADIENT_DESCENT = ("optimizer", "epochs", "learning_rate", "batch_size")
 _L2 = Hyperparameter("l2", "Strength of the penalty on squared weights.", 0.0, 0.0, 1e6)
 
 FAMILIES: Mapping[str, Family] = {
@@ -56,15 +65,23 @@ FAMILIES: Mapping[str, Family] = {
             (
                 Hyperparameter(
                     "solver",
-                    "How the weights are found.",
+                    "How the weights are found; who sets an optimizer or its epochs means gradient descent.",
                     "least_squares",
                     choices=("least_squares", "gradient_descent"),
                 ),
                 Hyperparameter("optimizer", "Of gradient descent.", "adam", choices=("adam", "sgd")),
                 Hyperparameter("epochs", "Passes over the rows, by gradient descent.", 100, 1, 100_000),
-                Hyperparameter("learning_rate", "Step size of gradient descent.", 0.05, 1e-8, 10.0),
+                Hyperparameter(
+                    "learning_rate",
+                    "First step size of gradient descent, falling to 0; 0 picks 0.05 for adam, and for sgd the "
+                    "largest step that cannot diverge.",
+                    0.0,
+                    0.0,
+                    10.0,
+                ),
                 Hyperparameter("batch_size", "Rows a step of gradient descent; 0 for all.", 64, 0, 1_000_000),
                 _L2,
+                _CATEGORIES,
             ),
         ),
         Family(
@@ -77,6 +94,7 @@ FAMILIES: Mapping[str, Family] = {
                     "class_weight", "Whether rare classes count more.", "none", choices=("none", "balanced")
                 ),
                 Hyperparameter("max_iterations", "Most iterations of L-BFGS.", 1000, 1, 100_000),
+                _CATEGORIES,
             ),
         ),
         Family(
@@ -86,7 +104,7 @@ FAMILIES: Mapping[str, Family] = {
             (
                 Hyperparameter(
                     "task",
-                    "auto takes texts, booleans and 0/1 as classes, other numbers as values.",
+                    "auto takes texts, booleans and two whole numbers as classes, other numbers as values.",
                     "auto",
                     choices=("auto", "regression", "classification"),
                 ),
@@ -98,6 +116,14 @@ FAMILIES: Mapping[str, Family] = {
                 Hyperparameter("subsample", "Share of the rows that a tree sees.", 1.0, 0.01, 1.0),
                 Hyperparameter("colsample", "Share of the columns that a tree sees.", 1.0, 0.01, 1.0),
                 Hyperparameter("l2", "Strength of the penalty on squared leaf values.", 0.0, 0.0, 1e6),
+                Hyperparameter(
+                    "early_stopping",
+                    "Rounds without gain on a tenth of the rows, set aside, after which boosting stops; 0 for never.",
+                    0,
+                    0,
+                    10_000,
+                ),
+                _CATEGORIES,
             ),
         ),
     )
@@ -130,6 +156,8 @@ def resolve_hyperparameters(family: str, given: Mapping[str, object]) -> dict[st
             f"{family} has no hyperparameter {unknown[0]!r}: expected one of {', '.join(known)}",
             reason="UNKNOWN_HYPERPARAMETER",
         )
+    if family == "linear_regression" and "solver" not in given and not set(given).isdisjoint(_OF_GRADIENT_DESCENT):
+        given = {**given, "solver": "gradient_descent"}
     return {name: _checked(setting, given.get(name, setting.default)) for name, setting in known.items()}
 
 

@@ -4,16 +4,17 @@ Numbers stand first, in the order int64, double, bool; then one code a categoric
 known values of all categorical columns together; one that is unknown has the index behind the last.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from servicekit.errors import InvalidArgument
-from services.training.domain.families.frame import Array, Column
+from services.training.domain.families.frame import Array, Column, texts
 
 _ONNX_TYPES = {
     "INT64": TensorProto.INT64,
@@ -21,6 +22,8 @@ _ONNX_TYPES = {
     "BOOL": TensorProto.BOOL,
     "BYTES": TensorProto.STRING,
 }
+_ARROW_TYPES = {"INT64": pa.int64(), "FP64": pa.float64(), "BOOL": pa.bool_()}
+_MEANINGS = {"INT64": "whole numbers", "FP64": "numbers", "BOOL": "booleans"}
 _NUMERIC_ORDER = ("INT64", "FP64", "BOOL")
 # Stands between a column's index and a value, so that the same text in two columns is two keys.
 _SEPARATOR = "\x1f"
@@ -61,27 +64,27 @@ class Encoding:
         """The code of a value that training did not see."""
         return len(self.keys)
 
-    def encode(self, table: pa.Table) -> Encoded:
-        """Return a table's rows as numbers.
+    def encode(self, table: pa.Table, *, refuse_unknown: bool = False) -> Encoded:
+        """Return a normalised table's rows as numbers.
+
+        Args:
+            table: the rows.
+            refuse_unknown: whether a category that is not known is an error.
 
         Raises:
-            InvalidArgument: a column lacks, does not convert, or holds an infinity.
+            InvalidArgument: a column lacks, does not convert, holds an infinity, or misses a value where training
+                had all.
         """
-        missing = [column.name for column in self.columns if column.name not in table.column_names]
-        if missing:
-            raise InvalidArgument(f"the table lacks the columns {', '.join(missing)}", reason="COLUMN_MISSING")
-        numbers = [_numbers(table.column(column.name), column.name) for column in self.numeric]
-        places = {key: place for place, key in enumerate(self.keys)}
-        codes = [
-            np.array(
-                [
-                    places.get(f"{index}{_SEPARATOR}{'' if value is None else value}", self.unknown)
-                    for value in table.column(column.name).to_pylist()
-                ],
-                dtype=np.int64,
-            )
-            for index, column in enumerate(self.categorical)
-        ]
+        lacking = [column.name for column in self.columns if column.name not in table.column_names]
+        if lacking:
+            raise InvalidArgument(f"the table lacks the columns {', '.join(lacking)}", reason="COLUMN_MISSING")
+        numbers = [_numbers(table.column(column.name), column) for column in self.numeric]
+        codes = []
+        start = 0
+        for column in self.categorical:
+            places = _places(table.column(column.name), column, refuse_unknown=refuse_unknown)
+            codes.append(np.where(places < 0, self.unknown, places + start))
+            start += len(column.categories)
         rows = table.num_rows
         return Encoded(
             np.stack(numbers, axis=1) if numbers else np.empty((rows, 0)),
@@ -106,40 +109,53 @@ class Encoding:
             parts.append(joined if _ONNX_TYPES[datatype] == dtype else graph.add("Cast", [joined], to=dtype))
         return graph.add("Concat", parts, axis=1) if len(parts) > 1 else parts[0]
 
-    def add_codes(self, graph: "Graph", values: Mapping[str, Any]) -> str:
+    def add_codes(self, graph: "Graph", values: Array) -> str:
         """Add the nodes that map each categorical value, (rows, categorical columns); return their name.
 
         Args:
             graph: the graph.
-            values: the LabelEncoder attributes that say what a key becomes: values_int64s and default_int64, say.
+            values: (keys + 1,) what each key becomes, int64 or float64; the last for unknown ones.
         """
         names = [column.name for column in self.categorical]
         joined = graph.add("Concat", names, axis=1) if len(names) > 1 else names[0]
         # One look-up for all columns: a value is told from the same text in another column by its column's index.
         prefixes = graph.constant(np.array([[f"{index}{_SEPARATOR}" for index in range(len(names))]], dtype=object))
         keyed = graph.add("StringConcat", [prefixes, joined])
-        return graph.add("LabelEncoder", [keyed], domain="ai.onnx.ml", keys_strings=list(self.keys), **values)
+        return graph.add(
+            "LabelEncoder",
+            [keyed],
+            domain="ai.onnx.ml",
+            keys_tensor=_string_tensor("keys", [len(self.keys)], self.keys),
+            values_tensor=numpy_helper.from_array(values[:-1], "values"),
+            default_tensor=numpy_helper.from_array(values[-1:], "default"),
+        )
 
 
 class Graph:
-    """An ONNX graph in the making."""
+    """An ONNX graph in the making.
 
-    def __init__(self) -> None:
+    Args:
+        taken: the names of its inputs and outputs, which no inner value may bear.
+    """
+
+    def __init__(self, taken: Collection[str] = ()) -> None:
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
+        self._prefix = "_"
+        while any(name.startswith(self._prefix) for name in taken):
+            self._prefix += "_"
 
     def add(self, operator: str, inputs: list[str], *, output: str = "", domain: str = "", **attributes: Any) -> str:
         """Add a node; return its output's name."""
-        output = output or f"_{operator.lower()}_{len(self.nodes)}"
+        output = output or f"{self._prefix}{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, inputs, [output], domain=domain, **attributes))
         return output
 
     def constant(self, value: Array) -> str:
         """Add a constant; return its name."""
-        name = f"_constant_{len(self.initializers)}"
+        name = f"{self._prefix}constant_{len(self.initializers)}"
         if value.dtype == object:
-            content = [str(item).encode() for item in value.reshape(-1)]
-            tensor = helper.make_tensor(name, TensorProto.STRING, list(value.shape), content)
+            tensor = _string_tensor(name, list(value.shape), [str(item) for item in value.reshape(-1)])
         else:
             tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
         self.initializers.append(tensor)
@@ -148,21 +164,74 @@ class Graph:
     def build(self, inputs: list[ValueInfoProto], outputs: list[ValueInfoProto]) -> bytes:
         """Return the serialised model."""
         graph = helper.make_graph(self.nodes, "lepton", inputs, outputs, self.initializers)
-        # Opset 20 has StringConcat; ai.onnx.ml 3 has double trees.
-        opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
-        model = helper.make_model(graph, producer_name="lepton", opset_imports=opsets, ir_version=9)
+        # Opset 20 has StringConcat; ai.onnx.ml 5 has trees that give doubles.
+        opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 5)]
+        model = helper.make_model(graph, producer_name="lepton", opset_imports=opsets, ir_version=10)
         return bytes(model.SerializeToString(deterministic=True))
 
 
-def _numbers(column: pa.ChunkedArray, name: str) -> Array:
+def wire_values(column: pa.ChunkedArray, wanted: Column) -> Array:
+    """Return a normalised column as the input takes it on the wire, shape (rows,).
+
+    Raises:
+        InvalidArgument: it does not convert, or misses a value where training had all.
+    """
+    if wanted.datatype == "BYTES":
+        return np.array(_texts(column, wanted).to_pylist(), dtype=object)
+    _check_complete(column, wanted)
+    if pa.types.is_boolean(column.type) and wanted.datatype == "FP64":
+        column = column.cast(pa.int8())
     try:
-        if pa.types.is_boolean(column.type):
-            column = column.cast(pa.int8())
-        values = np.asarray(column.cast(pa.float64(), safe=False).to_numpy())
+        # Integers beyond 2**53 may round on their way to doubles; a fraction never becomes an integer.
+        return np.asarray(column.cast(_ARROW_TYPES[wanted.datatype], safe=wanted.datatype != "FP64").to_numpy())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InvalidArgument(
-            f"column {name!r} holds {column.type} values where training had numbers", reason="COLUMN_TYPE"
+            f"column {wanted.name!r} holds {column.type} values where training had {_MEANINGS[wanted.datatype]}",
+            reason="COLUMN_TYPE",
         ) from error
+
+
+def _numbers(column: pa.ChunkedArray, wanted: Column) -> Array:
+    values = wire_values(column, wanted).astype(np.float64)
     if np.isinf(values).any():
-        raise InvalidArgument(f"column {name!r} holds an infinity", reason="INFINITE_VALUE")
+        raise InvalidArgument(f"column {wanted.name!r} holds an infinity", reason="INFINITE_VALUE")
     return values
+
+
+def _texts(column: pa.ChunkedArray, wanted: Column) -> pa.ChunkedArray:
+    try:
+        values = texts(column)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InvalidArgument(
+            f"column {wanted.name!r} holds {column.type} values where training had texts", reason="COLUMN_TYPE"
+        ) from error
+    if not wanted.nullable:
+        _check_complete(pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values), wanted)
+    return values
+
+
+def _places(column: pa.ChunkedArray, wanted: Column, *, refuse_unknown: bool) -> Array:
+    """Return each row's index among a column's categories; -1 for an unknown one."""
+    values = _texts(column, wanted)
+    places = pc.index_in(values, value_set=pa.array(wanted.categories, pa.string()))
+    if refuse_unknown and places.null_count:
+        unknown = values.filter(pc.is_null(places))[0].as_py()
+        raise InvalidArgument(
+            f"column {wanted.name!r} holds {unknown!r}, which training did not see, and the model's rule for unknown "
+            "categories is error",
+            reason="UNKNOWN_CATEGORY",
+        )
+    return np.asarray(places.fill_null(-1).to_numpy()).astype(np.int64)
+
+
+def _check_complete(column: pa.ChunkedArray, wanted: Column) -> None:
+    if column.null_count and not wanted.nullable:
+        raise InvalidArgument(
+            f"column {wanted.name!r} lacks a value in {column.null_count} of {len(column)} rows, and training had "
+            "one in every row",
+            reason="MISSING_VALUE",
+        )
+
+
+def _string_tensor(name: str, shape: list[int], values: Sequence[str]) -> TensorProto:
+    return helper.make_tensor(name, TensorProto.STRING, shape, [value.encode() for value in values])

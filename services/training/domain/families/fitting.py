@@ -1,4 +1,4 @@
-"""The way in: fit a family on a table, continue from a model, score, and measure parity."""
+"""The way in: describe a table, fit a family on it or go on from a model, score."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +8,14 @@ import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.catalog import find_family
-from services.training.domain.families.encoding import Encoding
-from services.training.domain.families.frame import Array, describe_columns, describe_target, target_values
-from services.training.domain.families.linear import LinearCore, fit_linear, fit_logistic
+from services.training.domain.families.encoding import Encoded, Encoding
+from services.training.domain.families.frame import Array, Column, describe_columns, normalize
+from services.training.domain.families.linear import LinearCore
+from services.training.domain.families.logistic import fit_logistic
 from services.training.domain.families.metrics import Scores, score
-from services.training.domain.families.model import Core, IsCancelled, Report, TrainedModel, load_model
+from services.training.domain.families.model import Core, IsCancelled, Report, Run, Settings, TrainedModel, load_model
+from services.training.domain.families.regression import fit_linear
+from services.training.domain.families.target import Target, describe_target, target_values
 from services.training.domain.families.trees import TreesCore, fit_trees
 
 CORES: dict[str, type[Core]] = {
@@ -21,55 +24,37 @@ CORES: dict[str, type[Core]] = {
     "boosted_trees": TreesCore,
 }
 HANDLE_UNKNOWN = ("ignore", "error")
-_PARITY_ROWS = 1000
-_PARITY_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Parity:
-    """How far an export strays from its model on real rows.
+class Schema:
+    """What a model is to take and predict.
 
     Args:
-        max_difference: largest over rows and outputs: absolute for probabilities, for values relative to
-            max(1, |value|).
-        tolerance: what is acceptable.
-        rows: compared.
-        label_mismatches: rows whose label differs.
+        columns: the inputs.
+        target: what is predicted.
+        handle_unknown: what an unknown category does at prediction: ignore or error.
     """
 
-    max_difference: float
-    tolerance: float
-    rows: int
-    label_mismatches: int
+    columns: tuple[Column, ...]
+    target: Target
+    handle_unknown: str
 
 
-def fit(
+def describe(
     family: str,
     table: pa.Table,
     target: str,
-    hyperparameters: Mapping[str, int | float | str | bool],
-    seed: int,
-    handle_unknown: str,
-    report: Report,
-    is_cancelled: IsCancelled,
+    settings: Settings,
+    handle_unknown: str = "ignore",
     base: TrainedModel | None = None,
-) -> TrainedModel:
-    """Train a family on a table's rows; from a base, continue it.
+) -> Schema:
+    """Return what a family would learn from a table; from a base, what that has learned.
 
-    Args:
-        family: its name.
-        table: the training rows, target included.
-        target: the column to predict.
-        hyperparameters: resolved.
-        seed: of every random draw.
-        handle_unknown: ignore or error.
-        report: told how far it is.
-        is_cancelled: asked between steps.
-        base: a model of the same family to go on from, with its columns and classes.
+    Over all rows, those that will be held out included: a value that lacks in one of them may lack at prediction, too.
 
     Raises:
         InvalidArgument: the table cannot be learned from; the message says what to do.
-        Stopped: it was cancelled.
     """
     find_family(family)
     if handle_unknown not in HANDLE_UNKNOWN:
@@ -77,22 +62,91 @@ def fit(
             f"handle_unknown must be one of {', '.join(HANDLE_UNKNOWN)}, got {handle_unknown!r}",
             reason="BAD_HANDLE_UNKNOWN",
         )
-    if base is not None and base.family != family:
+    table = normalize(table)
+    if base is None:
+        goal = describe_target(table, target, classify=_wants_classes(family, settings))
+        most = int(settings["max_categories"])
+        return Schema(describe_columns(table, target, most, knows_all=handle_unknown == "error"), goal, handle_unknown)
+    if base.family != family:
         raise InvalidArgument(f"the base model is of {base.family}, not {family}", reason="FAMILY_MISMATCH")
-    goal = base.target if base else describe_target(table, target, classify=_wants_classes(family, hyperparameters))
-    columns = base.columns if base else describe_columns(table, target)
-    encoding = Encoding(columns)
-    encoded = encoding.encode(table)
-    truth = target_values(table, goal)
+    schema = Schema(base.columns, base.target, handle_unknown)
+    _check_classes(target_values(table, base.target), base.target)
+    check(schema, table)
+    return schema
+
+
+def check(schema: Schema, table: pa.Table) -> None:
+    """Check that rows can be scored by a model of a schema.
+
+    Raises:
+        InvalidArgument: a column lacks or does not convert, or holds what the model refuses; or so does the target.
+    """
+    table = normalize(table)
+    _encode(schema, table)
+    target_values(table, schema.target)
+
+
+def hold_out(table: pa.Table, target: Target, seed: int, fraction: float = 0.1) -> tuple[pa.Table, pa.Table]:
+    """Return the rows without, and those of, a held-out share; drawn by seed, from each class its share, order kept.
+
+    One row at least is held out, and one row of each class at least stays.
+    """
+    draw = np.random.default_rng(seed)
+    chosen = np.zeros(table.num_rows, dtype=bool)
+    groups = [np.arange(table.num_rows)]
+    if target.classes:
+        classes = target_values(normalize(table), target)
+        groups = [np.flatnonzero(classes == index) for index in range(len(target.classes))]
+    for group in groups:
+        chosen[draw.permutation(group)[: round(len(group) * fraction)]] = True
+    if not chosen.any():
+        chosen[draw.permutation(max(groups, key=len))[0]] = True
+    return table.filter(pa.array(~chosen)), table.filter(pa.array(chosen))
+
+
+def fit(
+    family: str,
+    schema: Schema,
+    table: pa.Table,
+    settings: Settings,
+    seed: int,
+    report: Report,
+    is_cancelled: IsCancelled,
+    base: TrainedModel | None = None,
+    threads: int = 1,
+) -> TrainedModel:
+    """Train a family on a table's rows; from a base, continue it.
+
+    Args:
+        family: its name.
+        schema: as `describe` gave it.
+        table: the training rows, target included.
+        settings: hyperparameters, resolved.
+        seed: of every random draw.
+        report: told how far it is.
+        is_cancelled: asked between steps.
+        base: a model of the same family to go on from, with its columns and classes.
+        threads: to compute with.
+
+    Raises:
+        InvalidArgument: the rows do not fit the schema, or the loss is no longer a number.
+        Stopped: it was cancelled.
+    """
+    table = normalize(table)
+    encoding, encoded = Encoding(schema.columns), _encode(schema, table)
+    truth = target_values(table, schema.target)
+    run = Run(settings, seed, report, is_cancelled, threads)
     core: Core
     if family == "boosted_trees":
         trees = base.core if base and isinstance(base.core, TreesCore) else None
-        core = fit_trees(encoding, encoded, truth, goal, hyperparameters, seed, report, is_cancelled, trees)
+        core = fit_trees(encoding, encoded, truth, schema.target, run, trees)
     else:
         linear = base.core if base and isinstance(base.core, LinearCore) else None
-        fit_core = fit_linear if family == "linear_regression" else fit_logistic
-        core = fit_core(encoding, encoded, truth, hyperparameters, seed, report, is_cancelled, linear)
-    return TrainedModel(family, dict(hyperparameters), columns, goal, handle_unknown, core)
+        if family == "linear_regression":
+            core = fit_linear(encoding, encoded, truth, run, linear)
+        else:
+            core = fit_logistic(encoding, encoded, truth, len(schema.target.classes), run, linear)
+    return TrainedModel(family, dict(settings), schema.columns, schema.target, schema.handle_unknown, core)
 
 
 def load(files: dict[str, bytes]) -> TrainedModel:
@@ -106,59 +160,28 @@ def evaluate(model: TrainedModel, table: pa.Table) -> Scores:
     Raises:
         InvalidArgument: the table lacks a column, or a class is unknown.
     """
-    return score(model.predict(table), target_values(table, model.target), model.target)
+    if not table.num_rows:
+        raise InvalidArgument("there is no row to score", reason="NO_ROWS")
+    return score(model.predict(table), target_values(normalize(table), model.target), model.target)
 
 
-def hold_out(table: pa.Table, seed: int, fraction: float = 0.1) -> tuple[pa.Table, pa.Table]:
-    """Return the rows without, and those of, a held-out share; drawn by seed, order kept."""
-    count = max(1, round(table.num_rows * fraction)) if table.num_rows > 1 else 0
-    chosen = np.zeros(table.num_rows, dtype=bool)
-    chosen[np.random.default_rng(seed).permutation(table.num_rows)[:count]] = True
-    return table.filter(pa.array(~chosen)), table.filter(pa.array(chosen))
+def _encode(schema: Schema, table: pa.Table) -> Encoded:
+    return Encoding(schema.columns).encode(table, refuse_unknown=schema.handle_unknown == "error")
 
 
-def measure_parity(model: TrainedModel, onnx_model: bytes, table: pa.Table) -> Parity:
-    """Compare a model with its export on a table's first rows."""
-    rows = table.slice(0, _PARITY_ROWS)
-    expected = model.predict(rows)
-    outputs = run_onnx(model, onnx_model, rows)
-    if model.target.task == "regression":
-        found = outputs["prediction"].reshape(-1)
-        difference = np.abs(found - expected.values) / np.maximum(1.0, np.abs(expected.values))
-        return Parity(float(difference.max(initial=0.0)), _PARITY_TOLERANCE, rows.num_rows, 0)
-    assert expected.probabilities is not None
-    found = outputs["probabilities"]
-    mismatches = int((found.argmax(axis=1) != expected.values).sum())
-    difference = float(np.abs(found - expected.probabilities).max(initial=0.0))
-    return Parity(difference, _PARITY_TOLERANCE, rows.num_rows, mismatches)
+def _check_classes(truth: Array, target: Target) -> None:
+    absent = sorted(set(range(len(target.classes))) - set(truth.tolist()))
+    if absent:
+        raise InvalidArgument(
+            f"no row has class {target.classes[absent[0]]!r} of {target.name!r}, which the base model knows: every "
+            "class must occur",
+            reason="CLASS_ABSENT",
+        )
 
 
-def run_onnx(model: TrainedModel, onnx_model: bytes, table: pa.Table) -> dict[str, Array]:
-    """Return the outputs of an exported model for a table's raw columns."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(onnx_model, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    inputs = {column.name: _raw(table.column(column.name), column.datatype) for column in model.columns}
-    return dict(zip(names, session.run(names, inputs), strict=True))
-
-
-def _raw(column: pa.ChunkedArray, datatype: str) -> Array:
-    if datatype == "BYTES":
-        return np.array(column.fill_null("").to_pylist(), dtype=object).reshape(-1, 1)
-    if datatype == "BOOL":
-        return np.asarray(column.to_numpy()).astype(bool).reshape(-1, 1)
-    if datatype == "INT64":
-        return np.asarray(column.to_numpy()).astype(np.int64).reshape(-1, 1)
-    plain = column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column
-    return np.asarray(plain.cast(pa.float64(), safe=False).to_numpy()).reshape(-1, 1)
-
-
-def _wants_classes(family: str, hyperparameters: Mapping[str, object]) -> bool | None:
+def _wants_classes(family: str, settings: Mapping[str, object]) -> bool | None:
     if family == "linear_regression":
         return False
     if family == "logistic_regression":
         return True
-    return {"auto": None, "classification": True, "regression": False}[str(hyperparameters["task"])]
+    return {"auto": None, "classification": True, "regression": False}[str(settings["task"])]

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from services.training.domain.families.frame import Array, Target
+from services.training.domain.families.frame import Array
 from services.training.domain.families.model import Predictions
+from services.training.domain.families.target import Target
 
-_SMALLEST = 1e-15
+# As scikit-learn has it.
+_SMALLEST = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def _regression(values: Array, truth: Array) -> dict[str, float]:
     errors = values - truth
     spread = float(((truth - truth.mean()) ** 2).sum())
     return {
-        # With a constant truth R2 has no meaning; 0 by convention, as scikit-learn has it for a wrong constant.
-        "r2": 1.0 - float((errors**2).sum()) / spread if spread > 0 else 0.0,
+        # With a constant truth R2 has no meaning; by scikit-learn's convention 1 for no error and 0 for any.
+        "r2": 1.0 - float((errors**2).sum()) / spread if spread > 0 else float(not errors.any()),
         "rmse": float(np.sqrt((errors**2).mean())),
         "mae": float(np.abs(errors).mean()),
     }

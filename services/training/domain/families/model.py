@@ -1,7 +1,7 @@
 """What training gives: a model that predicts, exports itself, and can be stored and loaded again."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Protocol, Self
 
@@ -10,7 +10,8 @@ import pyarrow as pa
 from onnx import TensorProto, helper
 
 from services.training.domain.families.encoding import Encoded, Encoding, Graph
-from services.training.domain.families.frame import Array, Column, Target
+from services.training.domain.families.frame import OUTPUT_NAMES, Array, Column, normalize
+from services.training.domain.families.target import Target
 
 STATE_FILE = "family.json"
 ONNX_FILE = "model.onnx"
@@ -41,10 +42,34 @@ class Progress:
 
 Report = Callable[[Progress], None]
 IsCancelled = Callable[[], bool]
+Settings = Mapping[str, int | float | str | bool]
 
 
 class Stopped(Exception):
     """The fit was asked to stop."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How to fit.
+
+    Args:
+        settings: hyperparameters, resolved.
+        seed: of every random draw.
+        report: told how far it is.
+        is_cancelled: asked between steps.
+        threads: to compute with. More than there are free cores make LightGBM wait a hundred times longer.
+    """
+
+    settings: Settings
+    seed: int
+    report: Report
+    is_cancelled: IsCancelled
+    threads: int = 1
+
+    def number(self, name: str) -> float:
+        """Return a numeric setting."""
+        return float(self.settings[name])
 
 
 @dataclass(frozen=True)
@@ -68,7 +93,7 @@ class Core(Protocol):
         ...
 
     def add_scores(self, graph: Graph, encoding: Encoding) -> str:
-        """Add the nodes that give the same; (rows, 1) double, or (rows, classes) float. Return their name."""
+        """Add the nodes that give the same, (rows, 1) or (rows, classes) doubles. Return their name."""
         ...
 
     def files(self) -> dict[str, bytes]:
@@ -105,9 +130,11 @@ class TrainedModel:
         """Return predictions for a table's rows.
 
         Raises:
-            InvalidArgument: a column lacks or does not convert.
+            InvalidArgument: a column lacks or does not convert, or holds what the model refuses.
         """
-        scores = self.core.scores(Encoding(self.columns).encode(table))
+        encoding = Encoding(self.columns)
+        encoded = encoding.encode(normalize(table), refuse_unknown=self.handle_unknown == "error")
+        scores = self.core.scores(encoded)
         if self.target.task == "regression":
             return Predictions(scores, None)
         return Predictions(scores.argmax(axis=1), scores)
@@ -115,7 +142,7 @@ class TrainedModel:
     def export(self) -> bytes:
         """Return the ONNX model: raw columns in; `prediction`, and for classes `probabilities`, out."""
         encoding = Encoding(self.columns)
-        graph = Graph()
+        graph = Graph([*OUTPUT_NAMES, *(column.name for column in self.columns)])
         scores = self.core.add_scores(graph, encoding)
         kind = _TYPES[self.target.datatype]
         outputs = [helper.make_tensor_value_info("prediction", kind, [None, 1])]
@@ -124,7 +151,7 @@ class TrainedModel:
         else:
             best = graph.add("ArgMax", [scores], axis=1, keepdims=1)
             graph.add("Gather", [graph.constant(self._labels()), best], output="prediction")
-            graph.add("Identity", [scores], output="probabilities")
+            graph.add("Cast", [scores], output="probabilities", to=TensorProto.FLOAT)
             shape = [None, len(self.target.classes)]
             outputs.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, shape))
         return graph.build(encoding.graph_inputs(), outputs)

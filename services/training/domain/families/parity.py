@@ -1,0 +1,76 @@
+"""How far an export strays from its model on real rows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from services.training.domain.families.encoding import wire_values
+from services.training.domain.families.frame import Array, normalize
+from services.training.domain.families.model import Predictions, TrainedModel
+from services.training.domain.families.target import label_text
+
+_ROWS = 1000
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an export strays from its model on real rows.
+
+    Args:
+        max_difference: largest over rows and outputs: absolute for probabilities, for values relative to
+            max(1, |value|); infinite where one of the two is no number.
+        tolerance: what is acceptable.
+        rows: compared.
+        label_mismatches: rows whose label differs.
+    """
+
+    max_difference: float
+    tolerance: float
+    rows: int
+    label_mismatches: int
+
+
+def measure_parity(model: TrainedModel, onnx_model: bytes, table: pa.Table) -> Parity:
+    """Compare a model with its export on a table's first rows."""
+    rows = table.slice(0, _ROWS)
+    expected = model.predict(rows)
+    outputs = run_onnx(model, onnx_model, rows)
+    if expected.probabilities is None:
+        differences = np.abs(outputs["prediction"].reshape(-1) - expected.values)
+        differences = differences / np.maximum(1.0, np.abs(expected.values))
+        mismatches = 0
+    else:
+        differences = np.abs(outputs["probabilities"] - expected.probabilities)
+        mismatches = _label_mismatches(model, expected, outputs["prediction"])
+    largest = float(np.nan_to_num(differences, nan=np.inf).max(initial=0.0))
+    return Parity(largest, _TOLERANCE, rows.num_rows, mismatches)
+
+
+def run_onnx(model: TrainedModel, onnx_model: bytes, table: pa.Table) -> dict[str, Array]:
+    """Return the outputs of an exported model for a table's raw columns."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(onnx_model, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, raw_inputs(model, table)), strict=True))
+
+
+def raw_inputs(model: TrainedModel, table: pa.Table) -> dict[str, Array]:
+    """Return a table's rows as the export takes them: one (rows, 1) array a column."""
+    table = normalize(table)
+    return {column.name: wire_values(table.column(column.name), column).reshape(-1, 1) for column in model.columns}
+
+
+def _label_mismatches(model: TrainedModel, expected: Predictions, labels: Array) -> int:
+    assert expected.probabilities is not None
+    found = [label_text(value) for value in labels.reshape(-1).tolist()]
+    known = {label: index for index, label in enumerate(model.target.classes)}
+    places = np.array([known[label] for label in found], dtype=np.int64)
+    rows = np.arange(len(places))
+    # Two classes that are equally likely: either label is the model's.
+    margin = expected.probabilities[rows, expected.values] - expected.probabilities[rows, places]
+    return int((margin > _TOLERANCE).sum())

@@ -1,0 +1,79 @@
+"""Fitting a linear regression: least squares, or gradient descent on torch."""
+
+import numpy as np
+
+from servicekit.errors import InvalidArgument
+from services.training.domain.families.design import Scaling, design_matrix
+from services.training.domain.families.encoding import Encoded, Encoding
+from services.training.domain.families.frame import Array
+from services.training.domain.families.linear import LinearCore
+from services.training.domain.families.model import Progress, Run, Stopped
+
+_ADAM_STEP = 0.05
+
+
+def fit_linear(encoding: Encoding, encoded: Encoded, truth: Array, run: Run, base: LinearCore | None) -> LinearCore:
+    """Fit a linear regression; from a base, gradient descent goes on from its weights, on its scale."""
+    scaling = base.scaling if base else Scaling.of(encoded.numbers)
+    design = design_matrix(encoding, encoded, scaling)
+    # A fine-tune continues, whatever the solver: only gradient descent can start from weights.
+    if base is None and run.settings["solver"] == "least_squares":
+        weights, intercept = _least_squares(design, truth, run.number("l2"))
+        loss = float(((design @ weights + intercept - truth) ** 2).mean())
+        run.report(Progress(1.0, "least squares", 1, {"loss": loss}))
+    else:
+        start = (base.weights[:, 0], float(base.intercept[0])) if base else (np.zeros(design.shape[1]), truth.mean())
+        weights, intercept = _gradient_descent(design, truth, run, start)
+    return LinearCore.of(encoding, scaling, weights.reshape(-1, 1), np.array([intercept]), is_classifier=False)
+
+
+def _least_squares(design: Array, truth: Array, l2: float) -> tuple[Array, float]:
+    center, offset = design.mean(axis=0), truth.mean()
+    rows, values = design - center, truth - offset
+    if l2 > 0:
+        # A penalty is as many more rows that want a weight to be zero each.
+        rows = np.concatenate([rows, np.sqrt(l2 * len(truth)) * np.eye(design.shape[1])])
+        values = np.concatenate([values, np.zeros(design.shape[1])])
+    # Minimum norm: the columns of a categorical one always add up to one.
+    weights = np.linalg.lstsq(rows, values, rcond=None)[0]
+    return weights, float(offset - center @ weights)
+
+
+def _gradient_descent(design: Array, truth: Array, run: Run, start: tuple[Array, float]) -> tuple[Array, float]:
+    """Descend from a start by mini-batches, with a step that falls to zero; loss: mean squared error plus l2."""
+    import torch
+
+    torch.set_num_threads(run.threads)
+    generator = torch.Generator().manual_seed(run.seed)
+    scale = float(truth.std()) or 1.0
+    rows, values = torch.from_numpy(design), torch.from_numpy(truth / scale)
+    weights = torch.tensor(start[0] / scale, requires_grad=True)
+    intercept = torch.tensor([start[1] / scale], dtype=torch.float64, requires_grad=True)
+    optimizers = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    given, l2, epochs = run.number("learning_rate"), run.number("l2"), int(run.number("epochs"))
+    optimizer = optimizers[str(run.settings["optimizer"])]([weights, intercept], lr=given or _ADAM_STEP)
+    is_bounded = not given and run.settings["optimizer"] == "sgd"
+    curvatures = torch.from_numpy((design**2).sum(axis=1) + 1.0 + l2)
+    for epoch in range(1, epochs + 1):
+        if run.is_cancelled():
+            raise Stopped
+        total = 0.0
+        left = 1.0 - (epoch - 1) / epochs
+        for batch in torch.randperm(len(truth), generator=generator).split(int(run.number("batch_size")) or len(truth)):
+            # Twice the mean squared length of its rows bounds the curvature of a batch's loss: a step of the inverse
+            # never moves away from that batch's optimum (Bottou, Curtis, Nocedal, SIAM Review 60, 2018, section 4).
+            step = 0.5 / float(curvatures[batch].mean()) if is_bounded else given or _ADAM_STEP
+            optimizer.param_groups[0]["lr"] = step * left
+            optimizer.zero_grad()
+            loss = ((rows[batch] @ weights + intercept - values[batch]) ** 2).mean() + l2 * (weights**2).sum()
+            loss.backward()
+            optimizer.step()
+            total += float(loss.detach()) * len(batch)
+        mean_loss = total / len(truth) * scale**2
+        if not np.isfinite(mean_loss):
+            raise InvalidArgument(
+                f"the loss is no longer a number after epoch {epoch}: lower learning_rate ({given:g}), or leave it out",
+                reason="LOSS_DIVERGED",
+            )
+        run.report(Progress(epoch / epochs, f"epoch {epoch} of {epochs}", epoch, {"loss": mean_loss}))
+    return weights.detach().numpy() * scale, float(intercept.detach()[0]) * scale
