@@ -94,13 +94,12 @@ def up(
 
 def down(as_json: Json = False) -> None:
     """Stop the platform in order; nothing is lost."""
-    from lepton.embedded.supervisor import is_running, read_state
+    from lepton.embedded.supervisor import is_running
 
     home = Home.find()
     if not is_running(home):
         raise errors.FailedPrecondition(f"no platform runs in {home.root}")
-    supervisor = int(str((read_state(home) or {}).get("supervisor", 0)))
-    if supervisor:
+    if supervisor := _supervisor_of(home):
         os.kill(supervisor, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_SECONDS
     while is_running(home):
@@ -165,7 +164,8 @@ def _wait_until_up(home: Home, supervisor: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _START_SECONDS
     with progress.share("starting") as show:
         while True:
-            services = _services(home)
+            # What a supervisor that was killed left in the file says nothing of this start.
+            services = _services(home) if _supervisor_of(home) == supervisor.pid else {}
             late = [name for name, entry in services.items() if not entry["healthy"]]
             show(1 - len(late) / max(len(services), 1), "")
             if services and not late:
@@ -188,6 +188,13 @@ def _hold(supervisor: subprocess.Popen[bytes]) -> None:
         typer.echo("stopping")
         supervisor.terminate()
         supervisor.wait()
+
+
+def _supervisor_of(home: Home) -> int:
+    """Return the pid of the supervisor that wrote the state; 0 for none."""
+    from lepton.embedded.supervisor import read_state
+
+    return int(str((read_state(home) or {}).get("supervisor", 0)))
 
 
 def _services(home: Home) -> dict[str, dict[str, Any]]:
