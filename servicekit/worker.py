@@ -20,7 +20,8 @@ from servicekit.key_value import watch
 _log = structlog.get_logger(__name__)
 
 PLACEMENTS = "placements"
-_RENEW_SECONDS = 1.0
+# A lease of five seconds outlives two renewals that were lost; each one wakes two processes, so not more often.
+_RENEW_SECONDS = 1.5
 _REPORT_SECONDS = 1.0
 _RETRY_SECONDS = 0.5
 # Reading how much memory is one's own takes a millisecond: ten seconds old is fresh enough.
@@ -101,9 +102,13 @@ class WorkerAgent:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        pending = self._tasks
+        while pending:
+            # More than once: on Python 3.11 a wait_for inside may swallow a cancellation that comes with its result.
+            for task in pending:
+                task.cancel()
+            await asyncio.wait(pending, timeout=0.5)
+            pending = [task for task in pending if not task.done()]
         with contextlib.suppress(Exception):
             request = scheduler_pb2.DeregisterWorkerRequest(worker=self._membership.worker, epoch=self._epoch)
             await self._scheduler.DeregisterWorker(request, timeout=2.0)

@@ -26,7 +26,8 @@ from services.scheduler.adapters.tables import kit
 from services.scheduler.adapters.training_client import TrainingClient
 from services.scheduler.domain.cluster import Policy
 from services.scheduler.domain.leadership import Candidate
-from services.scheduler.domain.scheduler import Scheduler, Timing, first_to_end
+from services.scheduler.domain.scheduler import Scheduler, Timing
+from services.scheduler.domain.tasks import cancel, first_to_end
 from services.scheduler.metrics import count_plan
 from services.scheduler.servicer import SchedulerServicer
 from services.scheduler.settings import SchedulerSettings
@@ -74,8 +75,8 @@ async def _stand(
     listener: Listener,
     server: RunningServer,
 ) -> None:
-    async with candidacy(settings.database_url, server.private_port) as holder:
-        candidate = Candidate(state, holder, settings.leadership_seconds)
+    async with candidacy(settings.database_url, server.private_port, settings.leadership_seconds) as stands:
+        candidate = Candidate(state, stands.holder, stands.seconds)
         await _lead_forever(candidate, scheduler, listener, server)
 
 
@@ -113,8 +114,7 @@ async def _background(work: Awaitable[None]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await cancel([task])
 
 
 async def _main(settings: SchedulerSettings) -> None:

@@ -31,6 +31,7 @@ from services.scheduler.domain.cluster import (
 )
 from services.scheduler.domain.leases import Leases
 from services.scheduler.domain.plan import plan
+from services.scheduler.domain.tasks import first_to_end
 from services.scheduler.domain.view import View
 from services.scheduler.domain.wanted import Wanted, deployments_or_placed, jobs_or_placed
 from services.scheduler.ports import DeploymentSource, JobSource, Projection, Repository, Store
@@ -403,16 +404,3 @@ def _name(move: Move) -> str:
     if isinstance(key, JobKey):
         return f"{key.workspace}/{key.job}"
     return f"{key.workspace}/{key.deployment}@{key.number}"
-
-
-async def first_to_end(*coroutines: Awaitable[None]) -> None:
-    """Run coroutines until the first one ends or raises; cancel the others."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
