@@ -99,20 +99,27 @@ def infer(
     Raises:
         LeptonError: the call failed.
     """
-    request = _REQUEST(model_name=model_name, model_version=model_version)
-    for spec, values in inputs:
-        request.inputs.add(name=spec.name, datatype=spec.datatype, shape=values.shape)
-        request.raw_input_contents.append(_encode(spec.datatype, values))
     call = channel.unary_unary(
         f"{_SERVICE}ModelInfer",
-        request_serializer=_REQUEST.SerializeToString,
         response_deserializer=_RESPONSE.FromString,
     )
-    response = call(request, timeout=timeout_seconds)
+    response = call(build_request(model_name, model_version, inputs), timeout=timeout_seconds)
     return {
         tensor.name: _decode(tensor.datatype, content, tuple(tensor.shape))
         for tensor, content in zip(response.outputs, response.raw_output_contents, strict=True)
     }
+
+
+def build_request(
+    model_name: str, model_version: str, inputs: Sequence[tuple[common_pb2.TensorSpec, "np.ndarray[Any, Any]"]]
+) -> bytes:
+    """Return a serialised ModelInferRequest with raw tensors; arguments as for infer."""
+    request = _REQUEST(model_name=model_name, model_version=model_version)
+    for spec, values in inputs:
+        request.inputs.add(name=spec.name, datatype=spec.datatype, shape=values.shape)
+        request.raw_input_contents.append(_encode(spec.datatype, values))
+    content: bytes = request.SerializeToString()
+    return content
 
 
 def column_values(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "np.ndarray[Any, Any]":

@@ -1,0 +1,1 @@
+"""One command a figure; each prints a table and JSON."""

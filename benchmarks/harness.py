@@ -1,0 +1,69 @@
+"""What benchmarks share: a platform of their own, and how they print."""
+
+import contextlib
+import json
+import os
+import platform as machine
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from lepton.connection import Connection
+from lepton.embedded.home import Home
+
+CREDIT = Path(__file__).parents[1] / "examples" / "credit" / "german_credit.csv"
+BASE_PORT = 30_000
+
+
+@contextlib.contextmanager
+def running_platform() -> Iterator[Connection]:
+    """Run a platform for the benchmark alone."""
+    with tempfile.TemporaryDirectory(prefix="lepton-benchmark-") as folder, environment(folder):
+        lepton("up", "--detach", "--base-port", str(BASE_PORT))
+        try:
+            home = Home.find()
+            yield Connection("127.0.0.1", home.token.read_text(), home.ca.read_bytes(), BASE_PORT)
+        finally:
+            lepton("down")
+
+
+@contextlib.contextmanager
+def environment(home: str) -> Iterator[None]:
+    """Point LEPTON_HOME at a folder, without progress bars."""
+    os.environ.update(LEPTON_HOME=home, LEPTON_PROGRESS="0")
+    yield
+
+
+def lepton(*arguments: str) -> str:
+    """Run the command; return what it printed."""
+    command = [sys.executable, "-m", "lepton.cli", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def show(title: str, rows: Sequence[tuple[str, float, str, float]]) -> None:
+    """Print figures as a table and as JSON.
+
+    Args:
+        title: what was measured.
+        rows: (what, median, unit, target).
+    """
+    table = Table(title=title, box=None, header_style="bold")
+    for name in ("what", "median", "unit", "target", "ratio to target"):
+        table.add_column(name)
+    for what, value, unit, target in rows:
+        table.add_row(what, f"{value:,.4g}", unit, f"{target:,g}", f"{value / target:.2f}")
+    Console(width=120).print(table)
+    facts = {"machine": machine.machine(), "cores": os.cpu_count(), "python": machine.python_version()}
+    figures = [dict(zip(("what", "median", "unit", "target"), row, strict=True)) for row in rows]
+    print(json.dumps({"title": title, "figures": figures, **facts}))
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the middle value."""
+    return statistics.median(values)
