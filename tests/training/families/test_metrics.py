@@ -1,0 +1,59 @@
+"""Metrics are scikit-learn's."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as reference
+
+from services.training.domain.families.metrics import Scores, roc_auc, score
+from services.training.domain.families.model import Predictions
+from services.training.domain.families.target import Target
+
+VALUES = st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=2, max_size=40)
+
+
+def scored(classes: int, seed: int, rows: int = 60) -> tuple[np.ndarray, np.ndarray, Scores]:
+    draw = np.random.default_rng(seed)
+    truth = draw.integers(0, classes, rows)
+    truth[:classes] = range(classes)
+    probabilities = draw.dirichlet(np.ones(classes), rows).round(2)
+    probabilities[:, -1] = 1.0 - probabilities[:, :-1].sum(axis=1)
+    target = Target("y", "binary" if classes == 2 else "multiclass", tuple("abcdef"[:classes]), "BYTES")
+    return truth, probabilities, score(Predictions(probabilities.argmax(axis=1), probabilities), truth, target)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("seed", range(5))
+def test_classification_metrics(classes: int, seed: int) -> None:
+    truth, probabilities, scores = scored(classes, seed)
+    predicted = probabilities.argmax(axis=1)
+    found = scores.metrics
+    average = "binary" if classes == 2 else "macro"
+    assert found["accuracy"] == pytest.approx(reference.accuracy_score(truth, predicted))
+    assert found["f1"] == pytest.approx(reference.f1_score(truth, predicted, average=average))
+    positive = probabilities[:, 1] if classes == 2 else probabilities
+    assert found["roc_auc"] == pytest.approx(reference.roc_auc_score(truth, positive, multi_class="ovr"))
+    assert found["log_loss"] == pytest.approx(reference.log_loss(truth, probabilities), rel=1e-6)
+    expected = reference.confusion_matrix(truth, predicted)
+    np.testing.assert_array_equal(np.reshape(scores.confusion, expected.shape), expected)
+    assert scores.rows == len(truth)
+
+
+@given(pairs=VALUES)
+def test_regression_metrics(pairs: list[tuple[float, float]]) -> None:
+    values, truth = np.array(pairs).T
+    found = score(Predictions(values, None), truth, Target("y", "regression", (), "FP64")).metrics
+    assert found["mae"] == pytest.approx(reference.mean_absolute_error(truth, values))
+    assert found["rmse"] == pytest.approx(reference.root_mean_squared_error(truth, values))
+    # Where the truth hardly varies, R2 is a quotient of roundings.
+    if truth.std() > 1e-6 * max(1.0, np.abs(truth).max()):
+        assert found["r2"] == pytest.approx(reference.r2_score(truth, values), rel=1e-6, abs=1e-9)
+
+
+def test_a_single_class_has_no_area() -> None:
+    assert roc_auc(np.array([True, True]), np.array([0.1, 0.9])) is None
+    truth = np.array([1, 1])
+    probabilities = np.array([[0.4, 0.6], [0.7, 0.3]])
+    target = Target("y", "binary", ("a", "b"), "BYTES")
+    assert "roc_auc" not in score(Predictions(probabilities.argmax(axis=1), probabilities), truth, target).metrics
