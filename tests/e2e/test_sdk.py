@@ -52,7 +52,7 @@ def test_version_tells_where_it_came_from(model: LogisticRegression, credit: lep
     assert message.lineage.dataset == credit.ref
     assert message.lineage.dataset_digest == credit.message.digest
     assert message.lineage.job == (model.job.name if model.job else "")
-    assert {"lightgbm", "scikit-learn", "onnx"} <= set(message.lineage.libraries)
+    assert {"lightgbm", "scipy", "onnx"} <= set(message.lineage.libraries)
     assert message.parity.max_difference < 1e-5
     assert "<table>" in model._repr_html_()
 

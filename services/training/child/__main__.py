@@ -43,12 +43,16 @@ def main() -> None:
 
 def _load_libraries() -> None:
     """Import what every job needs; torch, which few do, is left to them."""
-    # Read when the libraries load: how many threads a job may use is told to each library by the job.
-    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
-    # pyarrow loads pandas where it is installed, for conversions that no job makes: half a second and 40 MB.
-    sys.modules["pandas"] = None  # type: ignore[assignment]
+    from services.training.domain.families.absent_libraries import absent
     from services.training.domain.families.lightgbm_library import load_lightgbm
 
+    # Read when the libraries load: how many threads a job may use is told to each library by the job.
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    import pyarrow
+
+    with absent("pandas"):
+        # pyarrow looks for it once, for conversions that no job makes: half a second and 40 MB.
+        pyarrow.scalar(None)
     load_lightgbm()
     import onnxruntime  # noqa: F401
 

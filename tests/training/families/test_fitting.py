@@ -269,6 +269,7 @@ def test_a_fit_loads_only_what_it_needs() -> None:
     loaded = _python(
         """
         import sys
+        from services.training.domain.families.absent_libraries import absent
         from tests.training.families.training import FEW_TREES, inputs_and, mixed, train
         train("boosted_trees", inputs_and(mixed(), "label"), "label", FEW_TREES).model.export()
         train("logistic_regression", inputs_and(mixed(), "label"), "label").model.export()

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+from services.training.domain.families.absent_libraries import absent
+
 _OPENMP = "libgomp.so.1"
 # LightGBM imports these where they are installed, for interfaces of theirs that we do not use: 80 MB and a second.
 _NOT_NEEDED = ("sklearn", "pandas", "matplotlib")
@@ -15,14 +17,8 @@ def load_lightgbm() -> ModuleType:
     """Return the lightgbm module."""
     if "lightgbm" not in sys.modules:
         preload_openmp()
-        absent = [name for name in _NOT_NEEDED if name not in sys.modules]
-        # None in sys.modules makes an import fail as if the library were not installed, which LightGBM allows for.
-        sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
-        try:
+        with absent(*_NOT_NEEDED):
             import lightgbm  # noqa: F401
-        finally:
-            for name in absent:
-                del sys.modules[name]
     return sys.modules["lightgbm"]
 
 
