@@ -7,6 +7,7 @@ rules, deadlines and metrics on, as always.
 import asyncio
 import json
 import time
+from typing import Any
 
 import grpc
 import numpy as np
@@ -58,7 +59,7 @@ async def _load(home: Home, request: bytes, in_flight: int) -> tuple[float, floa
     metadata = (("authorization", f"Bearer {home.token.read_text()}"),)
     latencies: list[float] = []
     async with grpc.aio.secure_channel(f"127.0.0.1:{BASE_PORT + 1}", credentials) as channel:
-        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        infer: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         assert b"good" in await infer(request, metadata=metadata), "the first row of the data is a good one"
         deadline = time.perf_counter() + _SECONDS
 

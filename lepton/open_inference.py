@@ -99,7 +99,7 @@ def infer(
     Raises:
         LeptonError: the call failed.
     """
-    call = channel.unary_unary(
+    call: Any = channel.unary_unary(
         f"{_SERVICE}ModelInfer",
         response_deserializer=_RESPONSE.FromString,
     )

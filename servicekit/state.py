@@ -1,4 +1,4 @@
-"""A service's state changes: one transaction holds the rows, the fact that goes out, and the answer to a repeated request."""
+"""A service's state changes: one transaction holds the rows, the fact that goes out, and the answer to a repeat."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -121,6 +121,3 @@ class State(Generic[_Repository]):
         """Drop answers that nobody will ask for again."""
         async with self.database.transaction() as transaction:
             await idempotency.forget_old(transaction, self.tables.requests)
-
-
-

@@ -1,0 +1,46 @@
+"""What a backend with KServe's unchanged client does: run in its own environment with ADDRESS CA TOKEN MODEL."""
+
+import asyncio
+import sys
+
+import grpc
+import numpy as np
+from kserve import InferenceGRPCClient, InferInput, InferRequest
+
+_COLUMNS = {
+    "number": ("INT64", np.int64, 24),
+    "text": ("BYTES", np.object_, "no checking account"),
+}
+
+
+async def main() -> None:
+    """Ask for health, readiness and a prediction, and print `conformant` at the end."""
+    address, ca, token, model, *columns = sys.argv[1:]
+    headers = (("authorization", f"Bearer {token}"),)
+    client = InferenceGRPCClient(address, use_ssl=True, root_certificates=ca)
+    async with client:
+        assert await client.is_server_live(headers=headers)
+        assert await client.is_server_ready(headers=headers)
+        assert await client.is_model_ready(model, headers=headers)
+        inputs = []
+        for column in columns:
+            name, kind = column.split("=")
+            datatype, dtype, value = _COLUMNS[kind]
+            inputs.append(InferInput(name, [2, 1], datatype))
+            inputs[-1].set_data_from_numpy(np.full((2, 1), value, dtype=dtype), binary_data=True)
+        answer = await client.infer(InferRequest(model, inputs, request_id="an id"), headers=headers)
+        assert answer.id == "an id"
+        outputs = {output.name: output.as_numpy() for output in answer.outputs}
+        assert outputs["prediction"].shape == (2, 1)
+        assert np.allclose(outputs["probabilities"].sum(axis=1), 1.0, atol=1e-6)
+        try:
+            await client.infer(InferRequest(model, inputs[1:]), headers=headers)
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+        else:
+            code = grpc.StatusCode.OK
+        assert code is grpc.StatusCode.INVALID_ARGUMENT, code
+    print("conformant")
+
+
+asyncio.run(main())

@@ -1,0 +1,76 @@
+"""What a backend with an unchanged tritonclient does: run in its own environment with ADDRESS CA TOKEN MODEL."""
+
+import sys
+
+import numpy as np
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+
+def main() -> None:
+    """Ask everything that the protocol has, and print `conformant` at the end."""
+    address, ca, token, model = sys.argv[1:]
+    headers = {"authorization": f"Bearer {token}"}
+    client = triton.InferenceServerClient(address, ssl=True, root_certificates=ca)
+    assert client.is_server_live(headers)
+    assert client.is_server_ready(headers)
+    assert client.is_model_ready(model, headers=headers)
+    assert not client.is_model_ready("nobody", headers=headers)
+    assert client.get_server_metadata(headers).name == "lepton"
+    metadata = client.get_model_metadata(model, headers=headers)
+    assert metadata.platform == "onnxruntime_onnx"
+    assert all(list(tensor.shape) == [-1, 1] for tensor in metadata.inputs)
+    index = client.get_model_repository_index(headers)
+    assert (model, metadata.versions[0], "READY") in {(row.name, row.version, row.state) for row in index.models}
+
+    inputs = []
+    for tensor in metadata.inputs:
+        kinds = {"BYTES": object, "INT64": np.int64, "FP64": np.float64, "BOOL": np.bool_}
+        value = "no checking account" if tensor.datatype == "BYTES" else 24
+        array = np.full((2, 1), value, dtype=kinds[tensor.datatype])
+        inputs.append(triton.InferInput(tensor.name, array.shape, tensor.datatype))
+        inputs[-1].set_data_from_numpy(array)
+    answer = client.infer(model, inputs, request_id="an id", headers=headers)
+    response = answer.get_response()
+    assert response.id == "an id"
+    assert response.model_version == metadata.versions[0]
+    probabilities = answer.as_numpy("probabilities")
+    assert probabilities.shape == (2, 2)
+    assert np.allclose(probabilities.sum(axis=1), 1.0, atol=1e-6)
+    assert answer.as_numpy("prediction").shape == (2, 1)
+
+    wanted = [triton.InferRequestedOutput("probabilities", class_count=1)]
+    top = client.infer(model, inputs, outputs=wanted, headers=headers).as_numpy("probabilities")
+    value, place, label = top[0, 0].decode().split(":")
+    assert float(value) == round(float(probabilities[0].max()), 6)
+    assert label == ("bad", "good")[int(place)]
+
+    compressed = client.infer(model, inputs, headers=headers, compression_algorithm="gzip")
+    assert np.array_equal(compressed.as_numpy("probabilities"), probabilities)
+
+    _refused(
+        lambda: client.infer("nobody", inputs, headers=headers), "NOT_FOUND", "Request for unknown model: 'nobody'"
+    )
+    _refused(lambda: client.infer(model, inputs[1:], headers=headers), "INVALID_ARGUMENT", "every input")
+    _refused(lambda: client.infer(model, inputs), "UNAUTHENTICATED", "token")
+    _refused(lambda: client.infer(model, inputs, headers={"authorization": "Bearer x"}), "UNAUTHENTICATED", "token")
+    _refused(lambda: client.get_cuda_shared_memory_status(headers=headers), "UNIMPLEMENTED", "")
+    big = triton.InferInput("big", [1 << 20], "FP64")
+    big.set_data_from_numpy(np.zeros(1 << 20))
+    # 8 MiB, over gRPC's own default: it arrives, and is refused for what it is.
+    _refused(lambda: client.infer(model, [big], headers=headers), "INVALID_ARGUMENT", "big")
+    print("conformant")
+
+
+def _refused(ask: object, status: str, text: str) -> None:
+    try:
+        ask()  # type: ignore[operator]
+    except InferenceServerException as error:
+        status_found, text_found = str(error.status()), error.message()
+    else:
+        status_found = text_found = "no error"
+    assert status in status_found, (status_found, text_found)
+    assert text in text_found, (status_found, text_found)
+
+
+main()
