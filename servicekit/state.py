@@ -2,10 +2,10 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, Select
 
 from servicekit import idempotency, outbox
 from servicekit.auth import current_identity
@@ -36,12 +36,18 @@ class Unit:
     Args:
         transaction: the open transaction.
         tables: the service's kit tables.
+        is_writing: whether it may write; a reading one sees one state and locks nothing.
     """
 
-    def __init__(self, transaction: Transaction, tables: KitTables) -> None:
+    def __init__(self, transaction: Transaction, tables: KitTables, *, is_writing: bool = True) -> None:
         self.execute = transaction.execute
         self._transaction = transaction
         self._tables = tables
+        self._is_writing = is_writing
+
+    def locked(self, query: "Select[Any]") -> "Select[Any]":
+        """Return a query whose rows nobody else changes until a writing transaction ends."""
+        return query.with_for_update() if self._is_writing else query
 
     @property
     def dialect_name(self) -> str:
@@ -100,7 +106,7 @@ class State(Generic[_Repository]):
     async def reading(self) -> AsyncIterator[_Repository]:
         """Run a block that only reads."""
         async with self.database.reading() as connection:
-            yield self._repository(Unit(connection, self.tables))
+            yield self._repository(Unit(connection, self.tables, is_writing=False))
 
     async def once(
         self, request: Message, answer_type: type[_Answer], act: Callable[[_Repository], Awaitable[_Answer]]

@@ -22,7 +22,7 @@ class Repository(Protocol):
     """Deployments, within one transaction."""
 
     async def find(self, workspace: str, name: str) -> Deployment:
-        """Return a deployment, locked for the transaction.
+        """Return a deployment, locked for a writing transaction.
 
         Raises:
             NotFound: there is none.

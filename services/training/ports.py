@@ -22,7 +22,7 @@ class Repository(Protocol):
     """Jobs, within one transaction."""
 
     async def find(self, workspace: str, name: str) -> Job:
-        """Return a job, locked for the transaction.
+        """Return a job, locked for a writing transaction.
 
         Raises:
             NotFound: there is none.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
+_BOOLEAN = "(?i)^\\s*(true|false)\\s*$"
 _TIMESTAMP = pa.timestamp("us")
 # What a column may become when a value does not fit: integers may turn out to be floats, all else is text.
 _NARROWEST_FIRST: tuple[pa.DataType, ...] = (pa.int64(), pa.float64(), pa.bool_(), _TIMESTAMP)
@@ -52,4 +53,7 @@ def _fits(column: pa.Array, kind: pa.DataType) -> bool:
 def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_string(kind):
         return column
+    # Arrow takes 1 and 0 for booleans, too: beside words they are no numbers, but a sign of mixed values.
+    if pa.types.is_boolean(kind) and not pc.all(pc.match_substring_regex(column, _BOOLEAN), min_count=0).as_py():
+        raise pa.ArrowInvalid("not all true or false")
     return pc.cast(pc.utf8_trim_whitespace(column), kind)

@@ -135,11 +135,13 @@ def _check_text(open_file: OpenFile) -> None:
 
 
 def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, position: int, *, final: bool = False) -> None:
+    # A character that the last chunk began belongs to the place where it began.
+    begun = len(decoder.getstate()[0])
     try:
         decoder.decode(chunk, final)
     except UnicodeDecodeError as error:
         raise InvalidArgument(
-            f"the file is not UTF-8: byte {position + error.start} cannot be read; save it as UTF-8",
+            f"the file is not UTF-8: byte {position - begun + error.start} cannot be read; save it as UTF-8",
             reason="NOT_UTF8",
         ) from error
 

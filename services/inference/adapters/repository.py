@@ -31,14 +31,13 @@ class SqlRepository:
         self._unit = unit
 
     async def find(self, workspace: str, name: str) -> Deployment:
-        """Return a deployment, locked for the transaction.
+        """Return a deployment, locked for a writing transaction.
 
         Raises:
             NotFound: there is none.
         """
-        row = (
-            await self._unit.execute(select(deployments).where(_key(workspace, name)).with_for_update())
-        ).one_or_none()
+        query = select(deployments).where(_key(workspace, name))
+        row = (await self._unit.execute(self._unit.locked(query))).one_or_none()
         if row is None:
             raise NotFound(f"no deployment {name!r}", reason="DEPLOYMENT_NOT_FOUND")
         return _deployment(row)

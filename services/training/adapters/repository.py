@@ -27,13 +27,13 @@ class SqlRepository:
         self._unit = unit
 
     async def find(self, workspace: str, name: str) -> Job:
-        """Return a job, locked for the transaction.
+        """Return a job, locked for a writing transaction.
 
         Raises:
             NotFound: there is none.
         """
-        query = select(jobs).where(jobs.c.workspace == workspace, jobs.c.name == name).with_for_update()
-        row = (await self._unit.execute(query)).one_or_none()
+        query = select(jobs).where(jobs.c.workspace == workspace, jobs.c.name == name)
+        row = (await self._unit.execute(self._unit.locked(query))).one_or_none()
         if row is None:
             raise NotFound(f"no job {name!r}", reason="JOB_NOT_FOUND")
         return _job(row)
