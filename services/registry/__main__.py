@@ -4,6 +4,8 @@ import asyncio
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
+import structlog
+
 from lepton.v1.registry_pb2_grpc import add_RegistryServiceServicer_to_server
 from servicekit.database import open_database
 from servicekit.events import connect
@@ -16,10 +18,13 @@ from services.registry.adapters import tables
 from services.registry.adapters.artifact_store import ObjectArtifactStore
 from services.registry.adapters.repository import SqlRepository
 from services.registry.adapters.verifier import ChildVerifier
-from services.registry.domain.registry import Uploads
-from services.registry.domain.versions import Transition, next_state
+from services.registry.domain.registry import give_up_stale
+from services.registry.domain.uploads import Uploads
 from services.registry.servicer import RegistryServicer
 from services.registry.settings import RegistrySettings
+
+_log = structlog.get_logger(__name__)
+_SWEEP_SECONDS = 3600.0
 
 
 async def run(settings: RegistrySettings) -> None:
@@ -33,26 +38,35 @@ async def run(settings: RegistrySettings) -> None:
         objects = Objects.open(settings, "registry")
         await _sweep(state, objects, settings)
         artifacts = ObjectArtifactStore(objects)
-        verifier = ChildVerifier(settings.verify_seconds)
+        verifier = ChildVerifier(settings.verify_seconds, settings.verify_memory_bytes, settings.parallel_verifications)
         uploads = Uploads(artifacts, verifier, state.reading, state.writing, settings.parity_tolerance)
         servicer = RegistryServicer(uploads, artifacts, state, settings.max_artifact_bytes)
         service = Servicer(
             "lepton.v1.RegistryService", lambda server: add_RegistryServiceServicer_to_server(servicer, server)
         )
         await stack.enter_async_context(running_server(settings, [service]))
+        sweeping = asyncio.create_task(_keep_clean(state, objects, settings), name="sweep")
+        stack.callback(sweeping.cancel)
         await until_stopped()
 
 
 async def _sweep(state: State[SqlRepository], objects: Objects, settings: RegistrySettings) -> None:
     """Give up versions that nobody finishes, and delete what an earlier process that was killed left behind."""
-    before = datetime.now(UTC) - timedelta(hours=settings.pending_hours)
     async with state.writing() as repository:
-        for version in await repository.stale_versions(before):
-            failed = next_state(version.state, Transition.REFUSE)
-            await repository.end_version(version, failed, reason="NEVER_FINISHED", message="its upload never ended")
+        await give_up_stale(repository, datetime.now(UTC) - timedelta(hours=settings.pending_hours))
         known = await repository.object_names()
     await objects.sweep(known, timedelta(minutes=settings.orphan_minutes))
     await state.forget_old_requests()
+
+
+async def _keep_clean(state: State[SqlRepository], objects: Objects, settings: RegistrySettings) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        try:
+            await _sweep(state, objects, settings)
+        except Exception as error:
+            # The store or the database is away; the next hour will do.
+            _log.warning("sweep failed", error=str(error) or type(error).__name__)
 
 
 if __name__ == "__main__":

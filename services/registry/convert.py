@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from lepton.v1 import common_pb2
 from lepton.v1 import registry_pb2 as pb
 from services.registry.domain.aliases import Alias, Move
-from services.registry.domain.versions import Artifact, Parity, Tensor, Verdict, Version, VersionState
+from services.registry.domain.versions import Artifact, Declaration, Parity, Tensor, Verdict, Version, VersionState
+from services.registry.ports import Model
 
 STATES: dict[VersionState, "pb.VersionState.ValueType"] = {
     VersionState.PENDING: pb.VERSION_STATE_PENDING,
@@ -26,19 +27,19 @@ def artifact_to_proto(artifact: Artifact) -> pb.Artifact:
 
 def tensors_from_proto(specs: "list[common_pb2.TensorSpec]") -> tuple[Tensor, ...]:
     """Return declared inputs or outputs."""
-    return tuple(Tensor(spec.name, spec.datatype, tuple(spec.shape)) for spec in specs)
+    return tuple(
+        Tensor(spec.name, spec.datatype, tuple(spec.shape), spec.categories[0] if spec.categories else "")
+        for spec in specs
+    )
 
 
-def parity_from_proto(request: pb.CreateVersionRequest | pb.Version) -> Parity | None:
-    """Return the parity measurement of a request or record, or None."""
-    if not request.HasField("parity"):
-        return None
-    message = request.parity
+def parity_from_proto(message: pb.Parity) -> Parity:
+    """Return a parity measurement."""
     return Parity(message.max_difference, message.tolerance, message.rows, message.label_mismatches)
 
 
-def record_of(request: pb.CreateVersionRequest) -> bytes:
-    """Return what a version keeps of its declaration, serialised."""
+def declaration_from_proto(request: pb.CreateVersionRequest) -> Declaration:
+    """Return what a request declares; a model made elsewhere has no parity, whatever its maker measured."""
     record = pb.Version(
         signature=request.signature,
         lineage=request.lineage,
@@ -46,57 +47,41 @@ def record_of(request: pb.CreateVersionRequest) -> bytes:
         description=request.description,
         uploaded=not request.lineage.job,
     )
-    if request.HasField("parity"):
+    if request.HasField("parity") and request.lineage.job:
         record.parity.CopyFrom(request.parity)
-    return record.SerializeToString()
+    artifacts = tuple(artifact_from_proto(artifact) for artifact in request.artifacts)
+    return declaration_from_record(record.SerializeToString(), artifacts)
 
 
-def record_with_graph(record: bytes, verdict: Verdict) -> bytes:
-    """Return a record whose signature, where none was declared, is the graph's."""
+def declaration_from_record(record: bytes, artifacts: tuple[Artifact, ...]) -> Declaration:
+    """Return what was declared, from what is kept of it."""
     message = pb.Version.FromString(record)
+    return Declaration(
+        artifacts,
+        tensors_from_proto(list(message.signature.inputs)),
+        tensors_from_proto(list(message.signature.outputs)),
+        message.lineage.job,
+        message.lineage.job_epoch,
+        parity_from_proto(message.parity) if message.HasField("parity") else None,
+        record,
+    )
+
+
+def declaration_with_graph(declared: Declaration, verdict: Verdict) -> Declaration:
+    """Return a declaration whose signature, where none was declared, is the graph's."""
+    message = pb.Version.FromString(declared.record)
     for specs, found in ((message.signature.inputs, verdict.inputs), (message.signature.outputs, verdict.outputs)):
         if not specs:
             specs.extend(
                 common_pb2.TensorSpec(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
                 for tensor in found
             )
-    return message.SerializeToString()
-
-
-def version_from_record(
-    record: pb.Version,
-    workspace: str,
-    model: str,
-    number: int,
-    state: VersionState,
-    artifacts: tuple[Artifact, ...],
-    error_reason: str,
-    error_message: str,
-    create_time: datetime,
-    end_time: datetime | None,
-) -> Version:
-    """Return a version from what it declared and what became of it."""
-    return Version(
-        workspace,
-        model,
-        number,
-        state,
-        artifacts,
-        tensors_from_proto(list(record.signature.inputs)),
-        tensors_from_proto(list(record.signature.outputs)),
-        record.lineage.job,
-        parity_from_proto(record),
-        record.SerializeToString(),
-        error_reason,
-        error_message,
-        create_time,
-        end_time,
-    )
+    return declaration_from_record(message.SerializeToString(), declared.artifacts)
 
 
 def version_to_proto(version: Version) -> pb.Version:
     """Return a version's message."""
-    message = pb.Version.FromString(version.record)
+    message = pb.Version.FromString(version.declared.record)
     message.model = version.model
     message.number = version.number
     message.state = STATES[version.state]
@@ -124,10 +109,12 @@ def move_to_proto(move: Move) -> pb.AliasMove:
     return message
 
 
-def model_to_proto(name: str, latest: int, latest_ready: int, create_time: datetime) -> pb.Model:
+def model_to_proto(model: Model) -> pb.Model:
     """Return a model's message."""
-    message = pb.Model(name=name, latest_version=latest, latest_ready_version=latest_ready)
-    message.create_time.FromDatetime(_utc(create_time))
+    message = pb.Model(
+        name=model.name, latest_version=model.latest_version, latest_ready_version=model.latest_ready_version
+    )
+    message.create_time.FromDatetime(_utc(model.create_time))
     return message
 
 

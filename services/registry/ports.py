@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from services.registry.domain.aliases import Alias, Move
-from services.registry.domain.versions import Artifact, Parity, Tensor, Verdict, Version, VersionState
+from services.registry.domain.versions import Artifact, Declaration, Verdict, Version, VersionState
 
 
 class Listing(Protocol):
@@ -37,6 +37,22 @@ class Model(Protocol):
 class Repository(Protocol):
     """Models, versions and aliases, within one transaction."""
 
+    async def lock(self, workspace: str, model: str) -> None:
+        """Let nobody else change a model until the transaction ends; what is read from here on is settled."""
+        ...
+
+    async def find_model(self, workspace: str, name: str) -> Model | None:
+        """Return a model, or None."""
+        ...
+
+    async def remove_model(self, workspace: str, name: str) -> list[str]:
+        """Delete a model with its versions and aliases; return the objects that nothing needs any more."""
+        ...
+
+    async def stale_versions(self, before: datetime) -> list[Version]:
+        """Return the versions that are PENDING since before a time."""
+        ...
+
     async def find_version(self, workspace: str, model: str, number: int) -> Version | None:
         """Return a version, or None."""
         ...
@@ -53,22 +69,16 @@ class Repository(Protocol):
         """Keep the highest epoch seen of a job; return what it was before, 0 for none."""
         ...
 
-    async def add_version(
-        self,
-        workspace: str,
-        model: str,
-        artifacts: tuple[Artifact, ...],
-        inputs: tuple[Tensor, ...],
-        outputs: tuple[Tensor, ...],
-        job: str,
-        parity: Parity | None,
-        record: bytes,
-    ) -> Version:
+    async def add_version(self, workspace: str, model: str, declared: Declaration) -> Version:
         """Give a model its next number, in state PENDING; the model is made if absent."""
         ...
 
-    async def set_artifact(self, version: Version, artifact: Artifact) -> None:
-        """Keep where an artifact is stored."""
+    async def set_artifact(self, version: Version, artifact: Artifact) -> str:
+        """Keep where an artifact is stored; return the object that it replaces, or nothing."""
+        ...
+
+    async def forget_objects(self, version: Version) -> None:
+        """Forget where a version's artifacts are stored."""
         ...
 
     async def end_version(
@@ -80,7 +90,11 @@ class Repository(Protocol):
         message: str = "",
         verdict: Verdict | None = None,
     ) -> Version:
-        """Move a version to its last state, publishing registry.version.ready where it is that; return it."""
+        """Move a version to its last state, publishing registry.version.ready where it is that; return it.
+
+        Raises:
+            Aborted: it changed since it was read.
+        """
         ...
 
     async def remove_version(self, version: Version) -> None:
@@ -125,11 +139,12 @@ class ArtifactStore(Protocol):
 class Verifier(Protocol):
     """Tries a model where it can do no harm."""
 
-    async def verify(self, model: bytes, categories: dict[str, str]) -> Verdict:
+    async def verify(self, content: AsyncIterator[bytes], size_bytes: int, examples: dict[str, str]) -> Verdict:
         """Hash, load and sample-predict a model.
 
         Args:
-            model: the ONNX file.
-            categories: a value to try by input, for those whose values are known.
+            content: the ONNX file, in pieces.
+            size_bytes: its size.
+            examples: a value to try by input, for those whose values are known.
         """
         ...

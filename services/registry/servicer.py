@@ -5,24 +5,22 @@ from collections.abc import AsyncIterator
 from lepton.v1 import registry_pb2 as pb
 from lepton.v1 import registry_pb2_grpc
 from servicekit.auth import Role, current_identity
-from servicekit.errors import InvalidArgument, NotFound, PermissionDenied
+from servicekit.errors import InvalidArgument
 from servicekit.paging import Page
 from servicekit.rpc import Context
 from servicekit.state import State
 from services.registry.adapters.repository import SqlRepository
 from services.registry.convert import (
     alias_to_proto,
-    artifact_from_proto,
     artifact_to_proto,
+    declaration_from_proto,
     model_to_proto,
     move_to_proto,
-    parity_from_proto,
-    record_of,
-    tensors_from_proto,
     version_to_proto,
 )
 from services.registry.domain import registry
-from services.registry.domain.versions import Version
+from services.registry.domain.checks import check_claim
+from services.registry.domain.uploads import Uploads, settle
 from services.registry.ports import ArtifactStore
 
 
@@ -38,7 +36,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
 
     def __init__(
         self,
-        uploads: registry.Uploads,
+        uploads: Uploads,
         artifacts: ArtifactStore,
         state: State[SqlRepository],
         max_artifact_bytes: int,
@@ -51,25 +49,12 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Context) -> pb.Version:
         """Take the next number."""
         identity = current_identity()
-        # Lineage that names a job is a worker's word: a user's token cannot claim one.
-        if request.lineage.job and identity.role is not Role.SERVICE:
-            raise PermissionDenied(
-                "only a training worker can name the job that made a model", reason="JOB_IS_INTERNAL"
-            )
+        declared = declaration_from_proto(request)
+        check_claim(declared, is_service=identity.role is Role.SERVICE)
 
         async def act(repository: SqlRepository) -> pb.Version:
             version = await registry.create_version(
-                repository,
-                identity.workspace,
-                request.model,
-                tuple(artifact_from_proto(artifact) for artifact in request.artifacts),
-                tensors_from_proto(list(request.signature.inputs)),
-                tensors_from_proto(list(request.signature.outputs)),
-                request.lineage.job,
-                request.lineage.job_epoch,
-                parity_from_proto(request),
-                record_of(request),
-                self._max_artifact_bytes,
+                repository, identity.workspace, request.model, declared, self._max_artifact_bytes
             )
             return version_to_proto(version)
 
@@ -80,27 +65,33 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     ) -> pb.Artifact:
         """Store a declared artifact."""
         header = await _header(request_iterator)
-        chunks = (request.chunk async for request in request_iterator)
         workspace = current_identity().workspace
-        return artifact_to_proto(await self._uploads.upload(workspace, header.ref, header.name, chunks))
+        stored = await self._uploads.upload(workspace, header.ref, header.name, _chunks(request_iterator))
+        return artifact_to_proto(stored)
 
     async def FinalizeVersion(self, request: pb.FinalizeVersionRequest, context: Context) -> pb.Version:
         """Check a version: READY or FAILED. A repeat finds it so."""
         workspace = current_identity().workspace
-        declared = version_to_proto(await self._version(request.ref))
-        categories = {spec.name: spec.categories[0] for spec in declared.signature.inputs if spec.categories}
-        return version_to_proto(await self._uploads.finalize(workspace, request.ref, categories))
+        # Outside of the transaction, for it takes long; nothing is changed before the verdict is there.
+        verdict = await self._uploads.judge(workspace, request.ref)
+
+        async def act(repository: SqlRepository) -> pb.Version:
+            return version_to_proto(await settle(repository, workspace, request.ref, verdict))
+
+        return await self._state.once(request, pb.Version, act)
 
     async def GetVersion(self, request: pb.GetVersionRequest, context: Context) -> pb.Version:
         """Return a version."""
-        return version_to_proto(await self._version(request.ref))
+        async with self._state.reading() as repository:
+            version = await registry.find_version(repository, current_identity().workspace, request.ref)
+        return version_to_proto(version)
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Context) -> pb.ListVersionsResponse:
         """Return a page of a model's versions."""
         page = Page(request.page_size, request.page_token, request.filter)
         workspace = current_identity().workspace
         async with self._state.reading() as repository:
-            await _model(repository, workspace, request.model)
+            await registry.find_model(repository, workspace, request.model)
             found, token = await repository.list_versions(workspace, request.model, page)
         return pb.ListVersionsResponse(versions=[version_to_proto(item) for item in found], next_page_token=token)
 
@@ -122,44 +113,32 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         self, request: pb.DownloadArtifactRequest, context: Context
     ) -> AsyncIterator[pb.DownloadArtifactResponse]:
         """Stream an artifact."""
-        version = await self._version(request.ref)
-        artifact = version.artifact(request.name)
-        if artifact is None or not artifact.object_name:
-            names = ", ".join(item.name for item in version.artifacts if item.object_name) or "none yet"
-            raise NotFound(
-                f"{version.ref} has no artifact {request.name!r}: it has {names}", reason="ARTIFACT_NOT_FOUND"
-            )
-        async for chunk in self._artifacts.get(version.workspace, artifact):
+        async for chunk in self._uploads.download(current_identity().workspace, request.ref, request.name):
             yield pb.DownloadArtifactResponse(chunk=chunk)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.Model:
         """Return a model."""
         async with self._state.reading() as repository:
-            return await _model(repository, current_identity().workspace, request.name)
+            return model_to_proto(await registry.find_model(repository, current_identity().workspace, request.name))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """Return a page of models."""
         page = Page(request.page_size, request.page_token, request.filter, request.order_by)
         async with self._state.reading() as repository:
             found, token = await repository.list_models(current_identity().workspace, page)
-        models = [
-            model_to_proto(item.name, item.latest_version, item.latest_ready_version, item.create_time)
-            for item in found
-        ]
-        return pb.ListModelsResponse(models=models, next_page_token=token)
+        return pb.ListModelsResponse(models=[model_to_proto(model) for model in found], next_page_token=token)
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.DeleteModelResponse:
         """Delete a model, then its objects."""
-        workspace = current_identity().workspace
+        identity = current_identity()
         objects: list[str] = []
 
         async def act(repository: SqlRepository) -> pb.DeleteModelResponse:
-            await _model(repository, workspace, request.name)
-            objects.extend(await repository.remove_model(workspace, request.name))
+            objects.extend(await registry.delete_model(repository, identity.workspace, request.name, identity.subject))
             return pb.DeleteModelResponse()
 
         answer = await self._state.once(request, pb.DeleteModelResponse, act)
-        await self._artifacts.remove(workspace, objects)
+        await self._artifacts.remove(identity.workspace, objects)
         return answer
 
     async def PromoteVersion(self, request: pb.PromoteVersionRequest, context: Context) -> pb.Alias:
@@ -196,7 +175,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         """Return a model's aliases."""
         workspace = current_identity().workspace
         async with self._state.reading() as repository:
-            await _model(repository, workspace, request.model)
+            await registry.find_model(repository, workspace, request.model)
             found = await repository.aliases_of(workspace, request.model)
         return pb.ListAliasesResponse(aliases=[alias_to_proto(alias) for alias in found])
 
@@ -205,8 +184,10 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     ) -> pb.ListAliasHistoryResponse:
         """Return a page of an alias's moves."""
         page = Page(request.page_size, request.page_token)
+        workspace = current_identity().workspace
         async with self._state.reading() as repository:
-            found, token = await repository.list_moves(current_identity().workspace, request.model, request.alias, page)
+            await registry.check_known_alias(repository, workspace, request.model, request.alias)
+            found, token = await repository.list_moves(workspace, request.model, request.alias, page)
         return pb.ListAliasHistoryResponse(moves=[move_to_proto(move) for move in found], next_page_token=token)
 
     async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Context) -> pb.DeleteAliasResponse:
@@ -221,10 +202,6 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
 
         return await self._state.once(request, pb.DeleteAliasResponse, act)
 
-    async def _version(self, ref: str) -> Version:
-        async with self._state.reading() as repository:
-            return await registry.find_version(repository, current_identity().workspace, ref)
-
 
 async def _header(requests: AsyncIterator[pb.UploadArtifactRequest]) -> pb.UploadArtifactHeader:
     async for request in requests:
@@ -234,8 +211,8 @@ async def _header(requests: AsyncIterator[pb.UploadArtifactRequest]) -> pb.Uploa
     raise InvalidArgument("an upload begins with a header", reason="BAD_STREAM")
 
 
-async def _model(repository: SqlRepository, workspace: str, name: str) -> pb.Model:
-    found = await repository.find_model(workspace, name)
-    if found is None:
-        raise NotFound(f"no model {name!r}", reason="MODEL_NOT_FOUND")
-    return model_to_proto(found.name, found.latest_version, found.latest_ready_version, found.create_time)
+async def _chunks(requests: AsyncIterator[pb.UploadArtifactRequest]) -> AsyncIterator[bytes]:
+    async for request in requests:
+        if request.HasField("header"):
+            raise InvalidArgument("an upload has one header, at its beginning", reason="BAD_STREAM")
+        yield request.chunk

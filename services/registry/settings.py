@@ -12,6 +12,12 @@ class RegistrySettings(StatefulSettings):
     parity_tolerance: float = Field(
         1e-3, gt=0, description="Largest difference between a model and its export that a worker may declare."
     )
-    verify_seconds: float = Field(60.0, gt=0, description="Longest that trying a model may take, seconds.")
+    verify_seconds: float = Field(
+        45.0, gt=0, description="Longest that trying a model may take, seconds; less than a call's usual deadline."
+    )
+    verify_memory_bytes: int = Field(
+        2 << 30, ge=256 << 20, description="Address space for trying a model, beside six times its size, bytes."
+    )
+    parallel_verifications: int = Field(2, ge=1, description="Models tried at a time; more wait.")
     pending_hours: float = Field(24.0, gt=0, description="Age at which an unfinished version is given up, hours.")
     orphan_minutes: float = Field(60.0, ge=0, description="Age at which an object without a row is deleted, minutes.")

@@ -1,19 +1,27 @@
 """Models, versions and aliases in SQL."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
 
-from lepton.v1 import events_pb2, registry_pb2
+from lepton.v1 import events_pb2
+from servicekit.errors import Aborted
 from servicekit.paging import Page, next_token, page_query
 from servicekit.state import Unit
 from services.registry.adapters.tables import alias_moves, aliases, artifacts, job_epochs, models, versions
-from services.registry.convert import alias_to_proto, record_with_graph, version_from_record, version_to_proto
+from services.registry.convert import (
+    alias_to_proto,
+    declaration_from_record,
+    declaration_with_graph,
+    version_to_proto,
+)
 from services.registry.domain.aliases import Alias, Move
-from services.registry.domain.versions import Artifact, Parity, Tensor, Verdict, Version, VersionState, digest_of
+from services.registry.domain.versions import Artifact, Declaration, Verdict, Version, VersionState, digest_of
 from services.registry.ports import Listing
 
 
@@ -37,6 +45,12 @@ class SqlRepository:
     def __init__(self, unit: Unit) -> None:
         self._unit = unit
 
+    async def lock(self, workspace: str, model: str) -> None:
+        """Let nobody else change a model until the transaction ends; what is read from here on is settled."""
+        # On SQLite nobody else writes during a transaction anyway.
+        key = (models.c.workspace == workspace) & (models.c.name == model)
+        await self._unit.execute(select(models.c.name).where(key).with_for_update())
+
     async def find_version(self, workspace: str, model: str, number: int) -> Version | None:
         """Return a version, or None."""
         found = await self._versions(_of(versions, workspace, model) & (versions.c.number == number))
@@ -59,25 +73,16 @@ class SqlRepository:
     async def raise_job_epoch(self, workspace: str, job: str, epoch: int) -> int:
         """Keep the highest epoch seen of a job; return what it was before, 0 for none."""
         key = (job_epochs.c.workspace == workspace) & (job_epochs.c.job == job)
+        dialect = sqlite if self._unit.dialect_name == "sqlite" else postgresql
+        first = dialect.insert(job_epochs).values(workspace=workspace, job=job, epoch=0).on_conflict_do_nothing()
+        await self._unit.execute(first)
         query = select(job_epochs.c.epoch).where(key).with_for_update()
-        before = (await self._unit.execute(query)).scalar_one_or_none()
-        if before is None:
-            await self._unit.execute(insert(job_epochs).values(workspace=workspace, job=job, epoch=epoch))
-        elif epoch > before:
+        before = int((await self._unit.execute(query)).scalar_one())
+        if epoch > before:
             await self._unit.execute(update(job_epochs).where(key).values(epoch=epoch))
-        return int(before or 0)
+        return before
 
-    async def add_version(
-        self,
-        workspace: str,
-        model: str,
-        declared: tuple[Artifact, ...],
-        inputs: tuple[Tensor, ...],
-        outputs: tuple[Tensor, ...],
-        job: str,
-        parity: Parity | None,
-        record: bytes,
-    ) -> Version:
+    async def add_version(self, workspace: str, model: str, declared: Declaration) -> Version:
         """Give a model its next number, in state PENDING; the model is made if absent."""
         now = datetime.now(UTC)
         number = await self._unit.next_number(f"versions/{workspace}/{model}")
@@ -88,27 +93,27 @@ class SqlRepository:
         row = {
             **key,
             "state": VersionState.PENDING.value,
-            "digest": digest_of(declared),
-            "job": job,
-            "record": record,
+            "digest": digest_of(declared.artifacts),
+            "job": declared.job,
+            "record": declared.record,
             "error_reason": "",
             "error_message": "",
             "create_time": now,
         }
         await self._unit.execute(insert(versions).values(row))
-        rows = [{**key, **vars(artifact)} for artifact in declared]
-        await self._unit.execute(insert(artifacts), rows)
-        state = VersionState.PENDING
-        return Version(
-            workspace, model, number, state, declared, inputs, outputs, job, parity, record, "", "", now, None
-        )
+        await self._unit.execute(insert(artifacts), [{**key, **vars(artifact)} for artifact in declared.artifacts])
+        return Version(workspace, model, number, VersionState.PENDING, declared, "", "", now, None)
 
-    async def set_artifact(self, version: Version, artifact: Artifact) -> None:
-        """Keep where an artifact is stored."""
-        key = _of(artifacts, version.workspace, version.model) & (artifacts.c.number == version.number)
-        await self._unit.execute(
-            update(artifacts).where(key, artifacts.c.name == artifact.name).values(object_name=artifact.object_name)
-        )
+    async def set_artifact(self, version: Version, artifact: Artifact) -> str:
+        """Keep where an artifact is stored; return the object that it replaces, or nothing."""
+        key = _files_of(version) & (artifacts.c.name == artifact.name)
+        replaced = (await self._unit.execute(select(artifacts.c.object_name).where(key))).scalar_one()
+        await self._unit.execute(update(artifacts).where(key).values(object_name=artifact.object_name))
+        return str(replaced)
+
+    async def forget_objects(self, version: Version) -> None:
+        """Forget where a version's artifacts are stored."""
+        await self._unit.execute(update(artifacts).where(_files_of(version)).values(object_name=""))
 
     async def end_version(
         self,
@@ -119,19 +124,29 @@ class SqlRepository:
         message: str = "",
         verdict: Verdict | None = None,
     ) -> Version:
-        """Move a version to its last state, publishing registry.version.ready where it is that; return it."""
+        """Move a version to its last state, publishing registry.version.ready where it is that; return it.
+
+        Raises:
+            Aborted: it changed since it was read.
+        """
         now = datetime.now(UTC)
-        record = record_with_graph(version.record, verdict) if verdict else version.record
-        ended = replace(version, state=state, record=record, error_reason=reason, error_message=message, end_time=now)
+        declared = version.declared
+        if verdict is not None:
+            declared = declaration_with_graph(declared, verdict)
+        ended = replace(
+            version, state=state, declared=declared, error_reason=reason, error_message=message, end_time=now
+        )
         key = _of(versions, version.workspace, version.model) & (versions.c.number == version.number)
         values = {
             "state": state.value,
-            "record": record,
+            "record": declared.record,
             "error_reason": reason,
             "error_message": message,
             "end_time": now,
         }
-        await self._unit.execute(update(versions).where(key).values(values))
+        change = update(versions).where(key, versions.c.state == version.state.value).values(values)
+        if (await self._unit.execute(change.returning(versions.c.number))).one_or_none() is None:
+            raise Aborted(f"{version.ref} was changed by another call: read it again", reason="VERSION_CHANGED")
         if state is VersionState.READY:
             fact = events_pb2.VersionReady(version=version_to_proto(ended))
             await self._unit.publish(version.workspace, "registry.version.ready", fact, key=version.model)
@@ -155,8 +170,7 @@ class SqlRepository:
             tie=versions.c.number,
         )
         rows = (await self._unit.execute(query)).all()
-        found = [await self._version(row) for row in rows[: wanted.limit]]
-        return found, next_token(wanted, rows)
+        return await self._with_files(rows[: wanted.limit]), next_token(wanted, rows)
 
     async def find_model(self, workspace: str, name: str) -> ModelRow | None:
         """Return a model, or None."""
@@ -247,25 +261,36 @@ class SqlRepository:
         return await self._versions(is_stale)
 
     async def _versions(self, condition: Any) -> list[Version]:
-        rows = (await self._unit.execute(select(versions).where(condition).order_by(versions.c.number))).all()
-        return [await self._version(row) for row in rows]
+        query = select(versions).where(condition).order_by(versions.c.number)
+        return await self._with_files((await self._unit.execute(query)).all())
 
-    async def _version(self, row: Any) -> Version:
-        key = _of(artifacts, row.workspace, row.model) & (artifacts.c.number == row.number)
-        rows = (await self._unit.execute(select(artifacts).where(key).order_by(artifacts.c.name))).all()
-        files = tuple(Artifact(item.name, item.sha256, item.size_bytes, item.object_name) for item in rows)
-        return version_from_record(
-            registry_pb2.Version.FromString(row.record),
-            row.workspace,
-            row.model,
-            row.number,
-            VersionState(row.state),
-            files,
-            row.error_reason,
-            row.error_message,
-            row.create_time,
-            row.end_time,
-        )
+    async def _with_files(self, rows: Sequence[Any]) -> list[Version]:
+        keys = [(row.workspace, row.model, row.number) for row in rows]
+        own = tuple_(artifacts.c.workspace, artifacts.c.model, artifacts.c.number)
+        query = select(artifacts).where(own.in_(keys)).order_by(artifacts.c.name)
+        files: dict[tuple[str, str, int], list[Artifact]] = {key: [] for key in keys}
+        for item in (await self._unit.execute(query)).all() if keys else ():
+            file = Artifact(item.name, item.sha256, item.size_bytes, item.object_name)
+            files[item.workspace, item.model, item.number].append(file)
+        return [_version(row, tuple(files[key])) for row, key in zip(rows, keys, strict=True)]
+
+
+def _version(row: Any, files: tuple[Artifact, ...]) -> Version:
+    return Version(
+        row.workspace,
+        row.model,
+        row.number,
+        VersionState(row.state),
+        declaration_from_record(row.record, files),
+        row.error_reason,
+        row.error_message,
+        row.create_time,
+        row.end_time,
+    )
+
+
+def _files_of(version: Version) -> Any:
+    return _of(artifacts, version.workspace, version.model) & (artifacts.c.number == version.number)
 
 
 def _of(table: Any, workspace: str, model: str) -> Any:

@@ -4,36 +4,70 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
+from collections.abc import AsyncIterator
+from typing import TypedDict
 
 from services.registry.domain.versions import Refusal, Tensor, Verdict
 
-# What ONNX Runtime maps before it has loaded anything, and how a model grows when it is loaded.
-_BASE_BYTES = 4 << 30
+# How a model grows when it is loaded: the file, its parsed graph, the optimised one and packed weights.
 _MODEL_FACTOR = 6
+
+
+class _TensorAnswer(TypedDict):
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class _Answer(TypedDict, total=False):
+    sha256: str
+    inputs: list[_TensorAnswer]
+    outputs: list[_TensorAnswer]
+    reason: str
+    message: str
 
 
 class ChildVerifier:
     """The verifier port: a limited child process a model.
 
     Args:
-        wall_seconds: after this it is killed.
+        wall_seconds: once it has the model, it is killed after this.
+        memory_bytes: address space that it may take beside six times the model's size.
         parallel: children at a time; more wait.
     """
 
-    def __init__(self, wall_seconds: float, parallel: int = 2) -> None:
+    def __init__(self, wall_seconds: float, memory_bytes: int = 2 << 30, parallel: int = 2) -> None:
         self._wall_seconds = wall_seconds
+        self._memory_bytes = memory_bytes
         self._places = asyncio.Semaphore(parallel)
 
-    async def verify(self, model: bytes, categories: dict[str, str]) -> Verdict:
-        """Load and sample-predict a model; what goes wrong is the verdict."""
+    async def verify(self, content: AsyncIterator[bytes], size_bytes: int, examples: dict[str, str]) -> Verdict:
+        """Hash, load and sample-predict a model; what goes wrong is the verdict."""
         async with self._places:
-            return await self._run(model, categories)
+            child = await self._start(self._memory_bytes + _MODEL_FACTOR * size_bytes)
+            try:
+                # A pipe, so that plaintext never lies on a disk. The clock starts once the child has something to run.
+                await _feed(child, json.dumps({"examples": examples}).encode() + b"\n", content)
+                async with asyncio.timeout(self._wall_seconds):
+                    assert child.stdout is not None  # opened as a pipe
+                    answer = await child.stdout.read()
+                    code = await child.wait()
+            except TimeoutError:
+                return _refused("VERIFIER_TIMEOUT", f"trying the model took longer than {self._wall_seconds:g} s")
+            finally:
+                # Also where the caller went away: nothing of a call outlives it.
+                if child.returncode is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        child.kill()
+                    await child.wait()
+        return _verdict(answer, code)
 
-    async def _run(self, model: bytes, categories: dict[str, str]) -> Verdict:
-        memory_bytes = _BASE_BYTES + _MODEL_FACTOR * len(model)
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "services.registry.verifier", str(memory_bytes), str(int(self._wall_seconds) + 1)),
+    async def _start(self, memory_bytes: int) -> asyncio.subprocess.Process:
+        limits = (str(memory_bytes), str(int(self._wall_seconds) + 1))
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.registry.verifier", *limits),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -45,36 +79,41 @@ class ChildVerifier:
             },
             close_fds=True,
         )
-        try:
-            header = json.dumps({"categories": categories}).encode() + b"\n"
-            out, _ = await asyncio.wait_for(child.communicate(header + model), self._wall_seconds)
-        except TimeoutError:
-            return _refused("VERIFIER_TIMEOUT", f"trying the model took longer than {self._wall_seconds:g} s")
-        finally:
-            if child.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    child.kill()
-                await child.wait()
-        return _parsed(out, child.returncode or 0)
 
 
-def _parsed(out: bytes, code: int) -> Verdict:
+async def _feed(child: asyncio.subprocess.Process, header: bytes, content: AsyncIterator[bytes]) -> None:
+    assert child.stdin is not None  # opened as a pipe
+    # A child that died reads no more; its end says why.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        child.stdin.write(header)
+        async for chunk in content:
+            child.stdin.write(chunk)
+            await child.stdin.drain()
+        child.stdin.close()
+
+
+def _verdict(out: bytes, code: int) -> Verdict:
     try:
-        answer = json.loads(out)
+        answer: _Answer = json.loads(out)
     except ValueError:
-        if code == -24:  # SIGXCPU
-            return _refused("VERIFIER_TIMEOUT", "trying the model took too much processor time")
-        return _refused("VERIFIER_CRASHED", f"trying the model ended its process with code {code}")
+        return _without_answer(code)
+    sha256 = answer.get("sha256", "")
     if "reason" in answer:
-        return _refused(answer["reason"], answer["message"])
-    return Verdict(_tensors(answer["inputs"]), _tensors(answer["outputs"]))
+        return Verdict(refusal=Refusal(answer["reason"], answer["message"]), sha256=sha256)
+    return Verdict(_tensors(answer["inputs"]), _tensors(answer["outputs"]), sha256=sha256)
 
 
-def _tensors(items: list[dict[str, object]]) -> tuple[Tensor, ...]:
-    return tuple(
-        Tensor(str(item["name"]), str(item["datatype"]), tuple(item["shape"]))  # type: ignore[arg-type]
-        for item in items
-    )
+def _without_answer(code: int) -> Verdict:
+    if code == -signal.SIGXCPU:
+        return _refused("VERIFIER_TIMEOUT", "trying the model took too much processor time")
+    if code == -signal.SIGKILL:
+        # Not by us: the kernel ends processes like this when a machine or a container runs out of memory.
+        return _refused("VERIFIER_OUT_OF_MEMORY", "trying the model took more memory than there is")
+    return _refused("VERIFIER_CRASHED", f"trying the model ended its process with code {code}")
+
+
+def _tensors(answers: list[_TensorAnswer]) -> tuple[Tensor, ...]:
+    return tuple(Tensor(answer["name"], answer["datatype"], tuple(answer["shape"])) for answer in answers)
 
 
 def _refused(reason: str, message: str) -> Verdict:

@@ -1,61 +1,55 @@
-"""What can be done with models, versions and aliases."""
+"""What can be done with models, versions and aliases, each within one transaction."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 
-from servicekit.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound
+from servicekit.errors import Aborted, FailedPrecondition, NotFound
 from services.registry.domain.aliases import Alias, check_etag, check_name, rollback_target
+from services.registry.domain.checks import check_artifacts
 from services.registry.domain.versions import (
-    MODEL_ARTIFACT,
-    Artifact,
-    Parity,
-    Refusal,
-    Tensor,
+    Declaration,
     Transition,
-    Verdict,
     Version,
+    VersionRef,
     VersionState,
-    check_artifacts,
-    check_parity,
-    check_signature,
     next_state,
 )
-from services.registry.ports import ArtifactStore, Repository, Verifier
-
-Opening = Callable[[], AbstractAsyncContextManager[Repository]]
+from services.registry.ports import Model, Repository
 
 
 async def find_version(repository: Repository, workspace: str, ref: str) -> Version:
     """Return the version that `name@3`, `name@champion`, or a name alone (the newest READY one) means.
 
     Raises:
+        InvalidArgument: that is no reference.
         NotFound: there is none.
     """
-    model, separator, which = ref.partition("@")
-    if not separator:
-        version = await repository.newest_ready(workspace, model)
-    elif which.isdecimal():
-        version = await repository.find_version(workspace, model, int(which))
-    else:
-        alias = await repository.find_alias(workspace, model, which)
-        version = await repository.find_version(workspace, model, alias.number) if alias else None
+    wanted = VersionRef.parse(ref)
+    version = None
+    if wanted.number:
+        version = await repository.find_version(workspace, wanted.model, wanted.number)
+    elif not wanted.alias:
+        version = await repository.newest_ready(workspace, wanted.model)
+    elif alias := await repository.find_alias(workspace, wanted.model, wanted.alias):
+        version = await repository.find_version(workspace, wanted.model, alias.number)
     if version is None:
         raise NotFound(f"no model version {ref!r}", reason="MODEL_VERSION_NOT_FOUND")
     return version
 
 
+async def find_model(repository: Repository, workspace: str, name: str) -> Model:
+    """Return a model.
+
+    Raises:
+        NotFound: there is none.
+    """
+    model = await repository.find_model(workspace, name)
+    if model is None:
+        raise NotFound(f"no model {name!r}", reason="MODEL_NOT_FOUND")
+    return model
+
+
 async def create_version(
-    repository: Repository,
-    workspace: str,
-    model: str,
-    artifacts: tuple[Artifact, ...],
-    inputs: tuple[Tensor, ...],
-    outputs: tuple[Tensor, ...],
-    job: str,
-    job_epoch: int,
-    parity: Parity | None,
-    record: bytes,
-    max_artifact_bytes: int,
+    repository: Repository, workspace: str, model: str, declared: Declaration, max_artifact_bytes: int
 ) -> Version:
     """Take a model's next number; for a job that runs again, give back what it made already.
 
@@ -63,24 +57,59 @@ async def create_version(
         InvalidArgument: an artifact is not allowed.
         Aborted: the job has been given to another worker since.
     """
-    check_artifacts(artifacts, max_artifact_bytes)
-    if job:
-        before = await repository.raise_job_epoch(workspace, job, job_epoch)
-        if job_epoch < before:
-            raise Aborted(
-                f"job {job} was given to another worker: epoch {job_epoch} is older than {before}", reason="STALE_EPOCH"
-            )
-        for version in await repository.versions_of_job(workspace, job):
-            if version.state is VersionState.READY:
-                return version
-            if version.state is VersionState.PENDING:
-                await repository.end_version(
-                    version,
-                    next_state(version.state, Transition.SUPERSEDE),
-                    reason="SUPERSEDED",
-                    message="its job began anew",
-                )
-    return await repository.add_version(workspace, model, artifacts, inputs, outputs, job, parity, record)
+    check_artifacts(declared.artifacts, max_artifact_bytes)
+    if declared.job:
+        await _check_epoch(repository, workspace, declared)
+    await repository.lock(workspace, model)
+    if declared.job and (made := await _made_before(repository, workspace, declared)):
+        return made
+    return await repository.add_version(workspace, model, declared)
+
+
+async def _check_epoch(repository: Repository, workspace: str, declared: Declaration) -> None:
+    before = await repository.raise_job_epoch(workspace, declared.job, declared.job_epoch)
+    if declared.job_epoch < before:
+        raise Aborted(
+            f"job {declared.job} was given to another worker: epoch {declared.job_epoch} is older than {before}",
+            reason="STALE_EPOCH",
+        )
+
+
+async def _made_before(repository: Repository, workspace: str, declared: Declaration) -> Version | None:
+    """Return the READY version of a job, or None; what an earlier run of it left PENDING is superseded."""
+    versions = await repository.versions_of_job(workspace, declared.job)
+    for version in versions:
+        if version.state is VersionState.PENDING:
+            await _give_up(repository, version, Transition.SUPERSEDE, "SUPERSEDED", "its job began anew")
+    return next((version for version in versions if version.state is VersionState.READY), None)
+
+
+async def give_up_stale(repository: Repository, before: datetime) -> None:
+    """Fail the versions that are PENDING since before a time: nobody will finish them."""
+    for stale in await repository.stale_versions(before):
+        await repository.lock(stale.workspace, stale.model)
+        version = await repository.find_version(stale.workspace, stale.model, stale.number)
+        if version is not None and version.state is VersionState.PENDING:
+            await _give_up(repository, version, Transition.REFUSE, "NEVER_FINISHED", "its upload never ended")
+
+
+async def _give_up(repository: Repository, version: Version, transition: Transition, reason: str, message: str) -> None:
+    await repository.end_version(version, next_state(version.state, transition), reason=reason, message=message)
+    # Half of a version is no use to anybody; the next sweep takes the bytes.
+    await repository.forget_objects(version)
+
+
+async def delete_model(repository: Repository, workspace: str, name: str, subject: str) -> list[str]:
+    """Delete a model with all its versions and aliases, whose end is told; return the objects to remove.
+
+    Raises:
+        NotFound: there is none.
+    """
+    await repository.lock(workspace, name)
+    await find_model(repository, workspace, name)
+    for alias in await repository.aliases_of(workspace, name):
+        await repository.move_alias(workspace, name, alias.name, alias.number, 0, subject)
+    return await repository.remove_model(workspace, name)
 
 
 async def delete_version(repository: Repository, workspace: str, ref: str) -> Version:
@@ -89,6 +118,7 @@ async def delete_version(repository: Repository, workspace: str, ref: str) -> Ve
     Raises:
         FailedPrecondition: an alias names it.
     """
+    await repository.lock(workspace, VersionRef.parse(ref).model)
     version = await find_version(repository, workspace, ref)
     naming = [
         alias.name for alias in await repository.aliases_of(workspace, version.model) if alias.number == version.number
@@ -110,6 +140,7 @@ async def promote(repository: Repository, workspace: str, ref: str, name: str, e
         Aborted: the alias moved since the etag was read.
     """
     check_name(name)
+    await repository.lock(workspace, VersionRef.parse(ref).model)
     version = await find_version(repository, workspace, ref)
     if version.state is not VersionState.READY:
         raise FailedPrecondition(
@@ -131,6 +162,7 @@ async def roll_back(repository: Repository, workspace: str, model: str, name: st
         FailedPrecondition: it never named another, or that one is gone.
         Aborted: the alias moved since the etag was read.
     """
+    await repository.lock(workspace, model)
     present = await find_alias(repository, workspace, model, name)
     check_etag(present, etag)
     target = rollback_target(present, await repository.moves_of(workspace, model, name))
@@ -141,6 +173,7 @@ async def roll_back(repository: Repository, workspace: str, model: str, name: st
 
 async def delete_alias(repository: Repository, workspace: str, model: str, name: str, etag: str, subject: str) -> None:
     """Delete an alias; its history stays."""
+    await repository.lock(workspace, model)
     present = await find_alias(repository, workspace, model, name)
     check_etag(present, etag)
     await repository.move_alias(workspace, model, name, present.number, 0, subject)
@@ -158,95 +191,11 @@ async def find_alias(repository: Repository, workspace: str, model: str, name: s
     return alias
 
 
-class Uploads:
-    """Artifacts coming in, and the checks that make a version READY.
+async def check_known_alias(repository: Repository, workspace: str, model: str, name: str) -> None:
+    """Check that an alias exists, or did: its history outlives it.
 
-    Args:
-        artifacts: where they are stored.
-        verifier: tries models.
-        reading, writing: open a repository.
-        parity_cap: the largest tolerance that a worker may declare.
+    Raises:
+        NotFound: it never did.
     """
-
-    def __init__(
-        self, artifacts: ArtifactStore, verifier: Verifier, reading: Opening, writing: Opening, parity_cap: float
-    ) -> None:
-        self._artifacts = artifacts
-        self._verifier = verifier
-        self._reading = reading
-        self._writing = writing
-        self._parity_cap = parity_cap
-
-    async def upload(self, workspace: str, ref: str, name: str, chunks: AsyncIterator[bytes]) -> Artifact:
-        """Store a declared artifact; a repeat replaces what came before.
-
-        Raises:
-            InvalidArgument: it was not declared, or its bytes are others than declared.
-            FailedPrecondition: the version is no longer PENDING.
-        """
-        version, declared = await self._declared(workspace, ref, name)
-        stored = Artifact(
-            name, declared.sha256, declared.size_bytes, await self._artifacts.put(workspace, declared, chunks)
-        )
-        try:
-            async with self._writing() as repository:
-                present = await find_version(repository, workspace, ref)
-                next_state(present.state, Transition.ACCEPT)
-                await repository.set_artifact(version, stored)
-        except BaseException:
-            await self._artifacts.remove(workspace, [stored.object_name])
-            raise
-        if declared.object_name:
-            await self._artifacts.remove(workspace, [declared.object_name])
-        return stored
-
-    async def _declared(self, workspace: str, ref: str, name: str) -> tuple[Version, Artifact]:
-        async with self._reading() as repository:
-            version = await find_version(repository, workspace, ref)
-        next_state(version.state, Transition.ACCEPT)
-        declared = version.artifact(name)
-        if declared is None:
-            raise InvalidArgument(
-                f"{ref} declares no artifact {name!r}, only {', '.join(item.name for item in version.artifacts)}",
-                reason="ARTIFACT_NOT_DECLARED",
-            )
-        return version, declared
-
-    async def finalize(self, workspace: str, ref: str, categories: dict[str, str]) -> Version:
-        """Check a version, and make it READY or FAILED; one that is either stays as it is.
-
-        Raises:
-            FailedPrecondition: an artifact was not uploaded yet.
-        """
-        async with self._reading() as repository:
-            version = await find_version(repository, workspace, ref)
-        if version.state is not VersionState.PENDING:
-            return version
-        waiting = [artifact.name for artifact in version.artifacts if not artifact.object_name]
-        if waiting:
-            raise FailedPrecondition(f"{ref} still waits for {', '.join(waiting)}", reason="ARTIFACT_MISSING")
-        verdict, refusal = await self._judge(version, categories)
-        async with self._writing() as repository:
-            present = await find_version(repository, workspace, ref)
-            if present.state is not VersionState.PENDING:
-                return present
-            if refusal is None:
-                return await repository.end_version(
-                    present, next_state(present.state, Transition.ACCEPT), verdict=verdict
-                )
-            return await repository.end_version(
-                present,
-                next_state(present.state, Transition.REFUSE),
-                reason=refusal.reason,
-                message=refusal.message,
-                verdict=verdict,
-            )
-
-    async def _judge(self, version: Version, categories: dict[str, str]) -> tuple[Verdict, Refusal | None]:
-        if refusal := check_parity(version, self._parity_cap):
-            return Verdict(), refusal
-        artifact = version.artifact(MODEL_ARTIFACT)
-        assert artifact is not None  # check_artifacts saw to it
-        model = b"".join([chunk async for chunk in self._artifacts.get(version.workspace, artifact)])
-        verdict = await self._verifier.verify(model, categories)
-        return verdict, verdict.refusal or check_signature(version, verdict)
+    if not await repository.moves_of(workspace, model, name):
+        raise NotFound(f"no alias {model}@{name}", reason="ALIAS_NOT_FOUND")

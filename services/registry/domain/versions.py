@@ -1,4 +1,4 @@
-"""Versions: how they are numbered, checked and refused."""
+"""Versions: what is declared of them, and the states that they go through."""
 
 import hashlib
 import re
@@ -6,15 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import Self
 
 from servicekit.errors import FailedPrecondition, InvalidArgument
 
-MODEL_ARTIFACT = "model.onnx"
-# Nothing that runs code when it is loaded: ONNX, safetensors, JSON and plain text alone.
-_ARTIFACT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,100}\.(onnx|safetensors|json|txt)")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-# Labels at the edge of a decision may flip by rounding; more than this share is another model.
-_LABEL_MISMATCH_SHARE = 0.001
+_REF = re.compile(r"(?P<model>[a-z0-9][a-z0-9_-]{0,62})(@(?P<which>[a-z0-9][a-z0-9_-]{0,62}))?")
+# More digits than any number has, and as many as a database takes.
+_MOST_DIGITS = 18
 
 
 class VersionState(Enum):
@@ -62,6 +60,40 @@ def next_state(state: VersionState, transition: Transition) -> VersionState:
 
 
 @dataclass(frozen=True)
+class VersionRef:
+    """What `name@3`, `name@champion` or `name` means.
+
+    Args:
+        model: the model's id.
+        number: the version's number; 0 where the text gives none.
+        alias: the alias; empty where the text gives none. With neither, the newest READY version is meant.
+    """
+
+    model: str
+    number: int = 0
+    alias: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a reference.
+
+        Raises:
+            InvalidArgument: it is none.
+        """
+        match = _REF.fullmatch(text)
+        if match is None:
+            raise InvalidArgument(
+                f"{text!r} is no version reference: expected name@number, name@alias or a name", reason="BAD_REF"
+            )
+        which = match["which"] or ""
+        if not which.isdecimal():
+            return cls(match["model"], alias=which)
+        if len(which) > _MOST_DIGITS or int(which) == 0:
+            raise InvalidArgument(f"{text!r}: no version has that number; they begin at 1", reason="BAD_REF")
+        return cls(match["model"], number=int(which))
+
+
+@dataclass(frozen=True)
 class Artifact:
     """A declared file.
 
@@ -86,11 +118,13 @@ class Tensor:
         name: in the graph.
         datatype: Open Inference name: FP32, BYTES, ...
         shape: batch first; -1 for a variable dimension.
+        example: a value that it takes, where training knew some.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    example: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,17 +145,35 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Declaration:
+    """What is said of a version before its bytes come.
+
+    Args:
+        artifacts: its files.
+        inputs, outputs: its signature; empty where it is to be read from the graph.
+        job: the job that made it; empty for a model made elsewhere.
+        job_epoch: of the worker's claim on the job.
+        parity: the worker's measurement; None for a model made elsewhere.
+        record: what only the contract reads, serialised: lineage, evaluations, the whole signature.
+    """
+
+    artifacts: tuple[Artifact, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    job: str
+    job_epoch: int
+    parity: Parity | None
+    record: bytes
+
+
+@dataclass(frozen=True)
 class Version:
     """A numbered model.
 
     Args:
         workspace, model, number: which one it is.
         state: where it stands.
-        artifacts: its files.
-        inputs, outputs: the declared signature; empty where it is to be read from the graph.
-        job: the job that made it; empty for a model made elsewhere.
-        parity: the worker's measurement; None for a model made elsewhere.
-        record: what only the contract reads, serialised: lineage, evaluations, the whole signature.
+        declared: what was said of it; its artifacts know where they are stored.
         error_reason, error_message: why it was refused.
         create_time, end_time: when it was numbered, and when it was accepted or refused.
     """
@@ -130,12 +182,7 @@ class Version:
     model: str
     number: int
     state: VersionState
-    artifacts: tuple[Artifact, ...]
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    job: str
-    parity: Parity | None
-    record: bytes
+    declared: Declaration
     error_reason: str
     error_message: str
     create_time: datetime
@@ -145,6 +192,11 @@ class Version:
     def ref(self) -> str:
         """name@number."""
         return f"{self.model}@{self.number}"
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """Its files."""
+        return self.declared.artifacts
 
     @property
     def digest(self) -> str:
@@ -176,89 +228,16 @@ class Verdict:
     Args:
         inputs, outputs: of the graph.
         refusal: why the model cannot be served; None where it can.
+        sha256: of the bytes that were tried; empty where none were.
     """
 
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     refusal: Refusal | None = None
+    sha256: str = ""
 
 
 def digest_of(artifacts: Iterable[Artifact]) -> str:
     """Return the SHA-256 over `name:sha256` lines, sorted."""
     lines = sorted(f"{artifact.name}:{artifact.sha256}\n" for artifact in artifacts)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def check_artifacts(artifacts: Iterable[Artifact], max_bytes: int) -> None:
-    """Check the declared files.
-
-    Raises:
-        InvalidArgument: a name, digest or size is not allowed, or model.onnx lacks.
-    """
-    names: set[str] = set()
-    for artifact in artifacts:
-        if not _ARTIFACT_NAME.fullmatch(artifact.name):
-            raise InvalidArgument(
-                f"artifact {artifact.name!r} is not allowed: expected a plain name ending in .onnx, .safetensors, "
-                ".json or .txt; formats that run code on load are never taken",
-                reason="ARTIFACT_NOT_ALLOWED",
-            )
-        if not _SHA256.fullmatch(artifact.sha256):
-            raise InvalidArgument(f"artifact {artifact.name!r}: sha256 must be 64 hex digits", reason="BAD_DIGEST")
-        if artifact.name in names or not 0 < artifact.size_bytes <= max_bytes:
-            raise InvalidArgument(
-                f"artifact {artifact.name!r} stands twice, is empty or is larger than {max_bytes:,} bytes",
-                reason="ARTIFACT_NOT_ALLOWED",
-            )
-        names.add(artifact.name)
-    if MODEL_ARTIFACT not in names:
-        raise InvalidArgument(f"a version needs an artifact named {MODEL_ARTIFACT}", reason="MODEL_MISSING")
-
-
-def check_parity(version: Version, tolerance_cap: float) -> Refusal | None:
-    """Return why the parity gate refuses a version, or None: a model made here must match its export on real rows."""
-    if not version.job:
-        return None
-    parity = version.parity
-    if parity is None or parity.rows <= 0:
-        return Refusal("PARITY_MISSING", "a model trained here must bring its parity measurement")
-    bound = min(parity.tolerance, tolerance_cap)
-    # Not `>`: a NaN must fail.
-    if not parity.max_difference <= bound:
-        return Refusal(
-            "PARITY_FAILED",
-            f"the export differs from the trained model by {parity.max_difference:.3g}, more than {bound:.3g}",
-        )
-    if parity.label_mismatches > _LABEL_MISMATCH_SHARE * parity.rows:
-        return Refusal(
-            "PARITY_FAILED", f"the export gives another label in {parity.label_mismatches} of {parity.rows} rows"
-        )
-    return None
-
-
-def check_signature(version: Version, verdict: Verdict) -> Refusal | None:
-    """Return how the graph differs from the declared signature, or None; an undeclared one is the graph's."""
-    for word, declared, found in (
-        ("input", version.inputs, verdict.inputs),
-        ("output", version.outputs, verdict.outputs),
-    ):
-        if not declared:
-            continue
-        if {tensor.name for tensor in declared} != {tensor.name for tensor in found}:
-            names = [tensor.name for tensor in found]
-            return Refusal("SIGNATURE_MISMATCH", f"the graph's {word}s are {', '.join(names)}, not those declared")
-        by_name = {tensor.name: tensor for tensor in found}
-        for tensor in declared:
-            if not _agree(tensor, by_name[tensor.name]):
-                return Refusal(
-                    "SIGNATURE_MISMATCH",
-                    f"{word} {tensor.name!r} is declared {tensor.datatype} {list(tensor.shape)}, and is "
-                    f"{by_name[tensor.name].datatype} {list(by_name[tensor.name].shape)} in the graph",
-                )
-    return None
-
-
-def _agree(declared: Tensor, found: Tensor) -> bool:
-    if declared.datatype != found.datatype or len(declared.shape) != len(found.shape):
-        return False
-    return all(-1 in pair or pair[0] == pair[1] for pair in zip(declared.shape, found.shape, strict=True))
