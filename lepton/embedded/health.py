@@ -1,6 +1,8 @@
 """Asks a process over TLS whether it is healthy, by the standard gRPC health protocol, or by its open port."""
 
 import asyncio
+import sys
+from pathlib import Path
 
 import grpc
 
@@ -46,3 +48,14 @@ async def _accepts(address: str, timeout_seconds: float) -> bool:
         return False
     writer.close()
     return True
+
+
+def main() -> None:
+    """Exit with 0 where a process answers SERVING: `python -m lepton.embedded.health HOST:PORT CA`, for containers."""
+    address, authority = sys.argv[1:3]
+    credentials = grpc.ssl_channel_credentials(Path(authority).read_bytes())
+    raise SystemExit(0 if asyncio.run(is_healthy(address, credentials, 4.0)) else 1)
+
+
+if __name__ == "__main__":
+    main()
