@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
-from sqlalchemy import MetaData, Select
+from sqlalchemy import MetaData, Select, func, select
 
 from servicekit import idempotency, outbox
 from servicekit.auth import current_identity
@@ -48,6 +48,11 @@ class Unit:
     def locked(self, query: "Select[Any]") -> "Select[Any]":
         """Return a query whose rows nobody else changes until a writing transaction ends."""
         return query.with_for_update() if self._is_writing else query
+
+    async def lock(self, name: str) -> None:
+        """Let one transaction at a time go on under a name, until it ends; SQLite has one writer anyway."""
+        if self.dialect_name == "postgresql":
+            await self.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
     @property
     def dialect_name(self) -> str:

@@ -30,7 +30,7 @@ class Repository(Protocol):
         ...
 
     async def find_same(self, workspace: str, dataset: str, digest: str) -> DatasetVersion | None:
-        """Return the dataset's version with a content, or None."""
+        """Return the dataset's version with a content, or None; nobody else adds to the dataset meanwhile."""
         ...
 
     async def add_version(

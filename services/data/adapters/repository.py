@@ -33,7 +33,8 @@ class SqlRepository:
         return None if row is None else _version(row)
 
     async def find_same(self, workspace: str, dataset: str, digest: str) -> DatasetVersion | None:
-        """Return the dataset's version with a content, or None."""
+        """Return the dataset's version with a content, or None; nobody else adds to the dataset meanwhile."""
+        await self._unit.lock(f"datasets/{workspace}/{dataset}")
         query = select(versions).where(
             versions.c.workspace == workspace, versions.c.dataset == dataset, versions.c.digest == digest
         )
@@ -45,6 +46,7 @@ class SqlRepository:
     ) -> DatasetVersion:
         """Give a content the dataset's next number, publishing data.version.created."""
         now = datetime.now(UTC)
+        await self._unit.lock(f"datasets/{workspace}/{dataset}")
         if await self.find_dataset(workspace, dataset) is None:
             row = {"workspace": workspace, "name": dataset, "create_time": now}
             await self._unit.execute(insert(datasets).values(row))
