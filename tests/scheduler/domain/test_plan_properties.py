@@ -202,6 +202,7 @@ def test_balancing_only_ever_lowers_the_busiest(cluster: Cluster, busy: float) -
         world.cluster = replace(_with_loads(world.cluster, busy), now=world.cluster.now + 1000)
         board = Board(world.cluster)
         before = sorted((board.score(w) for w in board.active(WorkerKind.INFERENCE)), reverse=True)
+        placed = len(world.cluster.replica_placements)
         moves = world.step().moves
         assert len(moves) <= cluster.policy.moves_per_round
         if not moves:
@@ -213,7 +214,8 @@ def test_balancing_only_ever_lowers_the_busiest(cluster: Cluster, busy: float) -
         world.cluster = _with_loads(world.cluster, busy)
         board = Board(world.cluster)
         after = sorted((board.score(w) for w in board.active(WorkerKind.INFERENCE)), reverse=True)
-        assert after < before
+        # Room that a move makes may go to a replica that had waited for it: more is placed then.
+        assert after < before or len(world.cluster.replica_placements) > placed
     raise AssertionError("balancing does not end")
 
 
