@@ -37,6 +37,10 @@ class Model(Protocol):
 class Repository(Protocol):
     """Models, versions and aliases, within one transaction."""
 
+    async def begin_model(self, workspace: str, model: str) -> None:
+        """Make a model if it is absent, and lock it."""
+        ...
+
     async def lock(self, workspace: str, model: str) -> None:
         """Let nobody else change a model until the transaction ends; what is read from here on is settled."""
         ...
@@ -70,7 +74,7 @@ class Repository(Protocol):
         ...
 
     async def add_version(self, workspace: str, model: str, declared: Declaration) -> Version:
-        """Give a model its next number, in state PENDING; the model is made if absent."""
+        """Give a model, which is locked, its next number, in state PENDING."""
         ...
 
     async def set_artifact(self, version: Version, artifact: Artifact) -> str:

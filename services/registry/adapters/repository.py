@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, tuple_, update
+from sqlalchemy import Table, delete, func, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from lepton.v1 import events_pb2
@@ -45,6 +45,13 @@ class SqlRepository:
     def __init__(self, unit: Unit) -> None:
         self._unit = unit
 
+    async def begin_model(self, workspace: str, model: str) -> None:
+        """Make a model if it is absent, and lock it."""
+        # The row comes before its counter, as in every other change: two orders would be a deadlock.
+        values = {"workspace": workspace, "name": model, "create_time": datetime.now(UTC)}
+        await self._unit.execute(self._insert(models).values(values).on_conflict_do_nothing())
+        await self.lock(workspace, model)
+
     async def lock(self, workspace: str, model: str) -> None:
         """Let nobody else change a model until the transaction ends; what is read from here on is settled."""
         # On SQLite nobody else writes during a transaction anyway.
@@ -73,9 +80,8 @@ class SqlRepository:
     async def raise_job_epoch(self, workspace: str, job: str, epoch: int) -> int:
         """Keep the highest epoch seen of a job; return what it was before, 0 for none."""
         key = (job_epochs.c.workspace == workspace) & (job_epochs.c.job == job)
-        dialect = sqlite if self._unit.dialect_name == "sqlite" else postgresql
-        first = dialect.insert(job_epochs).values(workspace=workspace, job=job, epoch=0).on_conflict_do_nothing()
-        await self._unit.execute(first)
+        first = self._insert(job_epochs).values(workspace=workspace, job=job, epoch=0)
+        await self._unit.execute(first.on_conflict_do_nothing())
         query = select(job_epochs.c.epoch).where(key).with_for_update()
         before = int((await self._unit.execute(query)).scalar_one())
         if epoch > before:
@@ -83,12 +89,9 @@ class SqlRepository:
         return before
 
     async def add_version(self, workspace: str, model: str, declared: Declaration) -> Version:
-        """Give a model its next number, in state PENDING; the model is made if absent."""
+        """Give a model, which is locked, its next number, in state PENDING."""
         now = datetime.now(UTC)
         number = await self._unit.next_number(f"versions/{workspace}/{model}")
-        known = select(models.c.name).where(models.c.workspace == workspace, models.c.name == model)
-        if (await self._unit.execute(known)).one_or_none() is None:
-            await self._unit.execute(insert(models).values(workspace=workspace, name=model, create_time=now))
         key = {"workspace": workspace, "model": model, "number": number}
         row = {
             **key,
@@ -259,6 +262,9 @@ class SqlRepository:
         """Return the versions that are PENDING since before a time."""
         is_stale = (versions.c.state == VersionState.PENDING.value) & (versions.c.create_time < before)
         return await self._versions(is_stale)
+
+    def _insert(self, table: Table) -> Any:
+        return (sqlite if self._unit.dialect_name == "sqlite" else postgresql).insert(table)
 
     async def _versions(self, condition: Any) -> list[Version]:
         query = select(versions).where(condition).order_by(versions.c.number)

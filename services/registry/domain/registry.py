@@ -60,7 +60,7 @@ async def create_version(
     check_artifacts(declared.artifacts, max_artifact_bytes)
     if declared.job:
         await _check_epoch(repository, workspace, declared)
-    await repository.lock(workspace, model)
+    await repository.begin_model(workspace, model)
     if declared.job and (made := await _made_before(repository, workspace, declared)):
         return made
     return await repository.add_version(workspace, model, declared)
