@@ -17,11 +17,19 @@ app = typer.Typer(
 )
 
 
-def _register() -> None:
-    from lepton.cli import data, deployments, jobs, models, platform, tokens, workers
+_PLATFORM_COMMANDS = ("init", "up", "down", "status", "logs", "token")
+
+
+def _register(wanted: str) -> None:
+    """Add the commands; where one of the platform's is wanted, only those: the others cost a second to import."""
+    from lepton.cli import platform, tokens
 
     platform.register(app)
     app.add_typer(tokens.app, name="token")
+    if wanted in _PLATFORM_COMMANDS:
+        return
+    from lepton.cli import data, deployments, jobs, models, workers
+
     app.add_typer(data.app, name="data")
     jobs.register(app)
     app.add_typer(jobs.app, name="jobs")
@@ -32,7 +40,7 @@ def _register() -> None:
 
 def main() -> None:
     """Run the command; a failure is one line on stderr and exit code 1, never a traceback of the transport."""
-    _register()
+    _register(sys.argv[1] if len(sys.argv) > 1 else "")
     try:
         app()
     except errors.LeptonError as error:

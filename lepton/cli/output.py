@@ -1,20 +1,24 @@
 """What commands print: a table for people, JSON for programs."""
 
 import json
+import math
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
 import typer
-from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    # Half a second to import, which `lepton up` and `lepton status` do without.
+    import pandas as pd
+    from google.protobuf.message import Message
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
-def show_table(frame: pd.DataFrame, as_json: bool, empty: str = "nothing yet") -> None:
+def show_table(frame: "pd.DataFrame", as_json: bool, empty: str = "nothing yet") -> None:
     """Print the rows of a frame."""
     if as_json:
         print_json(json.loads(frame.to_json(orient="records", date_format="iso")))
@@ -22,16 +26,23 @@ def show_table(frame: pd.DataFrame, as_json: bool, empty: str = "nothing yet") -
     if frame.empty:
         typer.echo(empty)
         return
+    show_rows([str(name) for name in frame.columns], frame.itertuples(index=False))
+
+
+def show_rows(header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print rows under a header."""
     table = Table(box=None, header_style="bold")
-    for name in frame.columns:
-        table.add_column(str(name), overflow="fold")
-    for row in frame.itertuples(index=False):
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
         table.add_row(*(_text(value) for value in row))
     Console().print(table)
 
 
-def show_message(message: Message, as_json: bool, title: str) -> None:
+def show_message(message: "Message", as_json: bool, title: str) -> None:
     """Print a resource's fields."""
+    from google.protobuf.json_format import MessageToDict
+
     fields = MessageToDict(message, preserving_proto_field_name=True)
     if as_json:
         print_json(fields)
@@ -58,7 +69,7 @@ def print_json(value: Any) -> None:
 
 def _text(value: object) -> str:
     if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:.4g}"
+        return "" if math.isnan(value) else f"{value:.4g}"
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     return str(value)

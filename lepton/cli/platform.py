@@ -6,21 +6,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
-import pandas as pd
 import typer
 
 from lepton import errors, progress
-from lepton.cli.output import Json, print_json, show_done, show_table
+from lepton.cli.output import Json, print_json, show_done, show_rows
 from lepton.embedded.home import Home
 from lepton.embedded.processes import DEFAULT_BASE_PORT
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 60.0
+_LOOK_SECONDS = 0.1
 
 
 def register(root: typer.Typer) -> None:
@@ -117,7 +117,7 @@ def status(as_json: Json = False) -> None:
         print_json({"services": services, "ca": str(home.ca), "token": str(home.token)})
     else:
         rows = [(name, *entry.values()) for name, entry in services.items()]
-        show_table(pd.DataFrame(rows, columns=["process", "address", "pid", "healthy"]), False, "no platform runs here")
+        show_rows(["process", "address", "pid", "healthy"], rows) if rows else typer.echo("no platform runs here")
     if not services or not all(entry["healthy"] for entry in services.values()):
         raise typer.Exit(1)
 
@@ -162,11 +162,14 @@ def _start_supervisor(
 def _wait_until_up(home: Home, supervisor: subprocess.Popen[bytes]) -> None:
     """Wait for all processes to answer their health checks, showing how many do."""
     deadline = time.monotonic() + _START_SECONDS
+    # Who answered once is not asked again: handshakes would take the processor from those that still start.
+    healthy: set[str] = set()
     with progress.share("starting") as show:
         while True:
             # What a supervisor that was killed left in the file says nothing of this start.
-            services = _services(home) if _supervisor_of(home) == supervisor.pid else {}
+            services = _services(home, healthy) if _supervisor_of(home) == supervisor.pid else {}
             late = [name for name, entry in services.items() if not entry["healthy"]]
+            healthy = set(services) - set(late)
             show(1 - len(late) / max(len(services), 1), "")
             if services and not late:
                 return
@@ -176,7 +179,7 @@ def _wait_until_up(home: Home, supervisor: subprocess.Popen[bytes]) -> None:
                 raise errors.DeadlineExceeded(
                     f"not healthy after {_START_SECONDS:g} s: {', '.join(late)}; see {home.logs}"
                 )
-            time.sleep(0.05)
+            time.sleep(_LOOK_SECONDS)
 
 
 def _hold(supervisor: subprocess.Popen[bytes]) -> None:
@@ -197,16 +200,18 @@ def _supervisor_of(home: Home) -> int:
     return int(str((read_state(home) or {}).get("supervisor", 0)))
 
 
-def _services(home: Home) -> dict[str, dict[str, Any]]:
-    """Return address, pid and health of each process that the supervisor recorded."""
+def _services(home: Home, known: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+    """Return address, pid and health of each process that the supervisor recorded; those known are healthy unasked."""
     from lepton.embedded.supervisor import read_state
 
     state: Any = read_state(home) or {}
     recorded = state.get("services", {})
-    healthy = asyncio.run(_health(home, list(recorded.values()))) if recorded else []
+    asked = {name: entry for name, entry in recorded.items() if name not in known}
+    answers = asyncio.run(_health(home, list(asked.values()))) if asked else []
+    healthy = {**dict.fromkeys(known, True), **dict(zip(asked, answers, strict=True))}
     return {
-        name: {"address": entry["address"], "pid": entry["pid"], "healthy": is_up}
-        for (name, entry), is_up in zip(recorded.items(), healthy, strict=True)
+        name: {"address": entry["address"], "pid": entry["pid"], "healthy": healthy[name]}
+        for name, entry in recorded.items()
     }
 
 
