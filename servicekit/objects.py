@@ -20,7 +20,7 @@ from tink import TinkError
 from servicekit.errors import DataLoss
 from servicekit.keys import KeyRing, TableEncryption
 from servicekit.settings import StatefulSettings
-from servicekit.stores import make_durable, open_store, translated
+from servicekit.stores import make_durable, open_store, remove_unfinished, translated
 
 _CHUNK_BYTES = 1 << 20
 
@@ -186,7 +186,7 @@ class Objects:
             ]
         for path in orphans:
             await obstore.delete_async(self._store, path)
-        return len(orphans)
+        return len(orphans) + await asyncio.to_thread(remove_unfinished, self._store, self._service, limit)
 
     def _reader(self, workspace: str, name: str) -> "_Reader":
         return _Reader(obstore.open_reader(self._store, self._path(workspace, name)))

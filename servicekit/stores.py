@@ -1,7 +1,7 @@
 """The object stores behind encrypted objects: a local folder, S3, GCS or Azure by URL, and what their errors mean."""
 
 import os
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -40,6 +40,29 @@ def make_durable(store: ObjectStore, path: str) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def remove_unfinished(store: ObjectStore, prefix: str, before: datetime) -> int:
+    """Delete what uploads cut by a kill left in a local folder, where lists do not show it; return how many. Blocks.
+
+    On S3 and its like, unfinished uploads are the bucket's lifecycle rule to end.
+
+    Args:
+        store: any.
+        prefix: where to look.
+        before: spare what was written since.
+    """
+    if not isinstance(store, LocalStore) or store.prefix is None:
+        return 0
+    # The library writes NAME#1, and renames it at the end; our own names have no such sign.
+    unfinished = [
+        path
+        for path in (Path(store.prefix) / prefix).rglob("*#*")
+        if path.is_file() and path.stat().st_mtime < before.timestamp()
+    ]
+    for path in unfinished:
+        path.unlink(missing_ok=True)
+    return len(unfinished)
 
 
 def translated(error: Exception) -> LeptonError:

@@ -148,6 +148,32 @@ async def test_the_sweep_takes_old_orphans_alone(objects: Objects, store: Object
     assert _stored(store) == [f"data/default/{known.name}"]
 
 
+async def test_the_sweep_takes_what_a_killed_upload_left_in_a_folder(
+    local_objects: ObjectsEnvironment, platform_files: Path
+) -> None:
+    settings = make_settings(platform_files, local_objects)
+    script = """
+import asyncio, os, signal, sys
+from servicekit.objects import Objects
+from servicekit.settings import StatefulSettings
+async def cut():
+    for _ in range(24):
+        yield bytes(1 << 20)
+    os.kill(os.getpid(), signal.SIGKILL)
+objects = Objects.open(StatefulSettings.model_validate_json(sys.argv[1]), "data")
+asyncio.run(objects.put("default", cut()))
+"""
+    plain = settings.model_dump_json(exclude_none=True)
+    cut = subprocess.run([sys.executable, "-c", script, plain], check=False)
+    assert cut.returncode == -9
+    known = await Objects.open(settings, "data").put("default", _stream(b"known"))
+    assert len(_files(settings)) == 2
+    objects = Objects.open(settings, "data")
+    assert await objects.sweep([known.name], timedelta(minutes=5)) == 0
+    assert await objects.sweep([known.name], timedelta(seconds=-5)) == 1
+    assert [Path(file).name for file in _files(settings)] == [known.name]
+
+
 async def test_memory_stays_bounded(local_objects: ObjectsEnvironment, platform_files: Path) -> None:
     objects = Objects.open(make_settings(platform_files, local_objects), "data")
     await objects.put("default", _large(4))
