@@ -8,7 +8,7 @@ better = model.fine_tune(more)
 
 import json
 import warnings
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 import pandas as pd
 
@@ -20,9 +20,6 @@ from lepton.jobs import Job
 from lepton.tables import html_table
 from lepton.v1 import common_pb2, training_pb2
 from lepton.versions import ModelVersion
-
-if TYPE_CHECKING:
-    from lepton.evaluation import Evaluation
 
 # What can be trained on: a DataFrame, a dataset version, or its name@number.
 Data = pd.DataFrame | Dataset | str
@@ -138,12 +135,6 @@ class Model:
                 )
             )
         return child
-
-    def evaluate(self, data: Data) -> "Evaluation":
-        """Score the model on some rows; as `lepton.evaluation.evaluate(model, data)`."""
-        from lepton.evaluation import evaluate
-
-        return evaluate(self, data)
 
     def trained_version(self) -> ModelVersion:
         """Return the version in the registry.

@@ -24,6 +24,7 @@ TYPED_FIELDS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+_NARROW = frozenset(("INT8", "INT16", "UINT8", "UINT16"))
 DATATYPES = frozenset((*NUMPY_TYPES, "BYTES", "BF16"))
 _WIRE_TYPES = {name: np.dtype(kind).newbyteorder("<") for name, kind in NUMPY_TYPES.items()}
 _LENGTH = struct.Struct("<I")
@@ -220,10 +221,11 @@ def _from_typed(contents: pb.InferTensorContents, spec: InputSpec, shape: tuple[
         raise _refused(model, spec.name, f"{count} values for shape {list(shape)}", str(len(values)))
     if spec.datatype == "BYTES":
         return _strings(list(values)).reshape(shape)
-    try:
-        return np.array(values, dtype=NUMPY_TYPES[spec.datatype]).reshape(shape)
-    except OverflowError as error:
-        raise _refused(model, spec.name, f"values that fit {spec.datatype}", str(error)) from error
+    array: Array = np.array(values, dtype=NUMPY_TYPES[spec.datatype]).reshape(shape)
+    # The field is wider than the datatype: numpy would cut what does not fit without a word.
+    if spec.datatype in _NARROW and not np.array_equal(array.reshape(-1), np.array(values, dtype=np.int64)):
+        raise _refused(model, spec.name, f"values that fit {spec.datatype}", "one out of its range")
+    return array
 
 
 def _strings(items: list[bytes]) -> Array:

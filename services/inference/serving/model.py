@@ -1,5 +1,6 @@
 """A model version in ONNX Runtime, with what its requests are checked against."""
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 
 from lepton.v1 import common_pb2, registry_pb2
-from servicekit.errors import FailedPrecondition, Internal
+from servicekit.errors import FailedPrecondition, Internal, InvalidArgument
 
 Array = np.ndarray[Any, Any]
 
@@ -38,7 +39,9 @@ class InputSpec:
     """One input, with the checks of its values.
 
     Args:
-        name, datatype, shape: as in the signature; -1 for a variable dimension.
+        name, datatype, shape: as in the graph; -1 for a variable dimension.
+        batch: what the graph calls the first dimension, where that varies: inputs that call it the same have as many
+            rows; None where it is fixed, or where there is none.
         is_column: whether it is a column that training saw, so that the rules of missing values hold.
         nullable: whether NaN or an empty text may stand for a missing value.
         known: the categories to insist on; None to take any.
@@ -47,6 +50,7 @@ class InputSpec:
     name: str
     datatype: str
     shape: tuple[int, ...]
+    batch: str | None = None
     is_column: bool = False
     nullable: bool = False
     known: frozenset[str] | None = None
@@ -72,13 +76,19 @@ class LoadedModel:
     """A version that can be run.
 
     Args:
-        deployment, number, digest: which one it is.
+        workspace, deployment, number, digest: which one it is.
         session: ONNX Runtime's.
         inputs: by name, in the graph's order.
         outputs: by name, in the graph's order.
         epoch: of its placement: the latest placed answers for the deployment.
+        in_flight: runs under way.
+        run_seconds: what a run of one row took at the warm-up.
+        row_seconds: mean of the last runs, a row.
+        version: the number, as it is sent.
+        provider: the execution provider that the session took.
     """
 
+    workspace: str
     deployment: str
     number: int
     digest: str
@@ -87,38 +97,55 @@ class LoadedModel:
     outputs: dict[str, OutputSpec]
     epoch: int = 0
     in_flight: int = 0
-    # Of the last runs: short ones are not worth another thread.
-    mean_seconds: float = 0.0
+    run_seconds: float = 0.0
+    row_seconds: float = 0.0
     version: str = field(init=False)
+    provider: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.version = str(self.number)
+        self.provider = str(self.session.get_providers()[0])
 
-    @property
-    def provider(self) -> str:
-        """The execution provider that the session took."""
-        return str(self.session.get_providers()[0])
+    def expected_seconds(self, rows: int) -> float:
+        """Return how long a run of some rows may take, by what runs took before."""
+        return max(self.run_seconds, self.row_seconds * rows)
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """Remember how long a run took."""
+        self.row_seconds += 0.1 * (seconds / max(rows, 1) - self.row_seconds)
 
     def run(self, inputs: dict[str, Array], outputs: list[str]) -> list[Array]:
         """Return some outputs for a batch. Blocks.
 
         Raises:
+            InvalidArgument: an output is no text, for the input was none.
             Internal: the model failed; nothing of its inside is told.
         """
         try:
             found: list[Array] = self.session.run(outputs, inputs)
+        except UnicodeDecodeError as error:
+            raise InvalidArgument(
+                f"model {self.deployment!r}: expected UTF-8 text, got bytes that its outputs cannot carry",
+                reason="BAD_TENSOR",
+            ) from error
         except Exception as error:
             raise Internal(f"model {self.deployment!r} failed on this input", reason="MODEL_FAULT") from error
         return found
 
 
 def load_model(
-    deployment: str, version: registry_pb2.Version, content: bytes, *, epoch: int = 0, threads: int = 1
+    workspace: str,
+    deployment: str,
+    version: registry_pb2.Version,
+    content: bytes,
+    *,
+    epoch: int = 0,
+    threads: int = 1,
 ) -> LoadedModel:
     """Load a version and try it on a row. Blocks.
 
     Args:
-        deployment: whose it is.
+        workspace, deployment: whose it is.
         version: what the registry says of it.
         content: its model.onnx.
         epoch: of its placement.
@@ -143,29 +170,43 @@ def load_model(
     specs = {spec.name: spec for spec in signature.inputs}
     inputs = {item.name: _input(item, specs.get(item.name), signature) for item in session.get_inputs()}
     outputs = {item.name: _output(item, tuple(signature.classes)) for item in session.get_outputs()}
-    model = LoadedModel(deployment, version.number, version.digest, session, inputs, outputs, epoch)
+    model = LoadedModel(workspace, deployment, version.number, version.digest, session, inputs, outputs, epoch)
     _warm_up(model)
     return model
 
 
 def _input(item: Any, spec: common_pb2.TensorSpec | None, signature: common_pb2.Signature) -> InputSpec:
-    shape = tuple(size if isinstance(size, int) else -1 for size in item.shape)
-    datatype = ORT_DATATYPES[item.type]
+    shape = _shape(item)
+    batch = (item.shape[0] or "") if shape[:1] == (-1,) else None
     if spec is None or not spec.kind:
-        return InputSpec(item.name, datatype, shape)
+        return InputSpec(item.name, _datatype(item), shape, batch)
     insists = signature.handle_unknown == "error" and spec.kind == common_pb2.COLUMN_KIND_CATEGORICAL
-    known = frozenset(spec.categories) if insists else None
-    return InputSpec(item.name, datatype, shape, is_column=True, nullable=spec.nullable, known=known)
+    # A missing value is no category, and is checked by itself.
+    known = frozenset((*spec.categories, "")) if insists else None
+    return InputSpec(item.name, _datatype(item), shape, batch, is_column=True, nullable=spec.nullable, known=known)
 
 
 def _output(item: Any, classes: tuple[str, ...]) -> OutputSpec:
-    shape = tuple(size if isinstance(size, int) else -1 for size in item.shape)
+    shape = _shape(item)
     labels = classes if classes and shape[-1:] == (len(classes),) else ()
-    return OutputSpec(item.name, ORT_DATATYPES[item.type], shape, labels)
+    return OutputSpec(item.name, _datatype(item), shape, labels)
+
+
+def _shape(item: Any) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) and size >= 0 else -1 for size in item.shape)
+
+
+def _datatype(item: Any) -> str:
+    # ONNX Runtime's Python interface carries no BF16 tensors, nor sequences and maps over any wire.
+    if item.type not in ORT_DATATYPES:
+        raise FailedPrecondition(
+            f"the graph takes or gives a {item.type} as {item.name!r}, which cannot be served", reason="LOAD_FAILED"
+        )
+    return ORT_DATATYPES[item.type]
 
 
 def _warm_up(model: LoadedModel) -> None:
-    """Run once: the first run allocates, and on a GPU compiles."""
+    """Run twice: the first run allocates, and on a GPU compiles; the second tells how long one takes."""
     sample: dict[str, Array] = {}
     for spec in model.inputs.values():
         shape = [1 if size < 0 else size for size in spec.shape]
@@ -173,6 +214,9 @@ def _warm_up(model: LoadedModel) -> None:
         sample[spec.name] = np.full(shape, "a", dtype=object) if kind is object else np.ones(shape, dtype=kind)
     try:
         model.session.run(None, sample)
+        started = time.perf_counter()
+        model.session.run(None, sample)
+        model.run_seconds = model.row_seconds = time.perf_counter() - started
     except Exception as error:
         raise FailedPrecondition(f"the model cannot be run: {_first_line(error)}", reason="LOAD_FAILED") from error
 

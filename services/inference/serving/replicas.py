@@ -10,7 +10,7 @@ import structlog
 
 from lepton.v1 import scheduler_pb2 as pb
 from servicekit.auth import Identity, act_as
-from servicekit.errors import LeptonError
+from servicekit.errors import FailedPrecondition, LeptonError
 from servicekit.worker import Holding
 from services.inference.adapters.registry_client import RegistryClient
 from services.inference.serving.model import LoadedModel, load_model
@@ -23,7 +23,9 @@ _RETRY_SECONDS = (1.0, 5.0, 15.0, 60.0)
 _DRAIN_LOOK_SECONDS = 0.02
 _RATE_SECONDS = 10.0
 
-# What one replica is: workspace, deployment, number, digest.
+# Where a replica stands in the table: workspace, deployment, number.
+Slot = tuple[str, str, int]
+# What it is: its slot, and the digest of what stands there.
 Key = tuple[str, str, int, str]
 
 
@@ -35,18 +37,27 @@ class Replicas:
         table: who is served.
         servicer: told when the first assignment is done.
         threads: that one run of a model may use.
+        retry_seconds: waits between tries to load, the last one for ever.
     """
 
     def __init__(
-        self, registry: RegistryClient, table: ServingTable, servicer: OpenInferenceServicer, threads: int
+        self,
+        registry: RegistryClient,
+        table: ServingTable,
+        servicer: OpenInferenceServicer,
+        threads: int,
+        retry_seconds: tuple[float, ...] = _RETRY_SECONDS,
     ) -> None:
         self._registry = registry
         self._table = table
         self._servicer = servicer
         self._threads = threads
+        self._retry_seconds = retry_seconds
         self._loading: dict[Key, asyncio.Task[None]] = {}
         self._draining: set[asyncio.Task[None]] = set()
         self._reports: dict[Key, pb.Replica] = {}
+        # Of the first assignment, those that neither serve nor failed yet.
+        self._first: set[Key] | None = None
         self._rate = _Rate()
         self.on_change: Callable[[], None] = lambda: None
 
@@ -62,15 +73,18 @@ class Replicas:
     async def apply(self, assignment: pb.Assignment) -> None:
         """Begin to make an assignment true."""
         wanted = {_key(replica): replica for replica in assignment.replicas}
+        slots = {_slot(key) for key in wanted}
         for key in [key for key in self._reports if key not in wanted]:
-            self._remove(key)
+            self._remove(key, is_replaced=_slot(key) in slots)
         for key, replica in wanted.items():
-            if key not in self._reports:
-                self._add(key, replica)
-            else:
+            if key in self._reports and self._reports[key].state != pb.REPLICA_STATE_DRAINING:
                 self._refresh(key, replica)
-        if not self._loading:
-            self._servicer.is_ready = True
+            else:
+                self._add(key, replica)
+        if self._first is None:
+            self._first = set(self._loading)
+        self._table.is_told = True
+        self._settle()
         self.on_change()
 
     def holding(self) -> Holding:
@@ -82,72 +96,102 @@ class Replicas:
             requests_per_second=self._rate.update(self._servicer.served),
         )
 
+    def _settle(self, *done: Key) -> None:
+        """Be ready once every replica of the first assignment serves, failed or is gone."""
+        if self._first is not None:
+            self._first = (self._first & set(self._loading)) - set(done)
+            self._servicer.is_ready = self._servicer.is_ready or not self._first
+
     def _add(self, key: Key, replica: pb.Replica) -> None:
-        self._report(key, replica, pb.REPLICA_STATE_LOADING)
-        workspace, deployment, number, _ = key
+        workspace, deployment, number = _slot(key)
         entry = self._table.get(workspace, deployment)
         waiting = {**entry.waiting, number: ""}
-        aliases = _aliases(entry, replica)
-        self._table.set(workspace, deployment, replace(entry, waiting=waiting, aliases=aliases))
-        self._loading[key] = asyncio.create_task(self._load(key, replica), name=f"load {deployment}@{number}")
+        self._table.set(workspace, deployment, replace(entry, waiting=waiting, aliases=_aliases(entry, replica)))
+        self._report(key, replica, pb.REPLICA_STATE_LOADING)
+        self._loading[key] = asyncio.create_task(self._load(key), name=f"load {deployment}@{number}")
 
-    async def _load(self, key: Key, replica: pb.Replica) -> None:
+    async def _load(self, key: Key) -> None:
         """Load a replica, trying again until it serves or is taken away."""
-        tries = 0
-        while True:
-            try:
-                model = await self._fetch(replica)
-                break
-            except LeptonError as error:
-                _log.warning(
-                    "replica not loaded", deployment=replica.deployment, number=replica.number, why=error.message
-                )
-                self._fail(key, replica, error.message)
-                self._first_done(key)
-                await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
-                tries += 1
-        workspace, deployment, number, _ = key
+        model = await self._fetch_at_last(key)
+        workspace, deployment, number = _slot(key)
+        # Read again: aliases and the epoch may have changed meanwhile.
+        replica = self._reports[key]
+        model.epoch = replica.epoch
         entry = self._table.get(workspace, deployment)
-        waiting = {other: why for other, why in entry.waiting.items() if other != number}
-        models = {**entry.models, number: model}
-        self._table.set(workspace, deployment, replace(entry, models=models, waiting=waiting))
+        self._table.set(
+            workspace,
+            deployment,
+            replace(
+                entry,
+                models={**entry.models, number: model},
+                waiting=_without(entry.waiting, number),
+                leaving=entry.leaving - {number},
+            ),
+        )
         self._report(key, replica, pb.REPLICA_STATE_READY, provider=model.provider)
         _log.info("replica serves", deployment=deployment, number=number, provider=model.provider)
         self._loading.pop(key, None)
-        self._first_done(key)
+        self._settle(key)
         self.on_change()
+
+    async def _fetch_at_last(self, key: Key) -> LoadedModel:
+        tries = 0
+        while True:
+            try:
+                return await self._fetch(self._reports[key])
+            except LeptonError as error:
+                self._fail(key, error.message)
+            except Exception as error:
+                # Nothing that a model does to the libraries that read it may leave its replica loading for ever.
+                _log.exception("replica not loaded", exc_info=error)
+                self._fail(key, f"the model cannot be loaded: {type(error).__name__}")
+            await asyncio.sleep(self._retry_seconds[min(tries, len(self._retry_seconds) - 1)])
+            tries += 1
 
     async def _fetch(self, replica: pb.Replica) -> LoadedModel:
         with act_as(Identity.for_service(replica.workspace, "inference")):
             version = await self._registry.version(f"{replica.model}@{replica.number}")
+            if version.digest != replica.digest:
+                raise FailedPrecondition(
+                    f"{replica.model}@{replica.number} is not what was deployed: its digest differs",
+                    reason="DIGEST_MISMATCH",
+                )
             content = await self._registry.model(version)
         return await asyncio.to_thread(
-            load_model, replica.deployment, version, content, epoch=replica.epoch, threads=self._threads
+            load_model, replica.workspace, replica.deployment, version, content, threads=self._threads
         )
 
-    def _fail(self, key: Key, replica: pb.Replica, message: str) -> None:
-        workspace, deployment, number, _ = key
+    def _fail(self, key: Key, message: str) -> None:
+        workspace, deployment, number = _slot(key)
+        _log.warning("replica not loaded", deployment=deployment, number=number, why=message)
         entry = self._table.get(workspace, deployment)
         self._table.set(workspace, deployment, replace(entry, waiting={**entry.waiting, number: message}))
-        self._report(key, replica, pb.REPLICA_STATE_FAILED, message=message)
+        self._report(key, self._reports[key], pb.REPLICA_STATE_FAILED, message=message)
+        self._settle(key)
         self.on_change()
 
-    def _first_done(self, key: Key) -> None:
-        if all(other == key for other in self._loading):
-            self._servicer.is_ready = True
+    def _remove(self, key: Key, *, is_replaced: bool) -> None:
+        """Take a replica out of the table at once, and let go of its model when its last run has ended.
 
-    def _remove(self, key: Key) -> None:
-        """Take a replica out of the table at once, and let go of its model when its last run has ended."""
-        workspace, deployment, number, _ = key
+        One whose place another model takes, under the same number, serves until that one is loaded.
+        """
         if (task := self._loading.pop(key, None)) is not None:
             task.cancel()
+        if is_replaced:
+            del self._reports[key]
+            return
+        workspace, deployment, number = _slot(key)
         entry = self._table.get(workspace, deployment)
         model = entry.models.get(number)
         left = {other: kept for other, kept in entry.models.items() if other != number}
-        waiting = {other: why for other, why in entry.waiting.items() if other != number}
-        self._table.set(workspace, deployment, replace(entry, models=left, waiting=waiting))
+        leaving = entry.leaving if model is None else entry.leaving | {number}
+        waiting = _without(entry.waiting, number)
+        self._table.set(
+            workspace, deployment, replace(entry, models=left, waiting=waiting, leaving=leaving, aliases=entry.aliases)
+        )
         if model is None:
-            del self._reports[key]
+            if self._reports[key].state != pb.REPLICA_STATE_DRAINING:
+                del self._reports[key]
             return
         self._report(key, self._reports[key], pb.REPLICA_STATE_DRAINING, provider=model.provider)
         draining = asyncio.create_task(self._drain(key, model))
@@ -157,19 +201,20 @@ class Replicas:
     async def _drain(self, key: Key, model: LoadedModel) -> None:
         while model.in_flight:  # noqa: ASYNC110  (a request pays for an event; a drain is rare)
             await asyncio.sleep(_DRAIN_LOOK_SECONDS)
-        if self._reports[key].state == pb.REPLICA_STATE_DRAINING:
+        report = self._reports.get(key)
+        if report is not None and report.state == pb.REPLICA_STATE_DRAINING:
             del self._reports[key]
+            workspace, deployment, number = _slot(key)
+            entry = self._table.get(workspace, deployment)
+            self._table.set(workspace, deployment, replace(entry, leaving=entry.leaving - {number}))
         self.on_change()
 
     def _refresh(self, key: Key, replica: pb.Replica) -> None:
-        """Follow a placement that was written anew: its epoch, its aliases; one that was draining is loaded again."""
-        workspace, deployment, number, _ = key
+        """Follow a placement that was written anew: its epoch, its aliases."""
+        workspace, deployment, number = _slot(key)
         present = self._reports[key]
-        if present.state == pb.REPLICA_STATE_DRAINING:
-            self._add(key, replica)
-            return
         entry = self._table.get(workspace, deployment)
-        if number in entry.models:
+        if present.state == pb.REPLICA_STATE_READY:
             entry.models[number].epoch = replica.epoch
         self._table.set(workspace, deployment, replace(entry, aliases=_aliases(entry, replica)))
         self._report(key, replica, present.state, message=present.message, provider=present.provider)
@@ -205,6 +250,14 @@ class _Rate:
 
 def _key(replica: pb.Replica) -> Key:
     return replica.workspace, replica.deployment, replica.number, replica.digest
+
+
+def _slot(key: Key) -> Slot:
+    return key[:3]
+
+
+def _without(waiting: Mapping[int, str], number: int) -> dict[int, str]:
+    return {other: why for other, why in waiting.items() if other != number}
 
 
 def _aliases(entry: Entry, replica: pb.Replica) -> Mapping[str, int]:

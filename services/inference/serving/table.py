@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from servicekit.errors import NotFound, Unavailable
 from services.inference.serving.model import LoadedModel
 
+# Longer than any number or alias.
+_LONGEST_VERSION = 63
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -13,12 +16,14 @@ class Entry:
 
     Args:
         models: by number, those that serve.
-        waiting: numbers that are placed and do not serve yet, with the reason.
+        waiting: numbers that are placed and do not serve yet, with what went wrong; an empty text while loading.
+        leaving: numbers that take no new requests, while their last ones end.
         aliases: number by alias.
     """
 
     models: Mapping[int, LoadedModel] = field(default_factory=dict)
     waiting: Mapping[int, str] = field(default_factory=dict)
+    leaving: frozenset[int] = frozenset()
     aliases: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -32,11 +37,13 @@ class ServingTable:
 
     def __init__(self) -> None:
         self._entries: dict[tuple[str, str], Entry] = {}
+        # Until the first assignment came, nobody knows here what exists: "not found" would be a guess.
+        self.is_told = False
 
     def set(self, workspace: str, deployment: str, entry: Entry) -> None:
         """Replace what a deployment serves; an empty entry removes it."""
         entries = dict(self._entries)
-        if entry.models or entry.waiting:
+        if entry.models or entry.waiting or entry.leaving:
             entries[workspace, deployment] = entry
         else:
             entries.pop((workspace, deployment), None)
@@ -69,16 +76,35 @@ class ServingTable:
             Unavailable: it is placed here and does not serve yet.
         """
         entry = self._entries.get((workspace, name))
-        if entry is None:
-            raise NotFound(f"Request for unknown model: '{name}' is not found", reason="MODEL_NOT_FOUND")
+        if entry is None or not (entry.models or entry.waiting):
+            raise self._unknown(f"'{name}'")
         if not version:
             if entry.current is not None:
                 return entry.current
-            raise Unavailable(f"model '{name}' is still loading", reason="MODEL_LOADING")
-        number = int(version) if version.isdecimal() else entry.aliases.get(version, -1)
+            raise _waiting(f"'{name}'", next((why for why in entry.waiting.values() if why), ""))
+        number = _number(version, entry)
         model = entry.models.get(number)
         if model is not None:
             return model
         if number in entry.waiting:
-            raise Unavailable(f"model '{name}' version {version} is still loading", reason="MODEL_LOADING")
-        raise NotFound(f"Request for unknown model: '{name}' version {version} is not found", reason="MODEL_NOT_FOUND")
+            raise _waiting(f"'{name}' version {version}", entry.waiting[number])
+        raise self._unknown(f"'{name}' version {version[:_LONGEST_VERSION]}")
+
+    def _unknown(self, what: str) -> NotFound | Unavailable:
+        if not self.is_told:
+            return Unavailable(
+                f"model {what}: this worker just started and does not know yet what it serves", reason="WORKER_STARTS"
+            )
+        return NotFound(f"Request for unknown model: {what} is not found", reason="MODEL_NOT_FOUND")
+
+
+def _number(version: str, entry: Entry) -> int:
+    if version.isdecimal() and len(version) <= _LONGEST_VERSION:
+        return int(version)
+    return entry.aliases.get(version, -1)
+
+
+def _waiting(what: str, why: str) -> Unavailable:
+    if why:
+        return Unavailable(f"model {what} could not be loaded, and is tried again: {why}", reason="MODEL_NOT_LOADED")
+    return Unavailable(f"model {what} is still loading", reason="MODEL_LOADING")

@@ -1,0 +1,165 @@
+"""Deployments: what is derived from reports, and the repository's contract on SQLite and Postgres."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servicekit.database import open_database
+from servicekit.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound
+from servicekit.migrations import drift
+from servicekit.paging import Page
+from servicekit.state import State
+from services.inference.adapters.repository import SqlRepository
+from services.inference.adapters.tables import kit, metadata
+from services.inference.domain.deployments import (
+    Deployment,
+    DeploymentState,
+    ModelVersion,
+    Observed,
+    ReplicaState,
+    Resources,
+    SeenReplica,
+    check_etag,
+    check_ready,
+    observe,
+    previous_ref,
+    serve_version,
+    with_defaults,
+)
+
+MIGRATIONS = "services.inference.migrations"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+Store = State[SqlRepository]
+FIRST = ModelVersion("m", 1, "d1", 100, is_ready=True)
+SECOND = ModelVersion("m", 2, "d2", 100, is_ready=True)
+
+
+def deployment(name: str = "d", workspace: str = "default", version: str = "m@1", replicas: int = 1) -> Deployment:
+    resources = Resources(0.1, 1 << 26, 0.0)
+    return Deployment(workspace, name, version, 1, "d1", replicas, resources, 0, "", 0, Observed(), NOW, NOW)
+
+
+_replicas = st.lists(
+    st.builds(
+        SeenReplica,
+        st.sampled_from(["w1", "w2", "w3"]),
+        st.integers(1, 2),
+        st.sampled_from(ReplicaState),
+        st.just("why"),
+        st.just("CPU"),
+    ),
+    max_size=5,
+    unique_by=lambda replica: (replica.worker, replica.number),
+)
+
+
+@given(_replicas, st.integers(1, 3))
+def test_state_follows_from_what_workers_report(replicas: list[SeenReplica], wanted: int) -> None:
+    item = replace(deployment(replicas=wanted), number=2)
+    found = observe(item, replicas)
+    ready = [replica for replica in replicas if replica.number == 2 and replica.state is ReplicaState.READY]
+    older = any(replica.number == 1 and replica.state is ReplicaState.READY for replica in replicas)
+    failed = any(replica.number == 2 and replica.state is ReplicaState.FAILED for replica in replicas)
+    assert (found.state is DeploymentState.READY) == (len(ready) >= wanted)
+    assert found.ready_replicas == len(ready)
+    assert found.state is not DeploymentState.FAILED or (failed and not ready)
+    assert found.state is not DeploymentState.PENDING or not (ready or older)
+    assert observe(item, list(reversed(replicas))).state is found.state
+
+
+def test_rollback_serves_what_was_served_before() -> None:
+    item = deployment(version="m@champion")
+    with pytest.raises(FailedPrecondition):
+        previous_ref(item)
+    moved = serve_version(item, "m@champion", SECOND)
+    assert (moved.number, moved.previous_number, moved.observed.state) == (2, 1, DeploymentState.UPDATING)
+    assert previous_ref(moved) == "m@1"
+    back = serve_version(moved, "m@1", FIRST)
+    assert (back.number, back.previous_number, back.follows_alias) == (1, 2, False)
+    assert serve_version(back, "m@1", FIRST) == back
+
+
+def test_what_is_not_ready_or_stale_is_refused() -> None:
+    with pytest.raises(FailedPrecondition, match="not READY"):
+        check_ready(replace(FIRST, is_ready=False))
+    with pytest.raises(Aborted):
+        check_etag(replace(deployment(), etag="new"), "old")
+    check_etag(replace(deployment(), etag="new"), "")
+
+
+def test_replica_declares_room_by_the_models_size() -> None:
+    large = replace(FIRST, size_bytes=1 << 30)
+    assert with_defaults(Resources(), large).memory_bytes == 4 << 30
+    assert with_defaults(Resources(2.0, 5, 1.0), large) == Resources(2.0, 5, 1.0)
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    async with open_database(database_url, MIGRATIONS) as database:
+        yield State(database, kit, SqlRepository)
+
+
+async def _facts(store: Store) -> list[str]:
+    async with store.database.reading() as connection:
+        rows = (await connection.execute(kit.outbox.select().order_by(kit.outbox.c.sequence))).all()
+    return [row.subject for row in rows]
+
+
+def test_the_migrations_make_the_tables(database_url: str) -> None:
+    assert drift(database_url, MIGRATIONS, metadata) == []
+
+
+async def test_deployment_comes_back_and_changes_with_a_fact_each(store: Store) -> None:
+    async with store.writing() as repository:
+        made = await repository.add(deployment())
+    async with store.writing() as repository:
+        saved = await repository.save(serve_version(made, "m@2", SECOND))
+    async with store.reading() as repository:
+        found = await repository.find("default", "d")
+        with pytest.raises(NotFound):
+            await repository.find("other", "d")
+    assert (found.number, found.etag, found.sequence) == (2, saved.etag, saved.sequence)
+    assert saved.etag != made.etag
+    assert saved.sequence > made.sequence
+    assert await _facts(store) == ["inference.deployment.changed"] * 2
+
+
+async def test_what_is_observed_changes_no_etag_and_is_no_fact(store: Store) -> None:
+    async with store.writing() as repository:
+        made = await repository.add(deployment())
+    observed = Observed(DeploymentState.READY, 1, "", {"w": "CPU"})
+    async with store.writing() as repository:
+        saved = await repository.save_observed(replace(made, observed=observed))
+    async with store.reading() as repository:
+        found = await repository.find("default", "d")
+    assert (found.observed, found.etag) == (observed, made.etag)
+    assert saved.sequence > made.sequence
+    assert len(await _facts(store)) == 1
+
+
+async def test_name_is_taken_once_and_free_again_with_a_higher_sequence(store: Store) -> None:
+    async with store.writing() as repository:
+        made = await repository.add(deployment())
+    with pytest.raises(AlreadyExists):
+        async with store.writing() as repository:
+            await repository.add(deployment())
+    async with store.writing() as repository:
+        await repository.remove(made)
+    async with store.writing() as repository:
+        assert (await repository.add(deployment())).sequence > made.sequence
+
+
+async def test_followers_are_those_of_the_alias_in_the_workspace(store: Store) -> None:
+    async with store.writing() as repository:
+        await repository.add(deployment("a", version="m@champion"))
+        await repository.add(deployment("b", version="m@1"))
+        await repository.add(deployment("c", "other", version="m@champion"))
+        assert [item.name for item in await repository.followers("default", "m@champion")] == ["a"]
+        assert len(await repository.everyone()) == 3
+        own, _ = await repository.list_deployments("default", Page())
+        every, _ = await repository.list_deployments(None, Page())
+    assert ([item.name for item in own], len(every)) == (["a", "b"], 3)

@@ -1,0 +1,187 @@
+"""The protocol's RPCs over a real server with TLS and tokens: status codes, versions, workspaces."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from servicekit.rpc import open_channel
+from servicekit.server import Servicer, running_server
+from servicekit.settings import ProcessSettings
+from services.inference.adapters.deployments_client import DeploymentsClient
+from services.inference.open_inference import grpc_service_pb2 as pb
+from services.inference.open_inference import grpc_service_pb2_grpc
+from services.inference.serving.codec import to_raw
+from services.inference.serving.servicer import OpenInferenceServicer
+from services.inference.serving.table import Entry, ServingTable
+from tests.inference.models import columns, failing, identity
+from tests.support.credentials import MakeToken, bearer, public_channel
+
+
+@dataclass
+class Served:
+    """A server with models, and a client of it."""
+
+    table: ServingTable
+    servicer: OpenInferenceServicer
+    stub: "grpc_service_pb2_grpc.GRPCInferenceServiceAsyncStub"
+    metadata: tuple[tuple[str, str], ...]
+
+    async def infer(
+        self, name: str, version: str = "", request: pb.ModelInferRequest | None = None
+    ) -> pb.ModelInferResponse:
+        asked = request or echo()
+        asked.model_name, asked.model_version = name, version
+        return await self.stub.ModelInfer(asked, metadata=self.metadata)
+
+
+def echo() -> pb.ModelInferRequest:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    request = pb.ModelInferRequest(raw_input_contents=[to_raw("FP32", array)], id="an id")
+    request.inputs.add(name="x", datatype="FP32", shape=[2, 3])
+    return request
+
+
+@pytest.fixture
+async def served(
+    process_settings: ProcessSettings, platform_files: Path, make_token: MakeToken
+) -> AsyncIterator[Served]:
+    table = ServingTable()
+    first, second = identity("FP32"), identity("FP32")
+    second.number, second.version, second.epoch = 2, "2", 5
+    table.set("default", "echo", Entry({1: first, 2: second}, {3: ""}, {"champion": 1}))
+    table.set("default", "failing", Entry({1: failing()}))
+    table.set("default", "loading", Entry({}, {1: ""}))
+    table.set("other", "columns", Entry({1: columns()}))
+    async with open_channel("127.0.0.1:1", process_settings) as nowhere:
+        servicer = OpenInferenceServicer(table, DeploymentsClient(nowhere), 2, typed_mirrors=True)
+        service = Servicer(
+            "inference.GRPCInferenceService",
+            lambda server: grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server),
+        )
+        async with (
+            running_server(process_settings, [service]) as server,
+            public_channel(server.port, platform_files) as channel,
+        ):
+            stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            yield Served(table, servicer, stub, bearer(make_token("viewer")))
+
+
+async def _refused(call: object, code: grpc.StatusCode, text: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await call  # type: ignore[misc]
+    assert refusal.value.code() is code
+    assert text in (refusal.value.details() or "")
+
+
+async def test_prediction_is_answered_exactly(served: Served) -> None:
+    reply = await served.infer("echo")
+    assert (reply.model_name, reply.model_version, reply.id) == ("echo", "2", "an id")
+    assert list(reply.raw_output_contents) == list(echo().raw_input_contents)
+
+
+async def test_version_is_the_latest_placed_or_what_is_asked_for(served: Served) -> None:
+    assert [(await served.infer("echo", version)).model_version for version in ("", "1", "2", "champion")] == [
+        *("2", "1", "2", "1")
+    ]
+
+
+async def test_prediction_has_an_id_and_tells_its_provider(served: Served) -> None:
+    call = served.stub.ModelInfer(_named("echo"), metadata=served.metadata)
+    await call
+    trailers = dict(await call.trailing_metadata())
+    assert len(str(trailers["lepton-prediction-id"])) == 32
+    assert trailers["lepton-provider"] in ("CPUExecutionProvider", "CUDAExecutionProvider")
+
+
+def _named(name: str) -> pb.ModelInferRequest:
+    request = echo()
+    request.model_name = name
+    return request
+
+
+async def test_status_codes_are_the_protocols(served: Served) -> None:
+    unknown = "Request for unknown model: 'nope' is not found"
+    await _refused(served.infer("nope"), grpc.StatusCode.NOT_FOUND, unknown)
+    await _refused(served.infer("echo", "9"), grpc.StatusCode.NOT_FOUND, "'echo' version 9")
+    await _refused(served.infer("loading"), grpc.StatusCode.UNAVAILABLE, "still loading")
+    await _refused(served.infer("echo", "3"), grpc.StatusCode.UNAVAILABLE, "still loading")
+    await _refused(served.infer("echo", request=pb.ModelInferRequest()), grpc.StatusCode.INVALID_ARGUMENT, "echo")
+    await _refused(served.stub.ModelInfer(_named("echo")), grpc.StatusCode.UNAUTHENTICATED, "token")
+
+
+async def test_model_fault_is_internal_and_tells_nothing(served: Served) -> None:
+    request = pb.ModelInferRequest(raw_input_contents=[to_raw("INT64", np.array([7]))])
+    request.inputs.add(name="x", datatype="INT64", shape=[1])
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await served.infer("failing", request=request)
+    assert refusal.value.code() is grpc.StatusCode.INTERNAL
+    assert "Gather" not in (refusal.value.details() or "")
+    assert (await served.infer("echo")).model_version == "2"
+
+
+async def test_another_workspaces_models_are_not_there(served: Served, make_token: MakeToken) -> None:
+    await _refused(served.infer("columns"), grpc.StatusCode.NOT_FOUND, "'columns'")
+    index = await served.stub.RepositoryIndex(pb.RepositoryIndexRequest(), metadata=served.metadata)
+    assert {row.name for row in index.models} == {"echo", "failing", "loading"}
+    other = bearer(make_token("viewer", "other"))
+    metadata = await served.stub.ModelMetadata(pb.ModelMetadataRequest(name="columns"), metadata=other)
+    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in metadata.inputs] == [
+        ("amount", "FP64", [-1, 1]),
+        ("purpose", "BYTES", [-1, 1]),
+    ]
+
+
+async def test_readiness_is_never_an_error(served: Served) -> None:
+    for name, version, ready in (("echo", "", True), ("echo", "9", False), ("nope", "", False), ("loading", "", False)):
+        request = pb.ModelReadyRequest(name=name, version=version)
+        assert (await served.stub.ModelReady(request, metadata=served.metadata)).ready is ready
+
+
+async def test_server_is_asked_without_a_token(served: Served) -> None:
+    assert (await served.stub.ServerLive(pb.ServerLiveRequest())).live
+    assert not (await served.stub.ServerReady(pb.ServerReadyRequest())).ready
+    served.servicer.is_ready = True
+    assert (await served.stub.ServerReady(pb.ServerReadyRequest())).ready
+
+
+async def test_index_tells_what_serves_and_what_waits(served: Served) -> None:
+    served.table.set("default", "broken", Entry({}, {4: "no such file"}))
+    index = await served.stub.RepositoryIndex(pb.RepositoryIndexRequest(), metadata=served.metadata)
+    rows = {(row.name, row.version): (row.state, row.reason) for row in index.models}
+    assert rows["echo", "1"] == ("READY", "")
+    assert rows["echo", "3"] == ("LOADING", "")
+    assert rows["broken", "4"] == ("UNAVAILABLE", "no such file")
+    ready = await served.stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True), metadata=served.metadata)
+    assert {row.state for row in ready.models} == {"READY"}
+
+
+async def test_load_needs_more_than_a_viewer_and_takes_no_files(served: Served, make_token: MakeToken) -> None:
+    request = pb.RepositoryModelLoadRequest(model_name="echo")
+    viewer = served.stub.RepositoryModelLoad(request, metadata=served.metadata)
+    await _refused(viewer, grpc.StatusCode.PERMISSION_DENIED, "role")
+    request.parameters["file:1/model.onnx"].bytes_param = b"x"
+    developer = bearer(make_token("developer"))
+    await _refused(
+        served.stub.RepositoryModelLoad(request, metadata=developer), grpc.StatusCode.INVALID_ARGUMENT, "registry"
+    )
+
+
+async def test_swap_under_load_fails_no_request(served: Served) -> None:
+    import asyncio
+
+    async def ask() -> set[str]:
+        return {(await served.infer("echo")).model_version for _ in range(100)}
+
+    async def swap() -> None:
+        models = dict(served.table.get("default", "echo").models)
+        for turn in range(60):
+            number = turn % 2 + 1
+            served.table.set("default", "echo", Entry({number: models[number]}))
+            await asyncio.sleep(0.002)
+
+    *answers, _ = await asyncio.gather(ask(), ask(), ask(), swap())
+    assert set().union(*(answer for answer in answers if answer)) == {"1", "2"}
