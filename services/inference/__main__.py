@@ -65,7 +65,7 @@ async def work(settings: WorkerSettings, worker: str) -> None:
         scheduler = await stack.enter_async_context(open_channel(settings.scheduler_address, settings))
         registry = await stack.enter_async_context(open_channel(settings.registry_address, settings))
         deployments = await stack.enter_async_context(open_channel(settings.inference_address, settings))
-        table = ServingTable()
+        table = ServingTable(is_told=False)
         servicer = OpenInferenceServicer(
             table,
             DeploymentsClient(deployments),

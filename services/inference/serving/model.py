@@ -76,11 +76,12 @@ class LoadedModel:
     """A version that can be run.
 
     Args:
-        workspace, deployment, number, digest: which one it is.
+        deployment, number, digest: which one it is.
         session: ONNX Runtime's.
         inputs: by name, in the graph's order.
         outputs: by name, in the graph's order.
         epoch: of its placement: the latest placed answers for the deployment.
+        workspace: whose it is.
         in_flight: runs under way.
         run_seconds: what a run of one row took at the warm-up.
         row_seconds: mean of the last runs, a row.
@@ -88,7 +89,6 @@ class LoadedModel:
         provider: the execution provider that the session took.
     """
 
-    workspace: str
     deployment: str
     number: int
     digest: str
@@ -96,6 +96,7 @@ class LoadedModel:
     inputs: dict[str, InputSpec]
     outputs: dict[str, OutputSpec]
     epoch: int = 0
+    workspace: str = ""
     in_flight: int = 0
     run_seconds: float = 0.0
     row_seconds: float = 0.0
@@ -134,22 +135,23 @@ class LoadedModel:
 
 
 def load_model(
-    workspace: str,
     deployment: str,
     version: registry_pb2.Version,
     content: bytes,
     *,
     epoch: int = 0,
     threads: int = 1,
+    workspace: str = "",
 ) -> LoadedModel:
     """Load a version and try it on a row. Blocks.
 
     Args:
-        workspace, deployment: whose it is.
+        deployment: whose it is.
         version: what the registry says of it.
         content: its model.onnx.
         epoch: of its placement.
         threads: that one run may use.
+        workspace: whose the deployment is.
 
     Raises:
         FailedPrecondition: ONNX Runtime cannot load or run it.
@@ -170,7 +172,7 @@ def load_model(
     specs = {spec.name: spec for spec in signature.inputs}
     inputs = {item.name: _input(item, specs.get(item.name), signature) for item in session.get_inputs()}
     outputs = {item.name: _output(item, tuple(signature.classes)) for item in session.get_outputs()}
-    model = LoadedModel(workspace, deployment, version.number, version.digest, session, inputs, outputs, epoch)
+    model = LoadedModel(deployment, version.number, version.digest, session, inputs, outputs, epoch, workspace)
     _warm_up(model)
     return model
 

@@ -158,7 +158,12 @@ class Replicas:
                 )
             content = await self._registry.model(version)
         return await asyncio.to_thread(
-            load_model, replica.workspace, replica.deployment, version, content, threads=self._threads
+            load_model,
+            replica.deployment,
+            version,
+            content,
+            threads=self._threads,
+            workspace=replica.workspace,
         )
 
     def _fail(self, key: Key, message: str) -> None:
@@ -186,9 +191,7 @@ class Replicas:
         left = {other: kept for other, kept in entry.models.items() if other != number}
         leaving = entry.leaving if model is None else entry.leaving | {number}
         waiting = _without(entry.waiting, number)
-        self._table.set(
-            workspace, deployment, replace(entry, models=left, waiting=waiting, leaving=leaving, aliases=entry.aliases)
-        )
+        self._table.set(workspace, deployment, replace(entry, models=left, waiting=waiting, leaving=leaving))
         if model is None:
             if self._reports[key].state != pb.REPLICA_STATE_DRAINING:
                 del self._reports[key]

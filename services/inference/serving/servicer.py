@@ -6,11 +6,12 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version as library_version
 
+import structlog
 from prometheus_client import Counter, Histogram
 
 from servicekit import telemetry
 from servicekit.auth import current_identity
-from servicekit.errors import InvalidArgument, NotFound, Unavailable
+from servicekit.errors import Internal, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from servicekit.rpc import Context
 from services.inference.adapters.deployments_client import DeploymentsClient
 from services.inference.open_inference import grpc_service_pb2 as pb
@@ -19,17 +20,23 @@ from services.inference.serving.codec import build_reply, parse_inputs, requeste
 from services.inference.serving.model import Array, LoadedModel
 from services.inference.serving.table import Entry, ServingTable
 
+_log = structlog.get_logger(__name__)
 _tracer = telemetry.tracer(__name__)
-_REQUESTS = Counter("lepton_inference_requests_total", "Predictions served.", ["deployment", "version"])
+_WHO = ["workspace", "deployment", "version"]
+_REQUESTS = Counter("lepton_inference_requests_total", "Predictions served.", _WHO)
+_FAULTS = Counter("lepton_inference_faults_total", "Runs that the model failed.", _WHO)
 _COMPUTE = Histogram(
     "lepton_inference_compute_seconds",
-    "Time in ONNX Runtime, seconds.",
-    ["deployment", "version"],
+    "Time in ONNX Runtime, with the wait for a thread where the model needs one, seconds.",
+    _WHO,
     buckets=(0.00002, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5),
 )
 # A run shorter than this is quicker done at once than handed to a thread and back (about 60 microseconds, measured),
-# and holds nobody up.
+# and holds nobody up: health checks least of all.
 _INLINE_SECONDS = 0.001
+# Runs that may wait for a thread, by thread: more would only wait for their deadlines.
+_QUEUE_FACTOR = 32
+_RETRY_SECONDS = 1.0
 _PLATFORM = "onnxruntime_onnx"
 
 
@@ -49,6 +56,8 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self._table = table
         self._deployments = deployments
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="onnxruntime")
+        self._queue_length = threads * _QUEUE_FACTOR
+        self._queued = 0
         self._typed_mirrors = typed_mirrors
         # Latched: ready after the first reconciliation, until the drain; hot swaps do not flip it.
         self.is_ready = False
@@ -65,24 +74,51 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def _run(self, model: LoadedModel, inputs: dict[str, Array], names: list[str]) -> list[Array]:
         """Run a model, here or in a thread; one that is being removed stays until its last run ends."""
+        rows = _rows(inputs)
         model.in_flight += 1
         started = time.perf_counter()
         try:
             with _tracer.start_as_current_span("onnxruntime.run") as span:
                 if span.is_recording():
-                    span.set_attribute("lepton.deployment", model.deployment)
-                    span.set_attribute("lepton.version", model.number)
-                    span.set_attribute("lepton.provider", model.provider)
-                if model.mean_seconds < _INLINE_SECONDS:
+                    span.set_attributes(
+                        {
+                            "lepton.deployment": model.deployment,
+                            "lepton.version": model.number,
+                            "lepton.provider": model.provider,
+                            "lepton.rows": rows,
+                        }
+                    )
+                if model.expected_seconds(rows) < _INLINE_SECONDS:
                     return model.run(inputs, names)
-                return await asyncio.get_running_loop().run_in_executor(self._pool, model.run, inputs, names)
+                return await self._run_aside(model, inputs, names)
+        except Internal as error:
+            _FAULTS.labels(model.workspace, model.deployment, model.version).inc()
+            # The cause is for whoever runs the platform, never for the client.
+            _log.error("model failed", deployment=model.deployment, version=model.number, exc_info=error.__cause__)
+            raise
         finally:
             model.in_flight -= 1
             seconds = time.perf_counter() - started
-            model.mean_seconds += 0.1 * (seconds - model.mean_seconds)
+            model.learn(rows, seconds)
             self.served += 1
-            _REQUESTS.labels(model.deployment, model.version).inc()
-            _COMPUTE.labels(model.deployment, model.version).observe(seconds)
+            _REQUESTS.labels(model.workspace, model.deployment, model.version).inc()
+            _COMPUTE.labels(model.workspace, model.deployment, model.version).observe(seconds)
+
+    async def _run_aside(self, model: LoadedModel, inputs: dict[str, Array], names: list[str]) -> list[Array]:
+        """Run in a thread; a request that is cancelled before its turn is never run.
+
+        Raises:
+            ResourceExhausted: too many wait already.
+        """
+        if self._queued >= self._queue_length:
+            raise ResourceExhausted(
+                f"model {model.deployment!r}: {self._queued} runs wait already", retry_seconds=_RETRY_SECONDS
+            )
+        self._queued += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, model.run, inputs, names)
+        finally:
+            self._queued -= 1
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         """Say that the process serves."""
@@ -132,7 +168,7 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
-        """Deploy a model's newest READY version, unless it is deployed."""
+        """Deploy a model's newest READY version, unless it is deployed, and wait until it serves."""
         if request.parameters:
             raise InvalidArgument(
                 "parameters of a load are not supported: what is served is fixed in the registry",
@@ -147,6 +183,13 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """Delete a model's deployment."""
         await self._deployments.delete(_model_name(request))
         return pb.RepositoryModelUnloadResponse()
+
+
+def _rows(inputs: dict[str, Array]) -> int:
+    """Return the batch of a request, as its first input has it; 1 where there is none."""
+    for array in inputs.values():
+        return array.shape[0] if array.shape else 1
+    return 1
 
 
 def _metadata(name: str, datatype: str, shape: tuple[int, ...]) -> "pb.ModelMetadataResponse.TensorMetadata":
@@ -164,7 +207,13 @@ def _index(name: str, entry: Entry) -> "list[pb.RepositoryIndexResponse.ModelInd
         )
         for number, reason in sorted(entry.waiting.items())
     ]
-    return ready + waiting
+    leaving = [
+        pb.RepositoryIndexResponse.ModelIndex(
+            name=name, version=str(number), state="UNLOADING", reason="its last requests end"
+        )
+        for number in sorted(entry.leaving - set(entry.models) - set(entry.waiting))
+    ]
+    return ready + waiting + leaving
 
 
 def _model_name(request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:

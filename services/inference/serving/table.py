@@ -17,14 +17,14 @@ class Entry:
     Args:
         models: by number, those that serve.
         waiting: numbers that are placed and do not serve yet, with what went wrong; an empty text while loading.
-        leaving: numbers that take no new requests, while their last ones end.
         aliases: number by alias.
+        leaving: numbers that take no new requests, while their last ones end.
     """
 
     models: Mapping[int, LoadedModel] = field(default_factory=dict)
     waiting: Mapping[int, str] = field(default_factory=dict)
-    leaving: frozenset[int] = frozenset()
     aliases: Mapping[str, int] = field(default_factory=dict)
+    leaving: frozenset[int] = frozenset()
 
     @property
     def current(self) -> LoadedModel | None:
@@ -33,12 +33,15 @@ class Entry:
 
 
 class ServingTable:
-    """The deployments of a worker."""
+    """The deployments of a worker.
 
-    def __init__(self) -> None:
+    Args:
+        is_told: whether what is not here does not exist. Until a worker's first assignment came that would be a guess.
+    """
+
+    def __init__(self, *, is_told: bool = True) -> None:
         self._entries: dict[tuple[str, str], Entry] = {}
-        # Until the first assignment came, nobody knows here what exists: "not found" would be a guess.
-        self.is_told = False
+        self.is_told = is_told
 
     def set(self, workspace: str, deployment: str, entry: Entry) -> None:
         """Replace what a deployment serves; an empty entry removes it."""
