@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import obstore
-import pyarrow.parquet.encryption as pqe
 import tink
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -20,7 +19,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import ObjectStore
 from tink import secret_key_access, streaming_aead
 
-from servicekit.errors import DataLoss, FailedPrecondition
+from servicekit.errors import FailedPrecondition
 from servicekit.stores import make_durable, translated
 
 _MASTER_KEY_BYTES = 32
@@ -113,52 +112,6 @@ class KeyRing:
                 "the object store's keys were wrapped by another key-encryption key: restore that key file",
                 reason="WRONG_KEY_ENCRYPTION_KEY",
             ) from None
-
-
-class TableEncryption:
-    """Parquet Modular Encryption under a workspace's key.
-
-    Args:
-        keys: the workspace's keys.
-    """
-
-    def __init__(self, keys: WorkspaceKeys) -> None:
-        self._factory = pqe.CryptoFactory(lambda _: _Wrapping(keys.table_key))
-        self._connection = pqe.KmsConnectionConfig()
-
-    def encryption_properties(self) -> "pqe.FileEncryptionProperties":
-        """Return what a Parquet writer needs to encrypt footer and columns."""
-        configuration = pqe.EncryptionConfiguration(
-            footer_key="workspace",
-            uniform_encryption=True,
-            plaintext_footer=False,
-            double_wrapping=False,
-            data_key_length_bits=256,
-        )
-        return self._factory.file_encryption_properties(self._connection, configuration)
-
-    def decryption_properties(self) -> "pqe.FileDecryptionProperties":
-        """Return what a Parquet reader needs."""
-        return self._factory.file_decryption_properties(self._connection, pqe.DecryptionConfiguration())
-
-
-class _Wrapping(pqe.KmsClient):  # type: ignore[misc]
-    """Wraps Parquet's data keys with the workspace's table key, by AES-GCM."""
-
-    def __init__(self, key: bytes) -> None:
-        pqe.KmsClient.__init__(self)
-        self._aead = AESGCM(key)
-
-    def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
-        nonce = _random(_NONCE_BYTES)
-        return base64.b64encode(nonce + self._aead.encrypt(nonce, key_bytes, master_key_identifier.encode()))
-
-    def unwrap_key(self, wrapped_key: bytes, master_key_identifier: str) -> bytes:
-        try:
-            wrapped = base64.b64decode(wrapped_key)
-            return self._aead.decrypt(wrapped[:_NONCE_BYTES], wrapped[_NONCE_BYTES:], master_key_identifier.encode())
-        except (InvalidTag, ValueError):
-            raise DataLoss("a stored table is damaged, or of another workspace", reason="TABLE_DAMAGED") from None
 
 
 def _new_keys() -> bytes:

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
@@ -18,9 +18,12 @@ from obstore.store import ObjectStore
 from tink import TinkError
 
 from servicekit.errors import DataLoss
-from servicekit.keys import KeyRing, TableEncryption
+from servicekit.keys import KeyRing
 from servicekit.settings import StatefulSettings
 from servicekit.stores import make_durable, open_store, remove_unfinished, translated
+
+if TYPE_CHECKING:
+    from servicekit.table_encryption import TableEncryption
 
 _CHUNK_BYTES = 1 << 20
 
@@ -148,8 +151,11 @@ class Objects:
             except (OSError, BaseError) as error:
                 raise translated(error) from error
 
-    async def table_encryption(self, workspace: str) -> TableEncryption:
+    async def table_encryption(self, workspace: str) -> "TableEncryption":
         """Return the encryption of a workspace's Parquet files."""
+        # pyarrow is 20 MB that services without tables do without.
+        from servicekit.table_encryption import TableEncryption
+
         return TableEncryption(await self._keys.workspace(workspace))
 
     def table_writer(self, workspace: str, name: str) -> Any:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from lepton.v1 import data_pb2
 from servicekit.errors import InvalidArgument, ResourceExhausted
-from servicekit.keys import TableEncryption
 from servicekit.objects import Objects, new_name
+from servicekit.table_encryption import TableEncryption
 from services.data.convert import profile_from_proto, profile_to_proto
 from services.data.domain.digest import TableDigest, in_blocks
 from services.data.domain.profile import ColumnProfile, profile_table

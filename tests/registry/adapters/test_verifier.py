@@ -1,6 +1,7 @@
 """The verifying child: what it finds in models, good, broken and harmful, and what it may not do."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import socket
@@ -27,7 +28,13 @@ async def _verify(content: bytes, seconds: float = 30.0, examples: dict[str, str
 
 
 def _children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "services.registry.verifier" in child.cmdline()]
+    found = []
+    for child in psutil.Process().children():
+        # One that ends meanwhile is a zombie or gone.
+        with contextlib.suppress(psutil.Error):
+            if "services.registry.verifier" in child.cmdline():
+                found.append(child)
+    return found
 
 
 async def test_good_model_tells_its_signature_and_digest() -> None:
