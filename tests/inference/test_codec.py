@@ -11,15 +11,9 @@ from hypothesis.extra import numpy as arrays
 
 from servicekit.errors import InvalidArgument
 from services.inference.open_inference import grpc_service_pb2 as pb
-from services.inference.serving.codec import (
-    TYPED_FIELDS,
-    build_reply,
-    classify,
-    parse_inputs,
-    requested_outputs,
-    to_raw,
-)
+from services.inference.serving.codec import TYPED_FIELDS, parse_inputs, requested_outputs
 from services.inference.serving.model import NUMPY_TYPES
+from services.inference.serving.replies import build_reply, classify, to_raw
 from tests.inference.models import columns, identity
 
 ECHO = {datatype: identity(datatype) for datatype in (*NUMPY_TYPES, "BYTES")}

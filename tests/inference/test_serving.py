@@ -14,7 +14,7 @@ from servicekit.settings import ProcessSettings
 from services.inference.adapters.deployments_client import DeploymentsClient
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.open_inference import grpc_service_pb2_grpc
-from services.inference.serving.codec import to_raw
+from services.inference.serving.replies import to_raw
 from services.inference.serving.servicer import OpenInferenceServicer
 from services.inference.serving.table import Entry, ServingTable
 from tests.inference.models import columns, failing, identity

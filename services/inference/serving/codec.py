@@ -1,11 +1,11 @@
-"""Open Inference requests to arrays and arrays to replies: pure; a refusal names model, tensor, expected and got."""
+"""Open Inference requests to arrays: pure; a refusal names model, tensor, expected and got."""
 
 import struct
 from typing import Any
 
 import numpy as np
 
-from servicekit.errors import InvalidArgument
+from servicekit.errors import InvalidArgument, Unimplemented
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.model import NUMPY_TYPES, Array, InputSpec, LoadedModel
 
@@ -26,10 +26,11 @@ TYPED_FIELDS = {
 }
 _NARROW = frozenset(("INT8", "INT16", "UINT8", "UINT16"))
 DATATYPES = frozenset((*NUMPY_TYPES, "BYTES", "BF16"))
-_WIRE_TYPES = {name: np.dtype(kind).newbyteorder("<") for name, kind in NUMPY_TYPES.items()}
+WIRE_TYPES = {name: np.dtype(kind).newbyteorder("<") for name, kind in NUMPY_TYPES.items()}
 _LENGTH = struct.Struct("<I")
 # A request of the largest size cannot name more elements; a product beyond is an overflow in waiting.
 _MAX_ELEMENTS = 1 << 40
+_MAX_PADDED_BYTES = 1 << 28
 _CLASSIFICATION = "classification"
 
 
@@ -38,6 +39,7 @@ def parse_inputs(request: pb.ModelInferRequest, model: LoadedModel) -> dict[str,
 
     Raises:
         InvalidArgument: a tensor lacks, is unknown, stands twice, or is not what the model takes.
+        Unimplemented: a tensor lies in shared memory.
     """
     _check_parameters(request.parameters)
     tensors = request.inputs
@@ -45,12 +47,14 @@ def parse_inputs(request: pb.ModelInferRequest, model: LoadedModel) -> dict[str,
     if raw and len(raw) != len(tensors):
         raise _refused(model, "", f"one raw_input_contents entry per input ({len(tensors)})", str(len(raw)))
     arrays: dict[str, Array] = {}
-    batch = -1
+    batches: dict[str, int] = {}
     for index, tensor in enumerate(tensors):
         spec = model.inputs.get(tensor.name)
         if spec is None or tensor.name in arrays:
             word = "is unknown" if spec is None else "stands twice"
             raise _refused(model, tensor.name, f"inputs {', '.join(model.inputs)}", f"one that {word}")
+        if tensor.parameters:
+            _check_parameters(tensor.parameters)
         shape = _checked_shape(tensor, spec, model)
         if raw:
             if tensor.HasField("contents"):
@@ -58,10 +62,9 @@ def parse_inputs(request: pb.ModelInferRequest, model: LoadedModel) -> dict[str,
             array = _from_raw(raw[index], spec, shape, model)
         else:
             array = _from_typed(tensor.contents, spec, shape, model)
-        if shape and spec.shape[0] == -1:
-            if batch not in (-1, shape[0]):
-                raise _refused(model, tensor.name, f"a batch of {batch}, as the inputs before", str(shape[0]))
-            batch = shape[0]
+        if spec.batch is not None and batches.setdefault(spec.batch, shape[0]) != shape[0]:
+            expected = f"a batch of {batches[spec.batch]}, as the inputs before"
+            raise _refused(model, tensor.name, expected, str(shape[0]))
         _check_values(array, spec, model)
         arrays[tensor.name] = array
     if len(arrays) != len(model.inputs):
@@ -74,7 +77,8 @@ def requested_outputs(request: pb.ModelInferRequest, model: LoadedModel) -> list
     """Return the names of the outputs that a request wants, in its order; all where it names none.
 
     Raises:
-        InvalidArgument: an output is unknown or stands twice.
+        InvalidArgument: an output is unknown or stands twice, or cannot be given in the form that is asked for.
+        Unimplemented: an output is to be left in shared memory.
     """
     if not request.outputs:
         return list(model.outputs)
@@ -84,74 +88,8 @@ def requested_outputs(request: pb.ModelInferRequest, model: LoadedModel) -> list
             word = "stands twice" if output.name in model.outputs else "is unknown"
             raise _refused(model, output.name, f"outputs {', '.join(model.outputs)}", f"one that {word}")
         _check_parameters(output.parameters)
+        wanted_classes(output, model)
     return names
-
-
-def build_reply(
-    request: pb.ModelInferRequest,
-    model: LoadedModel,
-    names: list[str],
-    arrays: list[Array],
-    *,
-    typed_mirrors: bool = True,
-) -> pb.ModelInferResponse:
-    """Return the reply to a request.
-
-    Args:
-        request: what was asked: a raw request gets a raw reply, a typed one a typed reply.
-        model: who answers.
-        names: of the outputs.
-        arrays: the outputs.
-        typed_mirrors: False gives raw replies to typed requests, too, as Triton does.
-    """
-    reply = pb.ModelInferResponse(model_name=request.model_name, model_version=model.version, id=request.id)
-    is_raw = bool(request.raw_input_contents) or not typed_mirrors
-    # Never mixed: half floats have no typed field, and so the whole reply is raw.
-    is_raw = is_raw or any(model.outputs[name].datatype == "FP16" for name in names)
-    wanted = {output.name: _top(output, model) for output in request.outputs}
-    for name, array in zip(names, arrays, strict=True):
-        spec = model.outputs[name]
-        datatype, values = spec.datatype, array
-        if wanted.get(name):
-            datatype, values = "BYTES", classify(array, wanted[name], spec.labels)
-        tensor = reply.outputs.add(name=name, datatype=datatype, shape=values.shape)
-        if is_raw:
-            reply.raw_output_contents.append(to_raw(datatype, values))
-        else:
-            getattr(tensor.contents, TYPED_FIELDS[datatype]).extend(_to_typed(datatype, values))
-    return reply
-
-
-def classify(array: Array, count: int, labels: tuple[str, ...]) -> Array:
-    """Return Triton's classification form: the largest values of each row as `value:index` or `value:index:label`.
-
-    Args:
-        array: (rows, classes) or (classes,).
-        count: how many of each row, at most all.
-        labels: of the classes; empty for none.
-    """
-    rows = array.reshape(-1, array.shape[-1])
-    order = np.argsort(-rows, axis=1, kind="stable")[:, : min(count, rows.shape[1])]
-    texts = [
-        [f"{row[place]:f}:{place}{':' + labels[place] if labels else ''}" for place in places]
-        for row, places in zip(rows, order, strict=True)
-    ]
-    return np.array(texts, dtype=object).reshape(*array.shape[:-1], order.shape[1])
-
-
-def to_raw(datatype: str, array: Array) -> bytes:
-    """Return an array's bytes on the wire."""
-    if datatype == "BYTES":
-        return b"".join(_LENGTH.pack(len(item)) + item for item in _encoded(array))
-    return np.ascontiguousarray(array, dtype=_WIRE_TYPES[datatype]).tobytes()
-
-
-def _to_typed(datatype: str, array: Array) -> Any:
-    return _encoded(array) if datatype == "BYTES" else array.reshape(-1).tolist()
-
-
-def _encoded(array: Array) -> list[bytes]:
-    return [item if isinstance(item, bytes) else str(item).encode() for item in array.reshape(-1).tolist()]
 
 
 def _checked_shape(
@@ -162,19 +100,21 @@ def _checked_shape(
             raise _refused(model, spec.name, "an Open Inference datatype", repr(tensor.datatype))
         raise _refused(model, spec.name, f"datatype {spec.datatype}", tensor.datatype)
     shape = tuple(tensor.shape)
-    fits = len(shape) == len(spec.shape) and all(
-        size >= 0 and want in (-1, size) for size, want in zip(shape, spec.shape, strict=True)
-    )
-    if not fits:
+    if len(shape) != len(spec.shape):
         raise _refused(model, spec.name, f"shape {list(spec.shape)}", str(list(shape)))
+    for size, want in zip(shape, spec.shape, strict=True):
+        if size < 0 or want not in (-1, size):
+            raise _refused(model, spec.name, f"shape {list(spec.shape)}", str(list(shape)))
     return shape
 
 
 def _count(shape: tuple[int, ...], spec: InputSpec, model: LoadedModel) -> int:
-    count = 1
+    count = bound = 1
     for size in shape:
         count *= size
-    if count > _MAX_ELEMENTS:
+        bound *= size or 1
+    # An empty tensor may not have an impossible shape either: numpy's own arithmetic would overflow.
+    if bound > _MAX_ELEMENTS:
         raise _refused(model, spec.name, f"at most {_MAX_ELEMENTS} elements", str(list(shape)))
     return count
 
@@ -182,8 +122,8 @@ def _count(shape: tuple[int, ...], spec: InputSpec, model: LoadedModel) -> int:
 def _from_raw(content: bytes, spec: InputSpec, shape: tuple[int, ...], model: LoadedModel) -> Array:
     count = _count(shape, spec, model)
     if spec.datatype == "BYTES":
-        return _strings(_split(content, count, spec, model)).reshape(shape)
-    kind = _WIRE_TYPES[spec.datatype]
+        return _strings(_split(content, count, spec, model), spec, model).reshape(shape)
+    kind = WIRE_TYPES[spec.datatype]
     if len(content) != count * kind.itemsize:
         raise _refused(model, spec.name, f"{count * kind.itemsize} bytes for shape {list(shape)}", str(len(content)))
     array: Array = np.frombuffer(content, dtype=kind).reshape(shape)
@@ -220,7 +160,7 @@ def _from_typed(contents: pb.InferTensorContents, spec: InputSpec, shape: tuple[
     if len(values) != count:
         raise _refused(model, spec.name, f"{count} values for shape {list(shape)}", str(len(values)))
     if spec.datatype == "BYTES":
-        return _strings(list(values)).reshape(shape)
+        return _strings(list(values), spec, model).reshape(shape)
     array: Array = np.array(values, dtype=NUMPY_TYPES[spec.datatype]).reshape(shape)
     # The field is wider than the datatype: numpy would cut what does not fit without a word.
     if spec.datatype in _NARROW and not np.array_equal(array.reshape(-1), np.array(values, dtype=np.int64)):
@@ -228,24 +168,29 @@ def _from_typed(contents: pb.InferTensorContents, spec: InputSpec, shape: tuple[
     return array
 
 
-def _strings(items: list[bytes]) -> Array:
-    array = np.empty(len(items), dtype=object)
+def _strings(items: list[bytes], spec: InputSpec, model: LoadedModel) -> Array:
+    """Return texts as ONNX Runtime takes them."""
     try:
-        array[:] = [item.decode() for item in items]
-    except UnicodeDecodeError:
-        # Not every text is UTF-8; ONNX Runtime takes bytes as they are.
-        array[:] = items
+        texts = [item.decode() for item in items]
+    except UnicodeDecodeError as error:
+        # What is not UTF-8 goes as it is, by a type whose items end at a zero byte and are all as long as the longest.
+        if any(b"\0" in item for item in items) or max(map(len, items)) * len(items) > _MAX_PADDED_BYTES:
+            raise _refused(model, spec.name, "UTF-8 text, or short bytes without a zero", "neither") from error
+        return np.array(items, dtype=np.bytes_)
+    array = np.empty(len(texts), dtype=object)
+    array[:] = texts
     return array
 
 
 def _check_values(array: Array, spec: InputSpec, model: LoadedModel) -> None:
     """Check missing values, infinities and unknown categories."""
-    if array.dtype.kind == "f":
+    kind = array.dtype.kind
+    if kind == "f":
         if not np.isfinite(array).all():
             _check_floats(array, spec, model)
-    elif spec.is_column and array.dtype.kind == "O":
+    elif spec.is_column and kind in "OS":
         values = array.reshape(-1).tolist()
-        if not spec.nullable and "" in values:
+        if not spec.nullable and ("" in values or b"" in values):
             raise _refused(model, spec.name, "a value in every row, for training had no missing one", "an empty text")
         if spec.known is not None and not spec.known.issuperset(values):
             unknown = next(value for value in values if value not in spec.known)
@@ -260,13 +205,22 @@ def _check_floats(array: Array, spec: InputSpec, model: LoadedModel) -> None:
 
 
 def _check_parameters(parameters: Any) -> None:
-    unknown = [name for name in parameters if name.startswith("triton_")]
-    if unknown:
-        raise InvalidArgument(f"unknown parameter {unknown[0]!r}", reason="UNKNOWN_PARAMETER")
+    for name in parameters:
+        if name.startswith("shared_memory_"):
+            raise Unimplemented(
+                f"parameter {name!r}: shared memory is not supported, send tensors in the request",
+                reason="NO_SHARED_MEMORY",
+            )
+        if name.startswith("triton_"):
+            raise InvalidArgument(f"unknown parameter {name!r}", reason="UNKNOWN_PARAMETER")
 
 
-def _top(output: "pb.ModelInferRequest.InferRequestedOutputTensor", model: LoadedModel) -> int:
-    """Return how many classes a request wants of an output; 0 for its plain values."""
+def wanted_classes(output: "pb.ModelInferRequest.InferRequestedOutputTensor", model: LoadedModel) -> int:
+    """Return how many classes a request wants of an output; 0 for its plain values.
+
+    Raises:
+        InvalidArgument: the parameter is no positive int64, or the output has no numbers.
+    """
     if _CLASSIFICATION not in output.parameters:
         return 0
     count = output.parameters[_CLASSIFICATION].int64_param

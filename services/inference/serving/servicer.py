@@ -16,8 +16,9 @@ from servicekit.rpc import Context
 from services.inference.adapters.deployments_client import DeploymentsClient
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.open_inference import grpc_service_pb2_grpc
-from services.inference.serving.codec import build_reply, parse_inputs, requested_outputs
+from services.inference.serving.codec import parse_inputs, requested_outputs
 from services.inference.serving.model import Array, LoadedModel
+from services.inference.serving.replies import build_reply
 from services.inference.serving.table import Entry, ServingTable
 
 _log = structlog.get_logger(__name__)

@@ -1,0 +1,83 @@
+"""Arrays to Open Inference replies: pure."""
+
+import struct
+from typing import Any
+
+import numpy as np
+
+from services.inference.open_inference import grpc_service_pb2 as pb
+from services.inference.serving.codec import TYPED_FIELDS, WIRE_TYPES, wanted_classes
+from services.inference.serving.model import Array, LoadedModel
+
+_LENGTH = struct.Struct("<I")
+
+
+def build_reply(
+    request: pb.ModelInferRequest,
+    model: LoadedModel,
+    names: list[str],
+    arrays: list[Array],
+    *,
+    typed_mirrors: bool = True,
+) -> pb.ModelInferResponse:
+    """Return the reply to a request.
+
+    Args:
+        request: what was asked: a raw request gets a raw reply, a typed one a typed reply.
+        model: who answers.
+        names: of the outputs.
+        arrays: the outputs.
+        typed_mirrors: False gives raw replies to typed requests, too, as Triton does.
+    """
+    reply = pb.ModelInferResponse(model_name=request.model_name, model_version=model.version, id=request.id)
+    is_raw = bool(request.raw_input_contents) or not typed_mirrors
+    # Never mixed: half floats have no typed field, and so the whole reply is raw.
+    is_raw = is_raw or any(model.outputs[name].datatype == "FP16" for name in names)
+    wanted = {output.name: wanted_classes(output, model) for output in request.outputs}
+    for name, array in zip(names, arrays, strict=True):
+        spec = model.outputs[name]
+        datatype, values = spec.datatype, array
+        if wanted.get(name):
+            datatype, values = "BYTES", classify(array, wanted[name], spec.labels)
+        tensor = reply.outputs.add(name=name, datatype=datatype, shape=values.shape)
+        if is_raw:
+            reply.raw_output_contents.append(to_raw(datatype, values))
+        else:
+            getattr(tensor.contents, TYPED_FIELDS[datatype]).extend(_to_typed(datatype, values))
+    return reply
+
+
+def classify(array: Array, count: int, labels: tuple[str, ...]) -> Array:
+    """Return Triton's classification form: the largest values of each row as `value:index` or `value:index:label`.
+
+    Args:
+        array: (rows, classes) or (classes,); a single value is one class.
+        count: how many of each row, at most all.
+        labels: of the classes; empty for none.
+    """
+    rows = array.reshape(1) if array.ndim == 0 else array
+    classes = rows.shape[-1]
+    # Among equals the first class wins, as a stable sort of the reversed row, read backwards, has it.
+    order = classes - 1 - np.argsort(rows[..., ::-1], axis=-1, kind="stable")[..., ::-1][..., :count]
+    values = np.take_along_axis(rows, order, axis=-1)
+    number = "{:f}" if array.dtype.kind == "f" else "{:d}"
+    texts = [
+        number.format(value) + f":{place}" + (f":{labels[place]}" if labels else "")
+        for value, place in zip(values.reshape(-1).tolist(), order.reshape(-1).tolist(), strict=True)
+    ]
+    return np.array(texts, dtype=object).reshape(order.shape)
+
+
+def to_raw(datatype: str, array: Array) -> bytes:
+    """Return an array's bytes on the wire."""
+    if datatype == "BYTES":
+        return b"".join(_LENGTH.pack(len(item)) + item for item in _encoded(array))
+    return np.ascontiguousarray(array, dtype=WIRE_TYPES[datatype]).tobytes()
+
+
+def _to_typed(datatype: str, array: Array) -> Any:
+    return _encoded(array) if datatype == "BYTES" else array.reshape(-1).tolist()
+
+
+def _encoded(array: Array) -> list[bytes]:
+    return [item if isinstance(item, bytes) else str(item).encode() for item in array.reshape(-1).tolist()]
