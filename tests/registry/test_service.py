@@ -449,3 +449,12 @@ async def test_whole_life_on_postgres_and_s3(postgres_house: House) -> None:
         await developer.get("a\0b")
     await developer.stub.DeleteModel(pb.DeleteModelRequest(name="credit"))
     assert ref_of(await developer.create()) == "credit@3"
+
+
+async def test_version_that_two_finalize_at_once_gets_ready_once(house: House, developer: Client) -> None:
+    await developer.create()
+    await developer.upload("credit@1")
+    first, second = await asyncio.gather(developer.finalize("credit@1"), developer.finalize("credit@1"))
+    assert first == second
+    assert first.state == pb.VERSION_STATE_READY
+    assert await _facts(house) == ["registry.version.ready"]
