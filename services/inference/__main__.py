@@ -38,7 +38,7 @@ async def serve(settings: InferenceSettings) -> None:
         await state.forget_old_requests()
         changes = Changes()
         await stack.enter_async_context(Observer(state, nats, changes))
-        follower = AliasFollower(state, resolver, changes)
+        follower = await stack.enter_async_context(AliasFollower(state, resolver, changes))
         following = asyncio.create_task(nats.follow("inference-aliases", [ALIAS_MOVED], follower.handle))
         stack.callback(following.cancel)
         servicer = InferenceServicer(state, resolver, changes)

@@ -77,7 +77,8 @@ def seen_from_proto(worker: str, message: scheduler_pb2.Replica) -> SeenReplica:
     """
     if message.state not in REPLICA_STATES:
         raise InvalidArgument("unknown replica state", reason="BAD_STATE")
-    return SeenReplica(worker, message.number, REPLICA_STATES[message.state], message.message, message.provider)
+    state = REPLICA_STATES[message.state]
+    return SeenReplica(worker, message.number, message.digest, state, message.message, message.provider)
 
 
 def _utc(time: datetime) -> datetime:

@@ -9,11 +9,12 @@ import structlog
 
 from lepton.v1 import events_pb2, scheduler_pb2
 from servicekit.auth import Identity, act_as
+from servicekit.errors import LeptonError
 from servicekit.events import Event, Nats
 from servicekit.state import State
 from services.inference.adapters.repository import SqlRepository
 from services.inference.convert import seen_from_proto
-from services.inference.domain.deployments import Deployment, SeenReplica, observe, serve_version
+from services.inference.domain.deployments import Deployment, ModelVersion, SeenReplica, observe, serve_version
 from services.inference.ports import Registry
 
 _log = structlog.get_logger(__name__)
@@ -21,25 +22,32 @@ _log = structlog.get_logger(__name__)
 # A worker reports every second: four lost reports in a row are no accident.
 _REPORT_LASTS_SECONDS = 5.0
 _LOOK_SECONDS = 2.0
+_ALIASES_SECONDS = 30.0
 ALIAS_MOVED = "registry.alias.moved"
 
 
 class Changes:
-    """Wakes whoever watches deployments."""
+    """Wakes whoever watches deployments.
+
+    Args:
+        turn: counts what was told.
+    """
 
     def __init__(self) -> None:
         self._condition = asyncio.Condition()
+        self.turn = 0
 
     async def tell(self) -> None:
         """Say that a deployment changed."""
         async with self._condition:
+            self.turn += 1
             self._condition.notify_all()
 
-    async def wait(self) -> None:
-        """Wait for a change, or a while: other processes of a stack make changes, too."""
+    async def wait(self, turn: int) -> None:
+        """Wait for a change since a turn, or a while: other processes of a stack make changes, too."""
         try:
             async with asyncio.timeout(_LOOK_SECONDS), self._condition:
-                await self._condition.wait()
+                await self._condition.wait_for(lambda: self.turn != turn)
         except TimeoutError:
             return
 
@@ -129,18 +137,35 @@ class Observer:
 
 
 class AliasFollower:
-    """Has deployments that name an alias serve what it names.
+    """Has deployments that name an alias serve what it names, while it is open.
+
+    Events make it quick; a look at every alias now and then makes it certain: an alias may move between the moment that
+    a deployment resolves it and the moment that it is kept.
 
     Args:
         state: the database.
         registry: where the version's digest is looked up.
         changes: tells watchers.
+        look_seconds: between looks.
     """
 
-    def __init__(self, state: State[SqlRepository], registry: Registry, changes: Changes) -> None:
+    def __init__(
+        self, state: State[SqlRepository], registry: Registry, changes: Changes, look_seconds: float = _ALIASES_SECONDS
+    ) -> None:
         self._state = state
         self._registry = registry
         self._changes = changes
+        self._look_seconds = look_seconds
+        self._looking: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._looking = asyncio.create_task(self._look_forever())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._looking is not None
+        self._looking.cancel()
+        await asyncio.gather(self._looking, return_exceptions=True)
 
     async def handle(self, event: Event) -> None:
         """Follow one move; a deployment whose alias was deleted serves on."""
@@ -150,13 +175,47 @@ class AliasFollower:
             follows = bool(await repository.followers(event.workspace, ref))
         if not follows or not moved.number:
             return
-        with act_as(Identity.for_service(event.workspace, "inference")):
-            # What it names now, for a later move may have overtaken this event.
-            version = await self._registry.resolve(ref)
+        # What it names now, for a later move may have overtaken this event.
+        version = await self._resolve(event.workspace, ref)
         async with self._state.handling(event) as repository:
             if repository is None:
                 return
-            for deployment in await repository.followers(event.workspace, ref):
-                if (deployment.number, deployment.digest) != (version.number, version.digest):
-                    await repository.save(serve_version(deployment, ref, version))
+            await _follow(repository, event.workspace, ref, version)
         await self._changes.tell()
+
+    async def look(self) -> None:
+        """Have every follower serve what its alias names now."""
+        followed: dict[tuple[str, str], set[int]] = {}
+        async with self._state.reading() as repository:
+            for item in await repository.everyone():
+                if item.follows_alias:
+                    followed.setdefault((item.workspace, item.version), set()).add(item.number)
+        for (workspace, ref), numbers in followed.items():
+            try:
+                version = await self._resolve(workspace, ref)
+            except LeptonError as error:
+                _log.info("alias not looked up", workspace=workspace, ref=ref, why=error.message)
+                continue
+            if numbers == {version.number} or not version.is_ready:
+                continue
+            async with self._state.writing() as repository:
+                await _follow(repository, workspace, ref, version)
+            await self._changes.tell()
+
+    async def _look_forever(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except Exception as error:
+                _log.warning("aliases not looked up", exc_info=error)
+            await asyncio.sleep(self._look_seconds)
+
+    async def _resolve(self, workspace: str, ref: str) -> ModelVersion:
+        with act_as(Identity.for_service(workspace, "inference")):
+            return await self._registry.resolve(ref)
+
+
+async def _follow(repository: SqlRepository, workspace: str, ref: str, version: ModelVersion) -> None:
+    for deployment in await repository.followers(workspace, ref):
+        if (deployment.number, deployment.digest) != (version.number, version.digest):
+            await repository.save(serve_version(deployment, ref, version))

@@ -15,6 +15,7 @@ from services.inference.adapters.repository import SqlRepository
 from services.inference.convert import deployment_to_proto, resources_from_proto
 from services.inference.domain.deployments import (
     Deployment,
+    ModelVersion,
     Observed,
     check_etag,
     check_ready,
@@ -99,23 +100,33 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 reason="BAD_UPDATE_MASK",
                 violations=[("update_mask", f"only {', '.join(_UPDATABLE)} can change")],
             )
-        version = await self._registry.resolve(given.version) if "version" in paths else None
-        if version is not None:
-            check_ready(version)
+        version = await self._version(given, paths)
 
         async def act(repository: SqlRepository) -> pb.Deployment:
             present = await repository.find(workspace, given.name)
             check_etag(present, given.etag)
-            wanted = present if version is None else serve_version(present, given.version, version)
+            wanted = present
+            if "version" in paths:
+                wanted = serve_version(present, given.version, version)
             if "replicas" in paths:
                 wanted = replace(wanted, replicas=max(1, given.replicas))
             if "resources" in paths:
-                wanted = replace(wanted, resources=resources_from_proto(given.resources))
+                wanted = replace(wanted, resources=with_defaults(resources_from_proto(given.resources), version))
             return deployment_to_proto(await repository.save(wanted))
 
         answer = await self._state.once(request, pb.Deployment, act)
         await self._changes.tell()
         return answer
+
+    async def _version(self, given: pb.Deployment, paths: set[str]) -> ModelVersion:
+        """Return the version that an update is about: a new one, which must be READY, or the present one."""
+        if "version" in paths:
+            version = await self._registry.resolve(given.version)
+            check_ready(version)
+            return version
+        async with self._state.reading() as repository:
+            present = await repository.find(current_identity().workspace, given.name)
+        return await self._registry.resolve(f"{present.model}@{present.number}")
 
     async def RollbackDeployment(self, request: pb.RollbackDeploymentRequest, context: Context) -> pb.Deployment:
         """Serve again what was served before."""
@@ -157,9 +168,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         workspace = current_identity().workspace
         sequence = request.after_sequence
         while True:
+            # Before the look, so that no change falls between the two.
+            turn = self._changes.turn
             async with self._state.reading() as repository:
                 present = await repository.find(workspace, request.name)
             if present.sequence > sequence:
                 sequence = present.sequence
                 yield pb.WatchDeploymentResponse(deployment=deployment_to_proto(present))
-            await self._changes.wait()
+            await self._changes.wait(turn)

@@ -45,12 +45,10 @@ def deployment(name: str = "d", workspace: str = "default", version: str = "m@1"
 
 _replicas = st.lists(
     st.builds(
-        SeenReplica,
+        lambda worker, number, state: SeenReplica(worker, number, f"d{number}", state, "why", "CPU"),
         st.sampled_from(["w1", "w2", "w3"]),
         st.integers(1, 2),
         st.sampled_from(ReplicaState),
-        st.just("why"),
-        st.just("CPU"),
     ),
     max_size=5,
     unique_by=lambda replica: (replica.worker, replica.number),
@@ -59,7 +57,7 @@ _replicas = st.lists(
 
 @given(_replicas, st.integers(1, 3))
 def test_state_follows_from_what_workers_report(replicas: list[SeenReplica], wanted: int) -> None:
-    item = replace(deployment(replicas=wanted), number=2)
+    item = replace(deployment(replicas=wanted), number=2, digest="d2")
     found = observe(item, replicas)
     ready = [replica for replica in replicas if replica.number == 2 and replica.state is ReplicaState.READY]
     older = any(replica.number == 1 and replica.state is ReplicaState.READY for replica in replicas)
@@ -69,6 +67,14 @@ def test_state_follows_from_what_workers_report(replicas: list[SeenReplica], wan
     assert found.state is not DeploymentState.FAILED or (failed and not ready)
     assert found.state is not DeploymentState.PENDING or not (ready or older)
     assert observe(item, list(reversed(replicas))).state is found.state
+
+
+def test_another_models_version_of_the_same_number_is_not_what_is_wanted() -> None:
+    moved = serve_version(deployment(), "other@1", ModelVersion("other", 1, "d9", 100, is_ready=True))
+    assert moved.previous_number == 0
+    old = SeenReplica("w1", 1, "d1", ReplicaState.READY, "", "CPU")
+    assert observe(moved, [old]).state is DeploymentState.UPDATING
+    assert observe(moved, [replace(old, digest="d9")]).state is DeploymentState.READY
 
 
 def test_rollback_serves_what_was_served_before() -> None:

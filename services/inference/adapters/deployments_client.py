@@ -1,10 +1,12 @@
 """The deployments service, as a worker sees it when a client asks it to load or unload a model."""
 
+import contextlib
+
 import grpc
 
 from lepton.v1 import inference_pb2 as pb
 from lepton.v1.inference_pb2_grpc import InferenceServiceStub
-from servicekit.errors import AlreadyExists
+from servicekit.errors import AlreadyExists, FailedPrecondition
 
 
 class DeploymentsClient:
@@ -18,15 +20,19 @@ class DeploymentsClient:
         self._stub = InferenceServiceStub(channel)
 
     async def deploy(self, name: str) -> None:
-        """Deploy a model's newest READY version under its name, unless it is deployed.
+        """Deploy a model's newest READY version under its name, unless it is deployed, and wait until it serves.
 
         Raises:
             NotFound: there is no such model, or none of its versions is READY.
+            FailedPrecondition: it cannot be loaded.
         """
-        try:
+        with contextlib.suppress(AlreadyExists):
             await self._stub.CreateDeployment(pb.CreateDeploymentRequest(deployment=pb.Deployment(name=name)))
-        except AlreadyExists:
-            return
+        async for answer in self._stub.WatchDeployment(pb.WatchDeploymentRequest(name=name)):
+            if answer.deployment.ready_replicas:
+                return
+            if answer.deployment.state == pb.DEPLOYMENT_STATE_FAILED:
+                raise FailedPrecondition(f"model {name!r}: {answer.deployment.message}", reason="MODEL_NOT_LOADED")
 
     async def delete(self, name: str) -> None:
         """Delete a deployment.

@@ -29,11 +29,6 @@ class RegistryClient:
         """
         return await self._stub.GetVersion(registry_pb2.GetVersionRequest(ref=ref))
 
-    async def aliases(self, model: str) -> dict[str, int]:
-        """Return the number behind each alias of a model."""
-        answer = await self._stub.ListAliases(registry_pb2.ListAliasesRequest(model=model))
-        return {alias.name: alias.number for alias in answer.aliases}
-
     async def model(self, version: registry_pb2.Version) -> bytes:
         """Return a version's ONNX file, checked against its digest.
 

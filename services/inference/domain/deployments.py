@@ -127,12 +127,13 @@ class SeenReplica:
 
     Args:
         worker: its id.
-        number: the version's.
+        number, digest: the version's: a deployment may move to another model's version of the same number.
         state, message, provider: as reported.
     """
 
     worker: str
     number: int
+    digest: str
     state: ReplicaState
     message: str
     provider: str
@@ -198,12 +199,16 @@ def previous_ref(deployment: Deployment) -> str:
 def observe(deployment: Deployment, replicas: Iterable[SeenReplica]) -> Observed:
     """Return how far a deployment is true, from what workers report: the same for the same reports."""
     seen = list(replicas)
-    wanted = [replica for replica in seen if replica.number == deployment.number]
+    wanted = [replica for replica in seen if _is_wanted(replica, deployment)]
     ready = [replica for replica in wanted if replica.state is ReplicaState.READY]
     providers = {replica.worker: replica.provider for replica in sorted(ready, key=lambda item: item.worker)}
     if len(ready) >= deployment.replicas:
         return Observed(DeploymentState.READY, len(ready), "", providers)
-    older = {replica.number for replica in seen if replica.state is ReplicaState.READY} - {deployment.number}
+    older = {
+        replica.number
+        for replica in seen
+        if replica.state is ReplicaState.READY and not _is_wanted(replica, deployment)
+    }
     failed = [replica for replica in wanted if replica.state is ReplicaState.FAILED]
     if failed and not ready:
         message = f"version {deployment.number} cannot be loaded on {failed[0].worker}: {failed[0].message}"
@@ -214,3 +219,7 @@ def observe(deployment: Deployment, replicas: Iterable[SeenReplica]) -> Observed
     loading = any(replica.state is ReplicaState.LOADING for replica in wanted)
     message = "loading" if loading else "no replica serves yet: is there a worker with room? (lepton workers list)"
     return Observed(DeploymentState.PENDING, 0, message, {})
+
+
+def _is_wanted(replica: SeenReplica, deployment: Deployment) -> bool:
+    return (replica.number, replica.digest) == (deployment.number, deployment.digest)
