@@ -2,20 +2,23 @@
 
 import argparse
 import asyncio
+import contextlib
 import socket
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 from lepton.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from servicekit.events import connect
 from servicekit.rpc import open_channel
-from servicekit.server import Servicer, running_server, until_stopped
+from servicekit.server import RunningServer, Servicer, running_server, until_stopped
 from servicekit.telemetry import configure_telemetry
 from services.inference.adapters.registry_client import RegistryClient
 from services.inference.settings import InferenceSettings, WorkerSettings
 
 
-async def serve(settings: InferenceSettings) -> None:
-    """Keep deployments until SIGTERM."""
+@contextlib.asynccontextmanager
+async def running_deployments(settings: InferenceSettings) -> AsyncIterator[RunningServer]:
+    """Keep deployments while the block runs."""
     from servicekit.database import open_database
     from servicekit.outbox import Relay
     from servicekit.state import State
@@ -26,7 +29,6 @@ async def serve(settings: InferenceSettings) -> None:
     from services.inference.servicer import InferenceServicer
 
     async with AsyncExitStack() as stack:
-        stack.enter_context(configure_telemetry(settings, "inference"))
         database = await stack.enter_async_context(
             open_database(settings.database_url, "services.inference.migrations")
         )
@@ -45,12 +47,12 @@ async def serve(settings: InferenceSettings) -> None:
         service = Servicer(
             "lepton.v1.InferenceService", lambda server: add_InferenceServiceServicer_to_server(servicer, server)
         )
-        await stack.enter_async_context(running_server(settings, [service]))
-        await until_stopped()
+        yield await stack.enter_async_context(running_server(settings, [service]))
 
 
-async def work(settings: WorkerSettings, worker: str) -> None:
-    """Serve predictions until SIGTERM."""
+@contextlib.asynccontextmanager
+async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator[RunningServer]:
+    """Serve predictions while the block runs."""
     from lepton.v1 import scheduler_pb2, scheduler_pb2_grpc
     from servicekit.worker import Membership, WorkerAgent, machine_capacity
     from services.inference.adapters.deployments_client import DeploymentsClient
@@ -60,7 +62,6 @@ async def work(settings: WorkerSettings, worker: str) -> None:
     from services.inference.serving.table import ServingTable
 
     async with AsyncExitStack() as stack:
-        stack.enter_context(configure_telemetry(settings, "inference-worker"))
         nats = await stack.enter_async_context(connect(settings, worker))
         scheduler = await stack.enter_async_context(open_channel(settings.scheduler_address, settings))
         registry = await stack.enter_async_context(open_channel(settings.registry_address, settings))
@@ -88,8 +89,22 @@ async def work(settings: WorkerSettings, worker: str) -> None:
         agent = WorkerAgent(membership, stub, nats, replicas.apply, replicas.holding)
         replicas.on_change = agent.changed
         await stack.enter_async_context(agent)
-        await until_stopped()
-        servicer.is_ready = False
+        yield server
+        servicer.is_draining = True
+
+
+async def serve(settings: InferenceSettings) -> None:
+    """Keep deployments until SIGTERM."""
+    with configure_telemetry(settings, "inference"):
+        async with running_deployments(settings):
+            await until_stopped()
+
+
+async def work(settings: WorkerSettings, worker: str) -> None:
+    """Serve predictions until SIGTERM."""
+    with configure_telemetry(settings, "inference-worker"):
+        async with running_worker(settings, worker):
+            await until_stopped()
 
 
 def main() -> None:

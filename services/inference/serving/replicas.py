@@ -83,8 +83,10 @@ class Replicas:
                 self._add(key, replica)
         if self._first is None:
             self._first = set(self._loading)
-        self._table.is_told = True
+        # A worker that is being emptied knows no more what exists.
+        self._table.is_told = not assignment.draining
         self._settle()
+        self._servicer.is_draining = assignment.draining
         self.on_change()
 
     def holding(self) -> Holding:

@@ -62,6 +62,7 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self._typed_mirrors = typed_mirrors
         # Latched: ready after the first reconciliation, until the drain; hot swaps do not flip it.
         self.is_ready = False
+        self.is_draining = False
         self.served = 0
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
@@ -127,7 +128,7 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
         """Say whether the first placement was loaded."""
-        return pb.ServerReadyResponse(ready=self.is_ready)
+        return pb.ServerReadyResponse(ready=self.is_ready and not self.is_draining)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         """Say whether a model serves; an unknown one does not."""

@@ -96,7 +96,7 @@ class ServingTable:
     def _unknown(self, what: str) -> NotFound | Unavailable:
         if not self.is_told:
             return Unavailable(
-                f"model {what}: this worker just started and does not know yet what it serves", reason="WORKER_STARTS"
+                f"model {what} is not here: this worker just started, or is being drained", reason="WORKER_NOT_READY"
             )
         return NotFound(f"Request for unknown model: {what} is not found", reason="MODEL_NOT_FOUND")
 

@@ -1,0 +1,30 @@
+"""What tests of the inference service stand on."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.inference.house import House
+from tests.support.credentials import MakeToken
+from tests.support.nats import NatsServer
+
+
+@pytest.fixture
+async def registered(
+    platform_files: Path, tmp_path: Path, own_nats_server: NatsServer, make_token: MakeToken
+) -> AsyncIterator[House]:
+    """A registry and a deployments service, and nobody who places."""
+    async with contextlib.AsyncExitStack() as stack:
+        house = House(platform_files, tmp_path, own_nats_server, make_token, stack)
+        await house.start_registry()
+        await house.start_deployments()
+        yield house
+
+
+@pytest.fixture
+async def house(registered: House) -> House:
+    """A whole house, without workers."""
+    await registered.start_scheduler()
+    return registered
