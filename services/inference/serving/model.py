@@ -115,15 +115,20 @@ class LoadedModel:
         """Remember how long a run took."""
         self.row_seconds += 0.1 * (seconds / max(rows, 1) - self.row_seconds)
 
-    def run(self, inputs: dict[str, Array], outputs: list[str]) -> list[Array]:
+    def run(self, inputs: dict[str, Array], outputs: list[str], options: ort.RunOptions | None = None) -> list[Array]:
         """Return some outputs for a batch. Blocks.
+
+        Args:
+            inputs: by name, checked.
+            outputs: the names of those that are wanted.
+            options: through which another thread may end the run.
 
         Raises:
             InvalidArgument: an output is no text, for the input was none.
             Internal: the model failed; nothing of its inside is told.
         """
         try:
-            found: list[Array] = self.session.run(outputs, inputs)
+            found: list[Array] = self.session.run(outputs, inputs, options)
         except UnicodeDecodeError as error:
             raise InvalidArgument(
                 f"model {self.deployment!r}: expected UTF-8 text, got bytes that its outputs cannot carry",

@@ -6,6 +6,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version as library_version
 
+import onnxruntime as ort
 import structlog
 from prometheus_client import Counter, Histogram
 
@@ -107,7 +108,7 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             _COMPUTE.labels(model.workspace, model.deployment, model.version).observe(seconds)
 
     async def _run_aside(self, model: LoadedModel, inputs: dict[str, Array], names: list[str]) -> list[Array]:
-        """Run in a thread; a request that is cancelled before its turn is never run.
+        """Run in a thread; a request whose caller is gone is not begun, or ended where it stands.
 
         Raises:
             ResourceExhausted: too many wait already.
@@ -117,9 +118,12 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
                 f"model {model.deployment!r}: {self._queued} runs wait already", retry_seconds=_RETRY_SECONDS
             )
         self._queued += 1
+        options = ort.RunOptions()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, model.run, inputs, names)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, model.run, inputs, names, options)
         finally:
+            # Of no effect on a run that ended by itself.
+            options.terminate = True
             self._queued -= 1
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
