@@ -12,15 +12,21 @@ from tests.support.nats import NatsServer
 
 
 @pytest.fixture
-async def registered(
+async def registry_house(
     platform_files: Path, tmp_path: Path, own_nats_server: NatsServer, make_token: MakeToken
 ) -> AsyncIterator[House]:
-    """A registry and a deployments service, and nobody who places."""
+    """A registry alone."""
     async with contextlib.AsyncExitStack() as stack:
         house = House(platform_files, tmp_path, own_nats_server, make_token, stack)
         await house.start_registry()
-        await house.start_deployments()
         yield house
+
+
+@pytest.fixture
+async def registered(registry_house: House) -> House:
+    """A registry and a deployments service, and nobody who places."""
+    await registry_house.start_deployments()
+    return registry_house
 
 
 @pytest.fixture

@@ -167,21 +167,20 @@ class House:
         await self.stack.enter_async_context(relay)
         self.developer = await self.registry.user()
 
-    def inference_settings(self, **more: object) -> InferenceSettings:
+    def inference_environment(self, **more: object) -> dict[str, object]:
         """Return the deployments service's settings."""
-        return InferenceSettings.model_validate(
-            self.environment(
-                "inference",
-                database_url=self.database("inference"),
-                objects_url=(self.folder / "objects").as_uri(),
-                registry_address=f"localhost:{self.registry.private_port}",
-                **more,
-            )
+        return self.environment(
+            "inference",
+            database_url=self.database("inference"),
+            objects_url=(self.folder / "objects").as_uri(),
+            registry_address=f"localhost:{self.registry.private_port}",
+            **more,
         )
 
     async def start_deployments(self) -> None:
         """Run the deployments service."""
-        self.server = await self.stack.enter_async_context(running_deployments(self.inference_settings()))
+        settings = InferenceSettings.model_validate(self.inference_environment())
+        self.server = await self.stack.enter_async_context(running_deployments(settings))
         self.deployments = await self.user()
 
     async def user(self, role: str = "developer", workspace: str = "default") -> Deployments:
@@ -206,25 +205,23 @@ class House:
         )
         self.scheduler = await self.stack.enter_async_context(running_scheduler(settings))
 
-    def worker_settings(self, **more: object) -> WorkerSettings:
+    def worker_environment(self, **more: object) -> dict[str, object]:
         """Return a worker's settings."""
-        return WorkerSettings.model_validate(
-            self.environment(
-                "inference",
-                registry_address=f"localhost:{self.registry.private_port}",
-                inference_address=f"localhost:{self.server.private_port}",
-                scheduler_address=f"localhost:{self.scheduler.private_port}",
-                worker_cores=4.0,
-                worker_memory_bytes=8 << 30,
-                **more,
-            )
+        return self.environment(
+            "inference",
+            registry_address=f"localhost:{self.registry.private_port}",
+            inference_address=f"localhost:{self.server.private_port}",
+            scheduler_address=f"localhost:{self.scheduler.private_port}",
+            worker_cores=4.0,
+            worker_memory_bytes=8 << 30,
+            **more,
         )
 
     @contextlib.asynccontextmanager
     async def worker(self, name: str = "w1", **more: object) -> AsyncIterator[Worker]:
         """Run a worker, and connect to it."""
         async with (
-            running_worker(self.worker_settings(**more), name) as server,
+            running_worker(WorkerSettings.model_validate(self.worker_environment(**more)), name) as server,
             self.client(server.port) as client,
         ):
             client.server = server

@@ -1,0 +1,134 @@
+"""Real processes are killed with SIGKILL: no acknowledged deployment and no fact is lost, and predictions go on."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+
+import grpc
+
+from lepton.v1 import events_pb2
+from lepton.v1 import inference_pb2 as pb
+from servicekit.errors import LeptonError
+from servicekit.events import Event, connect
+from servicekit.rpc.channel import ServiceChannel
+from tests.inference.house import Deployments, House, Worker, until
+from tests.support.credentials import bearer, public_channel
+
+
+@contextlib.contextmanager
+def _process(log: Path, environment: Mapping[str, object], *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `python -m services.inference` until the block ends."""
+    own = {f"LEPTON_{name.upper()}": str(value) for name, value in environment.items()}
+    command = [sys.executable, "-m", "services.inference", *arguments]
+    with log.open("ab") as out:
+        process = subprocess.Popen(command, env={**os.environ, **own}, stdout=out, stderr=out)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextlib.asynccontextmanager
+async def _deployments(house: House, port: int) -> AsyncIterator[Deployments]:
+    """Connect to the deployments service once it answers."""
+    async with ServiceChannel(public_channel(port, house.credentials)) as channel:
+        deployments = Deployments(channel, bearer(house.make_token()))
+
+        async def answers() -> bool:
+            try:
+                await deployments.stub.ListDeployments(pb.ListDeploymentsRequest(), metadata=deployments.metadata)
+            except LeptonError:
+                return False
+            return True
+
+        await until(answers, "the service to answer", 30)
+        yield deployments
+
+
+async def test_acknowledged_deployment_and_its_fact_survive_the_services_death(registry_house: House) -> None:
+    house, port = registry_house, _free_port()
+    await house.developer.register("m")
+    settings = house.inference_environment(port=port)
+    log = house.folder / "inference.log"
+    with _process(log, settings) as process:
+        async with _deployments(house, port) as deployments:
+            # With NATS away the fact can only wait in the outbox when the kill comes.
+            house.nats.kill()
+            made = await deployments.create("m@1", request_id="once")
+            process.kill()
+            process.wait()
+    house.nats.start()
+    heard: list[events_pb2.DeploymentChanged] = []
+
+    async def hear(event: Event) -> None:
+        heard.append(event.parse(events_pb2.DeploymentChanged))
+
+    with _process(log, settings):
+        async with (
+            _deployments(house, port) as deployments,
+            connect(house.process_settings("scheduler"), "test") as nats,
+        ):
+            following = asyncio.create_task(nats.follow("kill-test", ["inference.deployment.changed"], hear))
+            assert await deployments.get("m") == made
+            assert await deployments.create("m@1", request_id="once") == made
+
+            async def is_heard() -> bool:
+                return bool(heard)
+
+            await until(is_heard, "the fact to arrive")
+            await asyncio.sleep(0.5)
+            following.cancel()
+    assert [fact.deployment.etag for fact in heard] == [made.etag]
+
+
+async def test_killed_worker_leaves_its_clients_to_the_other_and_comes_back(house: House) -> None:
+    await house.developer.register("m")
+    await house.deployments.create("m@1")
+    port = _free_port()
+    settings = house.worker_environment(port=port)
+    with contextlib.ExitStack() as workers:
+        first, _ = (
+            workers.enter_context(_process(house.folder / f"{name}.log", settings, "worker", "--id", name))
+            for name in ("w1", "w2")
+        )
+        await until(lambda: _hold(house, {"w1", "w2"}), "both workers to hold the model", 30)
+        async with contextlib.AsyncExitStack() as connections:
+            clients = [await connections.enter_async_context(house.client(port)) for _ in range(8)]
+            for client in clients:
+                assert await client.infer("m") == ("1", 1.5)
+            first.kill()
+            first.wait()
+            # Those who were connected to the dead one come to the other; nobody waits for its lease to lapse.
+            for client in clients:
+                await until(lambda client=client: _answers(client), "every client to be answered", 5)  # type: ignore[misc]
+            await until(lambda: _hold(house, {"w2"}), "the dead worker to be missed", 30)
+            workers.enter_context(_process(house.folder / "w1.log", settings, "worker", "--id", "w1"))
+            await until(lambda: _hold(house, {"w1", "w2"}), "the worker to be back", 30)
+            for client in clients:
+                assert await client.infer("m") == ("1", 1.5)
+
+
+async def _answers(client: Worker) -> bool:
+    try:
+        return await client.infer("m") == ("1", 1.5)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.UNAVAILABLE:
+            raise
+        return False
+
+
+async def _hold(house: House, workers: set[str]) -> bool:
+    return set((await house.deployments.get("m")).providers) == workers
