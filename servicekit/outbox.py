@@ -23,8 +23,9 @@ from servicekit.telemetry import current_traceparent
 _log = structlog.get_logger(__name__)
 
 _BATCH = 100
-# A commit wakes the relay at once; this is for rows that an earlier process left.
+# A commit wakes the relay at once; this is for rows that another process left when it died, of which SQLite has none.
 _POLL_SECONDS = 5.0
+_POLL_ALONE_SECONDS = 60.0
 _RETRY_SECONDS = 1.0
 _LAST_SECONDS = 2.0
 _SEEN_FOR = timedelta(days=8)
@@ -134,6 +135,7 @@ class Relay:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
+        pause = _POLL_SECONDS if self._database.is_postgres else _POLL_ALONE_SECONDS
         while True:
             self._database.published.clear()
             try:
@@ -144,7 +146,7 @@ class Relay:
                 continue
             # Not wait_for: on Python 3.11 it may swallow a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_SECONDS):
+                async with asyncio.timeout(pause):
                     await self._database.published.wait()
 
     async def _drain(self) -> None:

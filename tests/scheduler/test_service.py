@@ -73,6 +73,21 @@ async def test_a_lapsed_lease_is_refused_until_the_worker_registers_again(house:
         await scheduling.stub.RenewLease(scheduler_pb2.RenewLeaseRequest(worker="t1", epoch=worker.epoch))
 
 
+async def test_reports_alone_keep_a_lease_and_their_end_ends_it(house: House) -> None:
+    async with house.scheduler(lease_seconds=1) as scheduling, scheduling.worker("i1", "INFERENCE") as worker:
+        worker.die()
+        request, viewer = scheduler_pb2.GetWorkerRequest(name="i1"), scheduling.token("viewer")
+        for _ in range(10):
+            await asyncio.sleep(0.2)
+            await worker.report()
+        seen = await scheduling.public.GetWorker(request, metadata=viewer)
+        assert seen.state == scheduler_pb2.WORKER_STATE_ACTIVE
+        async with asyncio.timeout(3):
+            while seen.state != scheduler_pb2.WORKER_STATE_LOST:
+                await asyncio.sleep(0.05)
+                seen = await scheduling.public.GetWorker(request, metadata=viewer)
+
+
 async def test_a_worker_that_registers_anew_gets_its_work_with_new_epochs(house: House) -> None:
     async with house.scheduler() as scheduling, scheduling.worker("t1") as worker:
         await house.queue("j")

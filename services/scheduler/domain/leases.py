@@ -32,15 +32,21 @@ class Leases:
         Raises:
             Aborted: there is none with this epoch: it lapsed, or the worker registered anew.
         """
-        lease = self._leases.get(worker)
-        if lease is None or lease.epoch != epoch:
+        if not self.extend(worker, epoch, now):
             raise Aborted(
                 f"worker {worker!r} holds no lease of epoch {epoch}: register again",
                 reason="LEASE_LOST",
                 metadata={"worker": worker},
             )
+
+    def extend(self, worker: str, epoch: int, now: float) -> bool:
+        """Extend a lease of a worker that was heard of; return whether it holds one with this epoch."""
+        lease = self._leases.get(worker)
+        if lease is None or lease.epoch != epoch:
+            return False
         # The grace of a new leader is not cut short by the first renewal.
         lease.deadline = max(lease.deadline, now + self.seconds)
+        return True
 
     def end(self, worker: str) -> None:
         """Forget a worker's lease."""

@@ -191,7 +191,8 @@ class Scheduler:
         return answer
 
     def hear(self, report: Report) -> None:
-        """Take a worker's report; a replica that changed wakes the planner."""
+        """Take a worker's report, which extends its lease; a replica that changed wakes the planner."""
+        self._leases.extend(report.worker, report.epoch, self._monotonic())
         if self.view.hear(report, self._clock()):
             self.wake()
 

@@ -25,6 +25,16 @@ def test_a_stale_epoch_cannot_renew() -> None:
         leases.renew("w1", 2, now=2)
 
 
+def test_a_worker_that_is_heard_of_keeps_its_lease_but_not_one_of_its_former_life() -> None:
+    leases = Leases(5)
+    leases.grant("w1", 2, now=0)
+    assert not leases.extend("w1", 1, now=4)
+    assert leases.next_deadline() == 5
+    assert leases.extend("w1", 2, now=4)
+    assert leases.next_deadline() == 9
+    assert not leases.extend("stranger", 1, now=4)
+
+
 def test_grace_is_not_cut_short_by_a_renewal() -> None:
     leases = Leases(5)
     leases.grant("w1", 1, now=0, grace_seconds=10)
