@@ -5,6 +5,7 @@ With NATS or the scheduler away a worker keeps what it holds, and tries again un
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self
@@ -188,7 +189,8 @@ class WorkerAgent:
         while True:
             # Not wait_for: on Python 3.11 it may swallow a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_REPORT_SECONDS):
+                # On the whole second, as other workers do: who hears those of one machine wakes once for all.
+                async with asyncio.timeout(_REPORT_SECONDS - time.time() % _REPORT_SECONDS):
                     await self._changed.wait()
             self._changed.clear()
             held = self._holding()
