@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from lepton.v1 import scheduler_pb2, scheduler_pb2_grpc
 from services.inference.open_inference import grpc_service_pb2 as pb
 from tests.inference.house import FAILED, PENDING, House, Worker, refused, until
 from tests.support import onnx_models
-from tests.support.credentials import bearer
+from tests.support.credentials import bearer, public_channel
 
 
 def _linear(bias: float) -> dict[str, bytes]:
@@ -169,6 +170,42 @@ async def test_two_workers_of_one_port_answer_both(house: House) -> None:
             for _ in range(8):
                 async with house.client(first.server.port) as client:
                     assert await client.infer("m") == ("1", 2.5)
+
+
+async def test_drained_worker_says_so_until_it_takes_work_again(house: House) -> None:
+    await _register(house, 0.5)
+    operator = bearer(house.make_token("operator"))
+    async with (
+        house.worker("w1") as first,
+        house.worker("w2") as second,
+        public_channel(house.scheduler.port, house.credentials) as channel,
+    ):
+        scheduler = scheduler_pb2_grpc.SchedulerServiceStub(channel)
+        await house.deployments.create("m@1")
+        await until(lambda: _serve(first, second), "both to serve")
+        async with _asking(second, "m"):
+            await scheduler.DrainWorker(scheduler_pb2.DrainWorkerRequest(name="w1"), metadata=operator)
+            await until(lambda: _is_away(first), "the drained worker to be empty")
+            assert not await _is_ready(first)
+            assert await _is_ready(second)
+            await scheduler.ResumeWorker(scheduler_pb2.ResumeWorkerRequest(name="w1"), metadata=operator)
+            await until(lambda: _serve(first, second), "both to serve again")
+        assert await _is_ready(first)
+
+
+async def _serve(*workers: Worker) -> bool:
+    ready = [
+        await worker.stub.ModelReady(pb.ModelReadyRequest(name="m"), metadata=worker.metadata) for worker in workers
+    ]
+    return all(answer.ready for answer in ready)
+
+
+async def _is_away(worker: Worker) -> bool:
+    try:
+        await worker.infer("m")
+    except grpc.aio.AioRpcError as error:
+        return error.code() is grpc.StatusCode.UNAVAILABLE and "drained" in (error.details() or "")
+    return False
 
 
 async def test_client_loads_and_unloads_by_the_protocol(house: House) -> None:

@@ -1,5 +1,6 @@
 """Open Inference requests to arrays: pure; a refusal names model, tensor, expected and got."""
 
+import math
 import struct
 from typing import Any
 
@@ -122,12 +123,11 @@ def _count(shape: tuple[int, ...], spec: InputSpec, model: LoadedModel) -> int:
 def _from_raw(content: bytes, spec: InputSpec, shape: tuple[int, ...], model: LoadedModel) -> Array:
     count = _count(shape, spec, model)
     if spec.datatype == "BYTES":
-        return _strings(_split(content, count, spec, model), spec, model).reshape(shape)
+        return _strings(_split(content, count, spec, model), shape, spec, model)
     kind = WIRE_TYPES[spec.datatype]
     if len(content) != count * kind.itemsize:
         raise _refused(model, spec.name, f"{count * kind.itemsize} bytes for shape {list(shape)}", str(len(content)))
-    array: Array = np.frombuffer(content, dtype=kind).reshape(shape)
-    return array if spec.datatype != "BOOL" else array.astype(np.bool_)
+    return np.ndarray(shape, kind, content) if spec.datatype != "BOOL" else np.ndarray(shape, np.uint8, content) != 0
 
 
 def _split(content: bytes, count: int, spec: InputSpec, model: LoadedModel) -> list[bytes]:
@@ -160,7 +160,7 @@ def _from_typed(contents: pb.InferTensorContents, spec: InputSpec, shape: tuple[
     if len(values) != count:
         raise _refused(model, spec.name, f"{count} values for shape {list(shape)}", str(len(values)))
     if spec.datatype == "BYTES":
-        return _strings(list(values), spec, model).reshape(shape)
+        return _strings(list(values), shape, spec, model)
     array: Array = np.array(values, dtype=NUMPY_TYPES[spec.datatype]).reshape(shape)
     # The field is wider than the datatype: numpy would cut what does not fit without a word.
     if spec.datatype in _NARROW and not np.array_equal(array.reshape(-1), np.array(values, dtype=np.int64)):
@@ -168,7 +168,7 @@ def _from_typed(contents: pb.InferTensorContents, spec: InputSpec, shape: tuple[
     return array
 
 
-def _strings(items: list[bytes], spec: InputSpec, model: LoadedModel) -> Array:
+def _strings(items: list[bytes], shape: tuple[int, ...], spec: InputSpec, model: LoadedModel) -> Array:
     """Return texts as ONNX Runtime takes them."""
     try:
         texts = [item.decode() for item in items]
@@ -176,9 +176,9 @@ def _strings(items: list[bytes], spec: InputSpec, model: LoadedModel) -> Array:
         # What is not UTF-8 goes as it is, by a type whose items end at a zero byte and are all as long as the longest.
         if any(b"\0" in item for item in items) or max(map(len, items)) * len(items) > _MAX_PADDED_BYTES:
             raise _refused(model, spec.name, "UTF-8 text, or short bytes without a zero", "neither") from error
-        return np.array(items, dtype=np.bytes_)
-    array = np.empty(len(texts), dtype=object)
-    array[:] = texts
+        return np.array(items, dtype=np.bytes_).reshape(shape)
+    array = np.empty(shape, dtype=object)
+    array.flat[:] = texts
     return array
 
 
@@ -186,10 +186,12 @@ def _check_values(array: Array, spec: InputSpec, model: LoadedModel) -> None:
     """Check missing values, infinities and unknown categories."""
     kind = array.dtype.kind
     if kind == "f":
-        if not np.isfinite(array).all():
+        # Most predictions are of one row, and NumPy takes ten times as long for one value.
+        is_finite = math.isfinite(array.item()) if array.size == 1 else np.isfinite(array).all()
+        if not is_finite:
             _check_floats(array, spec, model)
     elif spec.is_column and kind in "OS":
-        values = array.reshape(-1).tolist()
+        values = array.ravel().tolist()
         if not spec.nullable and ("" in values or b"" in values):
             raise _refused(model, spec.name, "a value in every row, for training had no missing one", "an empty text")
         if spec.known is not None and not spec.known.issuperset(values):

@@ -4,10 +4,13 @@ import asyncio
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from importlib.metadata import version as library_version
 
 import onnxruntime as ort
 import structlog
+from opentelemetry import trace
 from prometheus_client import Counter, Histogram
 
 from servicekit import telemetry
@@ -81,16 +84,7 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         model.in_flight += 1
         started = time.perf_counter()
         try:
-            with _tracer.start_as_current_span("onnxruntime.run") as span:
-                if span.is_recording():
-                    span.set_attributes(
-                        {
-                            "lepton.deployment": model.deployment,
-                            "lepton.version": model.number,
-                            "lepton.provider": model.provider,
-                            "lepton.rows": rows,
-                        }
-                    )
+            with _span(model, rows):
                 if model.expected_seconds(rows) < _INLINE_SECONDS:
                     return model.run(inputs, names)
                 return await self._run_aside(model, inputs, names)
@@ -104,8 +98,9 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
             seconds = time.perf_counter() - started
             model.learn(rows, seconds)
             self.served += 1
-            _REQUESTS.labels(model.workspace, model.deployment, model.version).inc()
-            _COMPUTE.labels(model.workspace, model.deployment, model.version).observe(seconds)
+            requests, compute = _counters(model.workspace, model.deployment, model.version)
+            requests.inc()
+            compute.observe(seconds)
 
     async def _run_aside(self, model: LoadedModel, inputs: dict[str, Array], names: list[str]) -> list[Array]:
         """Run in a thread; a request whose caller is gone is not begun, or ended where it stands.
@@ -189,6 +184,25 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """Delete a model's deployment."""
         await self._deployments.delete(_model_name(request))
         return pb.RepositoryModelUnloadResponse()
+
+
+def _span(model: LoadedModel, rows: int) -> AbstractContextManager[object]:
+    """Return a span around a run; none where the call's own is not recorded, for this one would not be either."""
+    if not trace.get_current_span().is_recording():
+        return nullcontext()
+    attributes: dict[str, str | int] = {
+        "lepton.deployment": model.deployment,
+        "lepton.version": model.number,
+        "lepton.provider": model.provider,
+        "lepton.rows": rows,
+    }
+    return _tracer.start_as_current_span("onnxruntime.run", attributes=attributes)
+
+
+@lru_cache(4096)
+def _counters(workspace: str, deployment: str, version: str) -> tuple[Counter, Histogram]:
+    """Return a version's metrics: looking them up by their labels takes longer than counting."""
+    return _REQUESTS.labels(workspace, deployment, version), _COMPUTE.labels(workspace, deployment, version)
 
 
 def _rows(inputs: dict[str, Array]) -> int:
