@@ -3,10 +3,22 @@
 import hashlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
-from sqlalchemy import Column, DateTime, LargeBinary, MetaData, String, Table, delete, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    DateTime,
+    LargeBinary,
+    MetaData,
+    Row,
+    String,
+    Table,
+    delete,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from servicekit.database import Transaction
@@ -55,12 +67,8 @@ async def once(
     request_id = str(getattr(request, "request_id", ""))
     if not request_id:
         return await act()
-    digest = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
-    key = (
-        (requests.c.workspace == workspace)
-        & (requests.c.method == request.DESCRIPTOR.name)
-        & (requests.c.request_id == request_id)
-    )
+    digest = _digest(request)
+    key = _key(requests, workspace, request)
     values = {
         "workspace": workspace,
         "method": request.DESCRIPTOR.name,
@@ -77,9 +85,41 @@ async def once(
         await transaction.execute(update(requests).where(key).values(answer=answer.SerializeToString()))
         return answer
     row = (await transaction.execute(select(requests).where(key))).one()
-    if row.payload_sha256 != digest:
+    return _kept(row, request, answer_type)
+
+
+async def answered(
+    connection: Transaction, requests: Table, workspace: str, request: Message, answer_type: type[_Answer]
+) -> _Answer | None:
+    """Return the answer that a request got before; None where it is new.
+
+    For a mutation that asks other services before its transaction: to a repeat, they might say something else by now.
+
+    Raises:
+        InvalidArgument: the id came before with another payload.
+    """
+    if not getattr(request, "request_id", ""):
+        return None
+    row = (await connection.execute(select(requests).where(_key(requests, workspace, request)))).one_or_none()
+    return None if row is None else _kept(row, request, answer_type)
+
+
+def _key(requests: Table, workspace: str, request: Message) -> "ColumnElement[bool]":
+    return (
+        (requests.c.workspace == workspace)
+        & (requests.c.method == request.DESCRIPTOR.name)
+        & (requests.c.request_id == str(getattr(request, "request_id")))  # noqa: B009
+    )
+
+
+def _digest(request: Message) -> str:
+    return hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _kept(row: "Row[Any]", request: Message, answer_type: type[_Answer]) -> _Answer:
+    if row.payload_sha256 != _digest(request):
         raise InvalidArgument(
-            f"request_id {request_id!r} was used before with another payload: use a fresh one",
+            f"request_id {row.request_id!r} was used before with another payload: use a fresh one",
             reason="REQUEST_ID_REUSED",
             violations=[("request_id", "was used before with another payload")],
         )

@@ -128,6 +128,16 @@ class State(Generic[_Repository]):
                 transaction, self.tables.requests, workspace, request, answer_type, lambda: act(repository)
             )
 
+    async def answered(self, request: Message, answer_type: type[_Answer]) -> _Answer | None:
+        """Return the answer that a mutation got before, for one that asks other services before it calls `once`.
+
+        Raises:
+            InvalidArgument: the request_id came before with another payload.
+        """
+        async with self.database.reading() as connection:
+            workspace = current_identity().workspace
+            return await idempotency.answered(connection, self.tables.requests, workspace, request, answer_type)
+
     async def forget_old_requests(self) -> None:
         """Drop answers that nobody will ask for again."""
         async with self.database.transaction() as transaction:
