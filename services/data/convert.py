@@ -14,11 +14,14 @@ from services.data.domain.types import (
     Dataset,
     DatasetVersion,
     FileFormat,
+    Import,
     Provenance,
     Recipe,
     Step,
 )
 
+# A version's description travels in events, which NATS takes up to 1 MB.
+_RECIPE_BYTES = 256 << 10
 FORMATS: dict["data_pb2.FileFormat.ValueType", FileFormat] = {
     data_pb2.FILE_FORMAT_CSV: FileFormat.CSV,
     data_pb2.FILE_FORMAT_PARQUET: FileFormat.PARQUET,
@@ -44,12 +47,27 @@ def format_from_proto(value: "data_pb2.FileFormat.ValueType") -> FileFormat:
     return FORMATS[value]
 
 
+def import_from_proto(header: data_pb2.ImportHeader) -> Import:
+    """Return what an import's header asks for.
+
+    Raises:
+        InvalidArgument: the format is unknown, or a step says nothing.
+    """
+    provenance = Provenance(header.label, header.source, recipe_from_proto(header.recipe), header.parent)
+    return Import(header.dataset, format_from_proto(header.format), header.delimiter, provenance)
+
+
 def recipe_from_proto(message: data_pb2.Recipe) -> Recipe:
     """Return a recipe.
 
     Raises:
-        InvalidArgument: a step says nothing.
+        InvalidArgument: a step says nothing, or all say too much.
     """
+    if message.ByteSize() > _RECIPE_BYTES:
+        raise InvalidArgument(
+            f"the recipe takes {message.ByteSize():,} bytes, at most {_RECIPE_BYTES:,} are kept",
+            reason="RECIPE_TOO_LARGE",
+        )
     return Recipe(
         tuple(_step_from_proto(step, number) for number, step in enumerate(message.steps, 1)),
         message.edited_by_client,

@@ -1,12 +1,15 @@
 """What the data domain needs of the outside: a repository of versions, and a store of tables."""
 
-from collections.abc import AsyncIterator, Iterator
-from typing import BinaryIO, Protocol
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import BinaryIO, Protocol, TypeAlias
 
 import pyarrow as pa
 
 from services.data.domain.profile import ColumnProfile
 from services.data.domain.types import Content, Dataset, DatasetVersion, Provenance
+from services.data.domain.work import Stop
+
+MakeRows: TypeAlias = Callable[[Stop], tuple[pa.Schema, Iterator[pa.RecordBatch]]]
 
 
 class Listing(Protocol):
@@ -25,12 +28,16 @@ class Listing(Protocol):
 class Repository(Protocol):
     """Datasets and versions, within one transaction."""
 
+    async def lock(self, workspace: str, dataset: str) -> None:
+        """Let nobody else change a dataset until the transaction ends: before what a change depends on is read."""
+        ...
+
     async def find_version(self, workspace: str, dataset: str, number: int | None) -> DatasetVersion | None:
         """Return a version, the newest for None; None where there is none."""
         ...
 
     async def find_same(self, workspace: str, dataset: str, digest: str) -> DatasetVersion | None:
-        """Return the dataset's version with a content, or None; nobody else adds to the dataset meanwhile."""
+        """Return the dataset's version with a content, or None."""
         ...
 
     async def add_version(
@@ -63,28 +70,45 @@ class Repository(Protocol):
         """Return the name of every object that a version needs."""
         ...
 
+    async def used_tables(self, tables: list[str]) -> set[str]:
+        """Return which tables some version holds."""
+        ...
+
 
 class Upload(Protocol):
-    """An uploaded file, spooled encrypted; deleted on leaving."""
+    """An uploaded file, spooled encrypted."""
 
-    def open(self) -> BinaryIO:
-        """Open it from the start, seekable. Blocks: use a thread."""
+    @property
+    def sha256(self) -> str:
+        """The digest of its bytes, lower-case hex."""
+        ...
+
+    def open(self, stop: Stop) -> BinaryIO:
+        """Open it from the start, seekable; reading raises Cancelled once told to stop. Blocks: use a thread."""
         ...
 
 
 class TableStore(Protocol):
     """Encrypted tables and profiles."""
 
-    async def spool(self, workspace: str, chunks: AsyncIterator[bytes]) -> tuple[Upload, str]:
-        """Keep an upload for reading; return it with the SHA-256 of its bytes."""
+    async def spool(self, workspace: str, chunks: AsyncIterator[bytes]) -> Upload:
+        """Keep an upload for reading; nothing is left where it fails."""
         ...
 
     async def forget_spool(self, upload: Upload) -> None:
         """Delete an upload."""
         ...
 
-    async def write(self, workspace: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Content:
-        """Store rows as a table with its profile and digest; nothing is left where it fails."""
+    async def write(self, workspace: str, make: MakeRows) -> Content:
+        """Store rows as a table with its profile and digest; nothing is left where it fails.
+
+        Args:
+            workspace: whose they are.
+            make: gives the schema and the rows; runs in a thread.
+
+        Raises:
+            InvalidArgument: there are no rows.
+        """
         ...
 
     async def open_table(self, version: DatasetVersion) -> "OpenedTable":
@@ -95,7 +119,7 @@ class TableStore(Protocol):
         """Return a version's profile."""
         ...
 
-    async def remove(self, workspace: str, contents: list[Content]) -> None:
+    async def remove(self, workspace: str, contents: Iterable[Content]) -> None:
         """Delete what was stored of some versions."""
         ...
 
@@ -106,6 +130,6 @@ class OpenedTable(Protocol):
     @property
     def schema(self) -> pa.Schema: ...
 
-    def reader(self, columns: list[str] | None = None) -> pa.RecordBatchReader:
-        """Read from the start, some columns or all."""
+    def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Read from the start, some columns or all, always in the same batches."""
         ...

@@ -2,25 +2,25 @@
 
 from collections.abc import AsyncIterator
 
-import pyarrow as pa
-
 from lepton.v1 import data_pb2 as pb
 from lepton.v1 import data_pb2_grpc
 from servicekit.auth import current_identity
+from servicekit.errors import InvalidArgument
 from servicekit.paging import Page
 from servicekit.rpc import Context
 from servicekit.state import State
 from services.data.adapters.repository import SqlRepository
-from services.data.adapters.streams import ArrowChunks, ImportStream
+from services.data.adapters.streams import ArrowChunks, ImportStream, arrow_bytes
 from services.data.convert import (
     dataset_to_proto,
-    format_from_proto,
+    import_from_proto,
     profile_to_proto,
     recipe_from_proto,
     version_to_proto,
 )
-from services.data.domain.datasets import Datasets, add_version, check_columns, find_dataset, find_version
-from services.data.domain.types import DatasetVersion, Provenance
+from services.data.domain import datasets as use
+from services.data.domain.datasets import Datasets, add_version, check_columns, find_dataset
+from services.data.domain.types import DatasetVersion
 
 _PREVIEW_ROWS = 10
 
@@ -31,61 +31,59 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
     Args:
         datasets: the use cases.
         state: the database.
+        max_message_bytes: no answer is longer.
     """
 
-    def __init__(self, datasets: Datasets, state: State[SqlRepository]) -> None:
+    def __init__(self, datasets: Datasets, state: State[SqlRepository], max_message_bytes: int) -> None:
         self._datasets = datasets
         self._state = state
+        self._most_bytes = max_message_bytes - 4096
 
     async def ImportDataset(
         self, request_iterator: AsyncIterator[pb.ImportDatasetRequest], context: Context
     ) -> pb.ImportDatasetResponse:
         """Store an upload, then give it its number."""
         workspace = current_identity().workspace
-        upload = await ImportStream.begin(request_iterator)
-        header = upload.header
-        content = await self._datasets.import_file(
-            workspace, upload.chunks(), upload.sha256, format_from_proto(header.format), header.delimiter, header.label
-        )
-        provenance = Provenance(header.label, header.source, recipe_from_proto(header.recipe), header.parent)
-        answer = pb.ImportDatasetResponse()
-
-        async def commit() -> list[DatasetVersion]:
-            kept: list[DatasetVersion] = []
+        stream = await ImportStream.begin(request_iterator)
+        wanted = import_from_proto(stream.header)
+        async with self._datasets.uploaded(workspace, stream.chunks(), stream.sha256) as upload:
+            claim = stream.claim()
+            if (answer := await self._state.answered(claim, pb.ImportDatasetResponse)) is not None:
+                return answer
+            content = await self._datasets.import_file(workspace, upload, wanted)
 
             async def act(repository: SqlRepository) -> pb.ImportDatasetResponse:
-                kept.append(await add_version(repository, workspace, header.dataset, content, provenance))
-                return pb.ImportDatasetResponse(version=version_to_proto(kept[0]))
+                version = await add_version(repository, workspace, wanted.dataset, content, wanted.provenance)
+                return pb.ImportDatasetResponse(version=version_to_proto(version))
 
-            answer.CopyFrom(await self._state.once(header, pb.ImportDatasetResponse, act))
-            return kept
-
-        await self._datasets.keep(commit, workspace, [content])
-        return answer
+            return await self._datasets.keep(
+                workspace, [content], lambda: self._state.once(claim, pb.ImportDatasetResponse, act)
+            )
 
     async def TransformDataset(
         self, request: pb.TransformDatasetRequest, context: Context
     ) -> pb.TransformDatasetResponse:
         """Store what the recipe makes, then give it its numbers."""
         workspace = current_identity().workspace
+        recipe = recipe_from_proto(request.recipe)
+        names = _names(request)
+        if (answer := await self._state.answered(request, pb.TransformDatasetResponse)) is not None:
+            return answer
         source = await self._datasets.version(workspace, request.source)
-        made = await self._datasets.transform(source, recipe_from_proto(request.recipe))
-        names = (request.dataset, request.test_dataset or f"{request.dataset[:58]}-test")
-        answer = pb.TransformDatasetResponse()
+        made = await self._datasets.transform(source, recipe)
 
-        async def commit() -> list[DatasetVersion]:
-            kept: list[DatasetVersion] = []
+        async def act(repository: SqlRepository) -> pb.TransformDatasetResponse:
+            kept = [
+                await add_version(repository, workspace, name, content, provenance)
+                for name, (content, provenance) in zip(names, made, strict=False)
+            ]
+            return pb.TransformDatasetResponse(versions=[version_to_proto(version) for version in kept])
 
-            async def act(repository: SqlRepository) -> pb.TransformDatasetResponse:
-                for name, (content, provenance) in zip(names, made, strict=False):
-                    kept.append(await add_version(repository, workspace, name, content, provenance))
-                return pb.TransformDatasetResponse(versions=[version_to_proto(version) for version in kept])
-
-            answer.CopyFrom(await self._state.once(request, pb.TransformDatasetResponse, act))
-            return kept
-
-        await self._datasets.keep(commit, workspace, [content for content, _ in made])
-        return answer
+        return await self._datasets.keep(
+            workspace,
+            [content for content, _ in made],
+            lambda: self._state.once(request, pb.TransformDatasetResponse, act),
+        )
 
     async def GetDataset(self, request: pb.GetDatasetRequest, context: Context) -> pb.Dataset:
         """Return a dataset."""
@@ -105,8 +103,7 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
         removed: list[DatasetVersion] = []
 
         async def act(repository: SqlRepository) -> pb.DeleteDatasetResponse:
-            await find_dataset(repository, workspace, request.name)
-            removed.extend(await repository.remove_dataset(workspace, request.name))
+            removed.extend(await use.remove_dataset(repository, workspace, request.name))
             return pb.DeleteDatasetResponse()
 
         answer = await self._state.once(request, pb.DeleteDatasetResponse, act)
@@ -125,9 +122,14 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
         page = Page(request.page_size, request.page_token)
         async with self._state.reading() as repository:
             await find_dataset(repository, workspace, request.dataset)
-            found, token = await repository.list_versions(workspace, request.dataset, page)
-        versions = [version_to_proto(version) for version in found]
-        return pb.ListDatasetVersionsResponse(versions=versions, next_page_token=token)
+            while True:
+                found, token = await repository.list_versions(workspace, request.dataset, page)
+                versions = [version_to_proto(version) for version in found]
+                answer = pb.ListDatasetVersionsResponse(versions=versions, next_page_token=token)
+                # Versions of very wide tables: a shorter page fits a message.
+                if answer.ByteSize() <= self._most_bytes or page.limit == 1:
+                    return answer
+                page = Page(page.limit // 2, page.token)
 
     async def DeleteDatasetVersion(
         self, request: pb.DeleteDatasetVersionRequest, context: Context
@@ -137,8 +139,7 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
         removed: list[DatasetVersion] = []
 
         async def act(repository: SqlRepository) -> pb.DeleteDatasetVersionResponse:
-            removed.append(await find_version(repository, workspace, request.ref))
-            await repository.remove_version(removed[0])
+            removed.append(await use.remove_version(repository, workspace, request.ref))
             return pb.DeleteDatasetVersionResponse()
 
         answer = await self._state.once(request, pb.DeleteDatasetVersionResponse, act)
@@ -154,10 +155,7 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
         """Return a version's first rows."""
         version = await self._datasets.version(current_identity().workspace, request.ref)
         rows = await self._datasets.first_rows(version, request.rows or _PREVIEW_ROWS)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, rows.schema) as writer:
-            writer.write_table(rows)
-        return pb.PreviewDatasetResponse(arrow=sink.getvalue().to_pybytes())
+        return pb.PreviewDatasetResponse(arrow=arrow_bytes(rows, self._most_bytes))
 
     async def ReadDataset(
         self, request: pb.ReadDatasetRequest, context: Context
@@ -168,3 +166,14 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
         table = await self._datasets.rows(version)
         async for chunk in ArrowChunks(table, list(request.columns) or None):
             yield pb.ReadDatasetResponse(arrow=chunk)
+
+
+def _names(request: pb.TransformDatasetRequest) -> tuple[str, str]:
+    """Return the datasets to write: of the only or first part, and of the second."""
+    steps = request.recipe.steps
+    if request.test_dataset and not (steps and steps[-1].HasField("split")):
+        raise InvalidArgument(
+            "test_dataset is for the second part of a split, and the recipe does not end in one",
+            violations=[("test_dataset", "the recipe does not end in a split")],
+        )
+    return request.dataset, request.test_dataset or f"{request.dataset[:58]}-test"

@@ -24,6 +24,10 @@ class SqlRepository:
     def __init__(self, unit: Unit) -> None:
         self._unit = unit
 
+    async def lock(self, workspace: str, dataset: str) -> None:
+        """Let nobody else change a dataset until the transaction ends."""
+        await self._unit.lock(f"datasets/{workspace}/{dataset}")
+
     async def find_version(self, workspace: str, dataset: str, number: int | None) -> DatasetVersion | None:
         """Return a version, the newest for None; None where there is none."""
         query = select(versions).where(versions.c.workspace == workspace, versions.c.dataset == dataset)
@@ -33,8 +37,7 @@ class SqlRepository:
         return None if row is None else _version(row)
 
     async def find_same(self, workspace: str, dataset: str, digest: str) -> DatasetVersion | None:
-        """Return the dataset's version with a content, or None; nobody else adds to the dataset meanwhile."""
-        await self._unit.lock(f"datasets/{workspace}/{dataset}")
+        """Return the dataset's version with a content, or None."""
         query = select(versions).where(
             versions.c.workspace == workspace, versions.c.dataset == dataset, versions.c.digest == digest
         )
@@ -46,7 +49,6 @@ class SqlRepository:
     ) -> DatasetVersion:
         """Give a content the dataset's next number, publishing data.version.created."""
         now = datetime.now(UTC)
-        await self._unit.lock(f"datasets/{workspace}/{dataset}")
         if await self.find_dataset(workspace, dataset) is None:
             row = {"workspace": workspace, "name": dataset, "create_time": now}
             await self._unit.execute(insert(datasets).values(row))
@@ -125,6 +127,11 @@ class SqlRepository:
             await self.remove_version(version)
         await self._unit.execute(delete(datasets).where(datasets.c.workspace == workspace, datasets.c.name == name))
         return removed
+
+    async def used_tables(self, tables: list[str]) -> set[str]:
+        """Return which tables some version holds."""
+        query = select(versions.c.table_object).where(versions.c.table_object.in_(tables))
+        return set((await self._unit.execute(query)).scalars())
 
     async def object_names(self) -> list[str]:
         """Return the name of every object that a version needs."""

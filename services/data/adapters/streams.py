@@ -7,7 +7,7 @@ from typing import Self
 import pyarrow as pa
 
 from lepton.v1 import data_pb2 as pb
-from servicekit.errors import InvalidArgument
+from servicekit.errors import InvalidArgument, ResourceExhausted
 from services.data.ports import OpenedTable
 
 _CHUNK_BYTES = 1 << 20
@@ -65,6 +65,13 @@ class ImportStream:
             )
         return self._end.sha256
 
+    def claim(self) -> pb.ImportHeader:
+        """Return what a repeat of the request_id must equal: the header, and the bytes by their digest."""
+        claim = pb.ImportHeader()
+        claim.CopyFrom(self.header)
+        claim.source = f"{self.header.source}\0{self.sha256()}"
+        return claim
+
 
 class ArrowChunks:
     """A table as the chunks of one Arrow IPC stream, made in a thread while they are sent.
@@ -84,15 +91,36 @@ class ArrowChunks:
             yield chunk
 
     def _chunks(self) -> Iterator[bytes]:
-        reader = self._table.reader(self._columns)
+        schema = self._table.schema
+        if self._columns is not None:
+            schema = pa.schema([schema.field(name) for name in self._columns])
         sink = _Buffer()
-        with pa.ipc.new_stream(sink, reader.schema) as writer:
-            for batch in reader:
+        with pa.ipc.new_stream(sink, schema) as writer:
+            for batch in self._table.batches(self._columns):
                 writer.write_batch(batch)
                 while len(sink.content) >= _CHUNK_BYTES:
                     yield sink.take()
         while sink.content:
             yield sink.take()
+
+
+def arrow_bytes(rows: pa.Table, most_bytes: int) -> bytes:
+    """Return rows as one whole Arrow IPC stream.
+
+    Raises:
+        ResourceExhausted: it is too large for one message.
+    """
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    content = sink.getvalue()
+    if content.size > most_bytes:
+        raise ResourceExhausted(
+            f"{rows.num_rows:,} rows take {content.size:,} bytes, more than the {most_bytes:,} of one message: "
+            "ask for fewer, or read the dataset as a stream",
+            reason="PREVIEW_TOO_LARGE",
+        )
+    return bytes(content.to_pybytes())
 
 
 class _Buffer:

@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import io
-from collections.abc import AsyncIterator, Iterator
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 
@@ -15,13 +16,20 @@ from servicekit.errors import InvalidArgument, ResourceExhausted
 from servicekit.objects import Objects, new_name
 from servicekit.table_encryption import TableEncryption
 from services.data.convert import profile_from_proto, profile_to_proto
-from services.data.domain.digest import TableDigest, in_blocks
-from services.data.domain.profile import ColumnProfile, profile_table
+from services.data.domain.digest import TableDigest
+from services.data.domain.profile import ColumnProfile, TableProfile
 from services.data.domain.types import Content, DatasetVersion, columns_of
+from services.data.domain.work import Stop, Work
+from services.data.ports import MakeRows
 
 # One stored object of a spooled upload: small enough to hold, large enough that a big file makes few.
 _SEGMENT_BYTES = 8 << 20
+# Parquet is read at its end, then in several places: so many segments are held.
+_SEGMENTS_HELD = 4
 _BATCH_ROWS = 16_384
+# A row group is held while it is written, and while it is read.
+_GROUP_ROWS = 65_536
+_GROUP_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -32,18 +40,20 @@ class SpooledUpload:
         workspace: whose it is.
         segments: the objects' names, in order.
         size_bytes: of the whole.
+        sha256: of the whole.
         objects, loop: to read them from threads.
     """
 
     workspace: str
     segments: tuple[str, ...]
     size_bytes: int
+    sha256: str
     objects: Objects
     loop: asyncio.AbstractEventLoop
 
-    def open(self) -> BinaryIO:
+    def open(self, stop: Stop) -> BinaryIO:
         """Open it from the start, seekable. Blocks: use a thread."""
-        return cast(BinaryIO, io.BufferedReader(_Segments(self), 1 << 20))
+        return cast(BinaryIO, io.BufferedReader(_Segments(self, stop), 1 << 20))
 
 
 @dataclass(frozen=True)
@@ -62,13 +72,16 @@ class EncryptedTable:
     name: str
     schema: pa.Schema
 
-    def reader(self, columns: list[str] | None = None) -> pa.RecordBatchReader:
-        """Read from the start, some columns or all. Blocks: use a thread."""
-        source = self.objects.table_reader(self.workspace, self.name)
-        file = pq.ParquetFile(source, decryption_properties=self.encryption.decryption_properties())
+    def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Read from the start, some columns or all, always in the same batches. Blocks: use a thread."""
         schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
-        batches = (batch.select(schema.names) for batch in file.iter_batches(_BATCH_ROWS, columns=columns))
-        return pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in batches))
+        with (
+            self.objects.table_reader(self.workspace, self.name) as source,
+            pq.ParquetFile(source, decryption_properties=self.encryption.decryption_properties()) as file,
+        ):
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
+                    yield batch.select(schema.names).cast(schema)
 
 
 class ObjectTableStore:
@@ -77,15 +90,17 @@ class ObjectTableStore:
     Args:
         objects: the data service's.
         max_upload_bytes: a longer upload is refused.
+        work: where tables are written.
     """
 
-    def __init__(self, objects: Objects, max_upload_bytes: int) -> None:
+    def __init__(self, objects: Objects, max_upload_bytes: int, work: Work) -> None:
         self._objects = objects
         self._max_upload_bytes = max_upload_bytes
+        self._work = work
 
-    async def spool(self, workspace: str, chunks: AsyncIterator[bytes]) -> tuple[SpooledUpload, str]:
-        """Keep an upload for reading; return it with the SHA-256 of its bytes."""
-        upload = SpooledUpload(workspace, (), 0, self._objects, asyncio.get_running_loop())
+    async def spool(self, workspace: str, chunks: AsyncIterator[bytes]) -> SpooledUpload:
+        """Keep an upload for reading; nothing is left where it fails."""
+        upload = SpooledUpload(workspace, (), 0, "", self._objects, asyncio.get_running_loop())
         digest = hashlib.sha256()
         buffer = bytearray()
         try:
@@ -104,7 +119,7 @@ class ObjectTableStore:
         except BaseException:
             await self.forget_spool(upload)
             raise
-        return upload, digest.hexdigest()
+        return replace(upload, sha256=digest.hexdigest())
 
     async def _add_segment(self, upload: SpooledUpload, content: bytes) -> SpooledUpload:
         stored = await self._objects.put_bytes(upload.workspace, content)
@@ -115,47 +130,45 @@ class ObjectTableStore:
         """Delete an upload."""
         await self._objects.delete(upload.workspace, upload.segments)
 
-    async def write(self, workspace: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Content:
+    async def write(self, workspace: str, make: MakeRows) -> Content:
         """Store rows as a table with its profile and digest; nothing is left where it fails."""
-        name = new_name()
+        table, profile = new_name(), new_name()
         encryption = await self._objects.table_encryption(workspace)
         try:
-            nullable, rows, digest, size = await asyncio.to_thread(
-                self._write, workspace, name, schema, batches, encryption
+            content, measured = await self._work.run(
+                lambda stop: self._write(workspace, (table, profile), make, encryption, stop)
             )
-            table = EncryptedTable(self._objects, encryption, workspace, name, schema)
-            profile = profile_to_proto(await asyncio.to_thread(profile_table, table.reader))
-            stored = await self._objects.put_bytes(workspace, profile.SerializeToString())
+            message = profile_to_proto(measured).SerializeToString()
+            await self._objects.put(workspace, _once(message), name=profile)
         except BaseException:
-            await self._objects.delete(workspace, [name])
+            await self._objects.delete(workspace, (table, profile))
             raise
-        return Content(name, stored.name, digest, columns_of(schema, nullable), rows, size)
+        return content
 
     def _write(
-        self,
-        workspace: str,
-        name: str,
-        schema: pa.Schema,
-        batches: Iterator[pa.RecordBatch],
-        encryption: TableEncryption,
-    ) -> tuple[list[bool], int, str, int]:
-        digest = TableDigest(schema)
+        self, workspace: str, names: tuple[str, str], make: MakeRows, encryption: TableEncryption, stop: Stop
+    ) -> tuple[Content, list[ColumnProfile]]:
+        schema, batches = make(stop)
+        digest, profile = TableDigest(schema), TableProfile(schema)
         nullable = [False] * len(schema)
         rows = 0
-        sink = _Counting(self._objects.table_writer(workspace, name))
+        sink = _Counting(self._objects.table_writer(workspace, names[0]))
         properties = encryption.encryption_properties()
         with pq.ParquetWriter(sink, schema, compression="zstd", encryption_properties=properties) as writer:
-            for block in in_blocks(batches, schema):
-                digest.update(block)
-                nullable = [
-                    known or column.null_count > 0 for known, column in zip(nullable, block.columns, strict=True)
-                ]
-                rows += block.num_rows
-                writer.write_batch(block)
+            for group in _in_groups(stop.watched(batches)):
+                for batch in group:
+                    digest.update(batch)
+                    profile.update(batch)
+                    nullable = [
+                        known or column.null_count > 0 for known, column in zip(nullable, batch.columns, strict=True)
+                    ]
+                    rows += batch.num_rows
+                writer.write_table(pa.Table.from_batches(group, schema))
             if rows == 0:
                 raise InvalidArgument("no rows are left", reason="NO_ROWS")
         sink.commit()
-        return nullable, rows, digest.hexdigest(), sink.size_bytes
+        content = Content(*names, digest.hexdigest(), columns_of(schema, nullable), rows, sink.size_bytes)
+        return content, profile.finish()
 
     async def open_table(self, version: DatasetVersion) -> EncryptedTable:
         """Open a version's rows."""
@@ -168,10 +181,31 @@ class ObjectTableStore:
         content = await self._objects.get_bytes(version.workspace, version.content.profile)
         return profile_from_proto(data_pb2.DatasetProfile.FromString(content))
 
-    async def remove(self, workspace: str, contents: list[Content]) -> None:
+    async def remove(self, workspace: str, contents: Iterable[Content]) -> None:
         """Delete what was stored of some versions."""
         for content in contents:
             await self._objects.delete(workspace, (content.table, content.profile))
+
+
+def _in_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
+    """Yield batches by as many as make a row group; batches without rows are left out."""
+    group: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        if not batch.num_rows:
+            continue
+        group.append(batch)
+        rows += batch.num_rows
+        size += batch.nbytes
+        if rows >= _GROUP_ROWS or size >= _GROUP_BYTES:
+            yield group
+            group, rows, size = [], 0, 0
+    if group:
+        yield group
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    yield content
 
 
 def _arrow_type(name: str) -> pa.DataType:
@@ -204,13 +238,13 @@ class _Counting(io.RawIOBase):
 
 
 class _Segments(io.RawIOBase):
-    """A seekable file over an upload's segments, one of them in memory at a time."""
+    """A seekable file over an upload's segments, a few of them in memory at a time."""
 
-    def __init__(self, upload: SpooledUpload) -> None:
+    def __init__(self, upload: SpooledUpload, stop: Stop) -> None:
         self._upload = upload
+        self._stop = stop
         self._position = 0
-        self._index = -1
-        self._content = b""
+        self._held: OrderedDict[int, bytes] = OrderedDict()
 
     def readable(self) -> bool:
         return True
@@ -227,17 +261,24 @@ class _Segments(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
+        self._stop.check()
         index, start = divmod(self._position, _SEGMENT_BYTES)
         if index >= len(self._upload.segments):
             return 0
-        if index != self._index:
-            reading = self._upload.objects.get_bytes(self._upload.workspace, self._upload.segments[index])
-            self._content = asyncio.run_coroutine_threadsafe(reading, self._upload.loop).result()
-            self._index = index
-        piece = self._content[start : start + len(buffer)]
+        piece = memoryview(self._segment(index))[start : start + len(buffer)]
         buffer[: len(piece)] = piece
         self._position += len(piece)
         return len(piece)
+
+    def _segment(self, index: int) -> bytes:
+        if index in self._held:
+            self._held.move_to_end(index)
+            return self._held[index]
+        if len(self._held) >= _SEGMENTS_HELD:
+            self._held.popitem(last=False)
+        reading = self._upload.objects.get_bytes(self._upload.workspace, self._upload.segments[index])
+        self._held[index] = asyncio.run_coroutine_threadsafe(reading, self._upload.loop).result()
+        return self._held[index]
 
 
 __all__ = ["EncryptedTable", "ObjectTableStore", "SpooledUpload"]

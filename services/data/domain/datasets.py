@@ -4,28 +4,24 @@ Objects come before rows: a version is visible only once its transaction commits
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from servicekit.errors import InvalidArgument, NotFound
+from servicekit.errors import InvalidArgument, LeptonError, NotFound
 from services.data.domain.profile import ColumnProfile
 from services.data.domain.readers import read_file
 from services.data.domain.transform import Transform
-from services.data.domain.types import (
-    Column,
-    Content,
-    Dataset,
-    DatasetVersion,
-    FileFormat,
-    Provenance,
-    Recipe,
-    parse_ref,
-)
-from services.data.ports import OpenedTable, Repository, TableStore
+from services.data.domain.types import Column, Content, Dataset, DatasetVersion, Import, Provenance, Recipe, parse_ref
+from services.data.domain.work import Stop, settled
+from services.data.ports import OpenedTable, Repository, TableStore, Upload
 
 Reading = Callable[[], AbstractAsyncContextManager[Repository]]
+_Answer = TypeVar("_Answer")
 
 
 class Datasets:
@@ -34,55 +30,46 @@ class Datasets:
     Args:
         tables: where rows lie.
         reading: opens a repository for reading.
-        parallel: imports and transforms at a time; more wait.
-        memory_limit: of one transform, such as 1GB.
     """
 
-    def __init__(self, tables: TableStore, reading: Reading, *, parallel: int = 2, memory_limit: str = "1GB") -> None:
+    def __init__(self, tables: TableStore, reading: Reading) -> None:
         self._tables = tables
         self._reading = reading
-        self._heavy = asyncio.Semaphore(parallel)
-        self._memory_limit = memory_limit
 
-    async def import_file(
-        self,
-        workspace: str,
-        chunks: AsyncIterator[bytes],
-        expected_sha256: Callable[[], str],
-        file_format: FileFormat,
-        delimiter: str,
-        label: str,
-    ) -> Content:
-        """Store an upload's rows.
+    @contextlib.asynccontextmanager
+    async def uploaded(
+        self, workspace: str, chunks: AsyncIterator[bytes], expected_sha256: Callable[[], str]
+    ) -> AsyncIterator[Upload]:
+        """Keep an upload, encrypted, as long as it is read.
 
         Args:
-            workspace: whose they are.
-            chunks: the file's bytes.
+            workspace: whose it is.
+            chunks: its bytes.
             expected_sha256: the digest that the client gave at the end; asked once the chunks are through.
-            file_format: how to read it.
-            delimiter: of a CSV file.
-            label: must be one of the columns, or empty.
 
         Raises:
-            InvalidArgument: the upload was cut off, or the file is broken.
+            InvalidArgument: it was cut off, or damaged on its way.
         """
-        upload, sha256 = await self._tables.spool(workspace, chunks)
+        upload = await self._tables.spool(workspace, chunks)
         try:
-            if expected_sha256() != sha256:
+            if expected_sha256() != upload.sha256:
                 raise InvalidArgument(
                     "the upload is not whole: its SHA-256 differs from the one given at the end; send it again",
                     reason="TRUNCATED_UPLOAD",
                 )
-            async with self._heavy:
-                schema, batches = await asyncio.to_thread(read_file, upload.open, file_format, delimiter)
-                if label and label not in schema.names:
-                    raise InvalidArgument(
-                        f"the label {label!r} is none of the columns {', '.join(schema.names[:50])}",
-                        reason="UNKNOWN_COLUMN",
-                    )
-                return await self._tables.write(workspace, schema, batches)
+            yield upload
         finally:
-            await self._tables.forget_spool(upload)
+            # Where the store is away for now, the next sweep deletes it.
+            with contextlib.suppress(LeptonError):
+                await self._tables.forget_spool(upload)
+
+    async def import_file(self, workspace: str, upload: Upload, wanted: Import) -> Content:
+        """Store an upload's rows.
+
+        Raises:
+            InvalidArgument: the file is broken; the message says where.
+        """
+        return await self._tables.write(workspace, lambda stop: _read(upload, wanted, stop))
 
     async def transform(self, source: DatasetVersion, recipe: Recipe) -> list[tuple[Content, Provenance]]:
         """Store what a recipe makes of a version: one table, or two where it splits.
@@ -91,44 +78,41 @@ class Datasets:
             InvalidArgument: a step does not fit the table; the message names it by number.
         """
         table = await self._tables.open_table(source)
-        transform = Transform(recipe, table.schema, self._memory_limit)
+        transform = Transform(recipe, table.schema)
         made: list[Content] = []
-        async with self._heavy:
-            try:
-                for part in range(transform.parts):
-                    schema, batches = await asyncio.to_thread(transform.run, table.reader, part)
-                    made.append(await self._tables.write(source.workspace, schema, batches))
-            except BaseException:
-                await self._tables.remove(source.workspace, made)
-                raise
-        label = source.provenance.label
-        return [
-            (
-                content,
-                Provenance(
-                    label=label if label in {column.name for column in content.columns} else "",
-                    recipe=recipe,
-                    parent=source.ref,
-                    source=source.provenance.source,
-                ),
-            )
-            for content in made
-        ]
+        try:
+            for part in range(transform.parts):
+                make = _transforming(transform, table, part)
+                made += [await self._tables.write(source.workspace, make)]
+        except BaseException:
+            await self._tables.remove(source.workspace, made)
+            raise
+        provenance = replace(
+            source.provenance, label=transform.label_after(source.provenance.label), recipe=recipe, parent=source.ref
+        )
+        return [(content, provenance) for content in made]
 
     async def keep(
-        self,
-        commit: Callable[[], Awaitable[list[DatasetVersion]]],
-        workspace: str,
-        contents: list[Content],
-    ) -> list[DatasetVersion]:
-        """Commit versions of stored contents; contents that no version took (a repeat, a failure) are deleted."""
-        kept: list[DatasetVersion] = []
+        self, workspace: str, contents: list[Content], commit: Callable[[], Coroutine[Any, Any, _Answer]]
+    ) -> _Answer:
+        """Commit versions of stored contents; contents that no version took (a repeat, a failure) are deleted.
+
+        A caller who goes in the middle of the commit does not stop it: whether it happened must be known before
+        anything is deleted.
+        """
+        committing = asyncio.ensure_future(commit())
         try:
-            kept = await commit()
+            return await asyncio.shield(committing)
         finally:
-            used = {version.content.table for version in kept}
-            await self._tables.remove(workspace, [content for content in contents if content.table not in used])
-        return kept
+            await settled(committing)
+            # Where that fails, the next sweep does it.
+            with contextlib.suppress(LeptonError):
+                await self._forget_unused(workspace, contents)
+
+    async def _forget_unused(self, workspace: str, contents: list[Content]) -> None:
+        async with self._reading() as repository:
+            used = await repository.used_tables([content.table for content in contents])
+        await self._tables.remove(workspace, [content for content in contents if content.table not in used])
 
     async def version(self, workspace: str, ref: str) -> DatasetVersion:
         """Return the version that name@number, or a name alone for the newest, means.
@@ -154,16 +138,42 @@ class Datasets:
 
     async def discard(self, versions: list[DatasetVersion]) -> None:
         """Delete what was stored of versions that were deleted."""
-        for version in versions:
-            await self._tables.remove(version.workspace, [version.content])
+        # They are gone for everybody already; where the store is away, the next sweep deletes their objects.
+        with contextlib.suppress(LeptonError):
+            for version in versions:
+                await self._tables.remove(version.workspace, [version.content])
 
 
 async def add_version(
     repository: Repository, workspace: str, dataset: str, content: Content, provenance: Provenance
 ) -> DatasetVersion:
     """Return the dataset's version with a content: the one that it has already, else a new one."""
+    await repository.lock(workspace, dataset)
     same = await repository.find_same(workspace, dataset, content.digest)
     return same or await repository.add_version(workspace, dataset, content, provenance)
+
+
+async def remove_version(repository: Repository, workspace: str, ref: str) -> DatasetVersion:
+    """Delete the version that a reference means.
+
+    Raises:
+        NotFound: there is none.
+    """
+    await repository.lock(workspace, parse_ref(ref)[0])
+    version = await find_version(repository, workspace, ref)
+    await repository.remove_version(version)
+    return version
+
+
+async def remove_dataset(repository: Repository, workspace: str, name: str) -> list[DatasetVersion]:
+    """Delete a dataset; return the versions that it had.
+
+    Raises:
+        NotFound: there is none.
+    """
+    await repository.lock(workspace, name)
+    await find_dataset(repository, workspace, name)
+    return await repository.remove_dataset(workspace, name)
 
 
 async def find_version(repository: Repository, workspace: str, ref: str) -> DatasetVersion:
@@ -205,13 +215,28 @@ def check_columns(wanted: list[str], columns: tuple[Column, ...]) -> None:
         )
 
 
+def _read(upload: Upload, wanted: Import, stop: Stop) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    schema, batches = read_file(lambda: upload.open(stop), wanted.file_format, wanted.delimiter)
+    label = wanted.provenance.label
+    if label and label not in schema.names:
+        raise InvalidArgument(
+            f"the label {label!r} is none of the columns {', '.join(schema.names[:50])}", reason="UNKNOWN_COLUMN"
+        )
+    return schema, batches
+
+
+def _transforming(
+    transform: Transform, table: OpenedTable, part: int
+) -> Callable[[Stop], tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+    return lambda stop: (transform.schema, transform.run(lambda: stop.watched(table.batches()), part))
+
+
 def _head(table: OpenedTable, count: int) -> pa.Table:
     batches: list[pa.RecordBatch] = []
     rows = 0
-    reader = table.reader()
-    for batch in reader:
-        batches.append(batch)
-        rows += batch.num_rows
-        if rows >= count:
+    for batch in table.batches():
+        batches.append(batch.slice(0, count - rows))
+        rows += batches[-1].num_rows
+        if rows == count:
             break
-    return pa.Table.from_batches(batches, reader.schema).slice(0, count)
+    return pa.Table.from_batches(batches, table.schema)

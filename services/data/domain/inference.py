@@ -1,29 +1,40 @@
-"""Finds the type of each column of texts, from all of its rows: int64, double, bool, timestamp, else string."""
+"""Finds the type of each column of texts, from all of its rows: int64, double, bool, timestamp, else string.
 
-from collections.abc import Callable, Iterator
+A column is of the narrowest type that holds every one of its values, wherever in the file they stand. Blanks around
+numbers count for nothing; a column without any value is of strings; codes with leading zeros are numbers, as in pandas.
+"""
+
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_BOOLEAN = "(?i)^\\s*(true|false)\\s*$"
-_TIMESTAMP = pa.timestamp("us")
-# What a column may become when a value does not fit: integers may turn out to be floats, all else is text.
-_NARROWEST_FIRST: tuple[pa.DataType, ...] = (pa.int64(), pa.float64(), pa.bool_(), _TIMESTAMP)
+_BOOLEAN = "^\\s*(true|false)\\s*$"
+# Every integer is a double; no other value is of two types.
+_NARROWEST_FIRST: tuple[pa.DataType, ...] = (pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us"))
 
 
-def infer_schema(read: Callable[[], Iterator[pa.RecordBatch]], names: list[str]) -> pa.Schema:
-    """Return the narrowest type that holds every value of each column.
+class TypeInference:
+    """Looks at all batches of a table of texts.
 
     Args:
-        read: opens the file as batches of text columns.
         names: the columns, in order.
     """
-    types: list[pa.DataType | None] = [None] * len(names)
-    for batch in read():
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._types: list[pa.DataType | None] = [None] * len(names)
+
+    def update(self, batch: pa.RecordBatch) -> None:
+        """Look at the next rows."""
         for index, column in enumerate(batch.columns):
-            types[index] = _widen(types[index], column)
-    # A column without any value could be anything: text says the least.
-    return pa.schema([pa.field(name, kind or pa.string()) for name, kind in zip(names, types, strict=True)])
+            self._types[index] = _widened(self._types[index], column)
+
+    def schema(self) -> pa.Schema:
+        """Return the narrowest types that hold every value so far."""
+        return pa.schema(
+            [pa.field(name, kind or pa.string()) for name, kind in zip(self._names, self._types, strict=True)]
+        )
 
 
 def convert(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
@@ -32,8 +43,8 @@ def convert(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _widen(known: pa.DataType | None, column: pa.Array) -> pa.DataType | None:
-    if column.null_count == len(column) or known == pa.string():
+def _widened(known: pa.DataType | None, column: pa.Array) -> pa.DataType | None:
+    if known == pa.string() or column.null_count == len(column):
         return known
     if known is None:
         return next((kind for kind in _NARROWEST_FIRST if _fits(column, kind)), pa.string())
@@ -45,7 +56,7 @@ def _widen(known: pa.DataType | None, column: pa.Array) -> pa.DataType | None:
 def _fits(column: pa.Array, kind: pa.DataType) -> bool:
     try:
         _cast(column, kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    except pa.ArrowInvalid:
         return False
     return True
 
@@ -53,7 +64,17 @@ def _fits(column: pa.Array, kind: pa.DataType) -> bool:
 def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_string(kind):
         return column
-    # Arrow takes 1 and 0 for booleans, too: beside words they are no numbers, but a sign of mixed values.
-    if pa.types.is_boolean(kind) and not pc.all(pc.match_substring_regex(column, _BOOLEAN), min_count=0).as_py():
+    # Arrow also takes 1 and 0 for booleans, and 0x1F for an integer: here the first are numbers, the second is a text.
+    if pa.types.is_boolean(kind) and not _all(pc.match_substring_regex(column, _BOOLEAN, ignore_case=True)):
         raise pa.ArrowInvalid("not all true or false")
+    if pa.types.is_integer(kind) and _any(pc.match_substring(column, "x", ignore_case=True)):
+        raise pa.ArrowInvalid("not all decimal")
     return pc.cast(pc.utf8_trim_whitespace(column), kind)
+
+
+def _all(mask: pa.Array) -> bool:
+    return bool(pc.all(mask, min_count=0).as_py())
+
+
+def _any(mask: pa.Array) -> bool:
+    return bool(pc.any(mask, min_count=0).as_py())

@@ -1,19 +1,30 @@
 """What a table's columns hold, measured while its rows stream by, in bounded memory."""
 
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import duckdb
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.data.domain.expressions import quoted
+from services.data.domain.columns import Words, hashes
+from services.data.domain.counts import Counts
 from services.data.domain.types import ColumnKind, kind_of
 
 _TOP = 20
 # Beyond so many different values a column's rare ones are dropped while counting: the frequent ones stay.
 _COUNTED = 20_000
+# Up to here different values are counted one by one, as the contract says.
+_EXACT = 10_000
+_EXACT_BYTES = 8 << 20
+# A longer text is no category: it is not counted among the frequent ones.
+_TOP_BYTES = 256
+_HYPERLOGLOG_BITS = 14
+# Values kept for the quartiles, of all columns together and of one.
+_KEPT_IN_ALL = 2_000_000
+_KEPT_LEAST, _KEPT_MOST = 200, 20_000
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -23,10 +34,11 @@ class ColumnProfile:
     Args:
         name: the column.
         missing: rows without a value.
-        distinct: different values, approximate.
-        minimum, maximum, mean, standard_deviation: of a numeric column; None for others, or without values.
-        quartiles: lower, median, upper, approximate; of a numeric column.
-        top: the most frequent values with their counts, for the other kinds.
+        distinct: different values; approximate (1%) above 10,000.
+        minimum, maximum, mean, standard_deviation: of a numeric column; None for others, without values, or where
+            doubles cannot hold it.
+        quartiles: lower, median, upper, of a numeric column; of a sample where there are many rows.
+        top: the most frequent values with their counts, for the other kinds; texts beyond 256 bytes are left out.
     """
 
     name: str
@@ -40,50 +52,164 @@ class ColumnProfile:
     top: tuple[tuple[str, int], ...] = ()
 
 
-def profile_table(open_table: Callable[[], pa.RecordBatchReader]) -> list[ColumnProfile]:
-    """Return one profile a column; reads the table twice."""
-    schema = open_table().schema
-    aggregates = [_aggregates(field) for field in schema]
-    # In memory alone: an aggregate holds little, and nothing of it may touch a disk.
-    connection = duckdb.connect(config={"threads": 2, "temp_directory": ""})
-    connection.register("source", open_table())
-    flat = [expression for expressions in aggregates for expression in expressions]
-    values = list(connection.execute(f"SELECT {', '.join(flat)} FROM source").fetchone() or ())
-    connection.close()
-    tops = _most_frequent(open_table())
-    profiles = []
-    for field, expressions in zip(schema, aggregates, strict=True):
-        own, values = values[: len(expressions)], values[len(expressions) :]
-        profiles.append(_profile(field.name, own, tops.get(field.name, ())))
-    return profiles
+class TableProfile:
+    """Measures a table's columns.
+
+    Args:
+        schema: of all batches.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        kept = min(max(_KEPT_IN_ALL // max(len(schema), 1), _KEPT_LEAST), _KEPT_MOST)
+        self._columns = [_Column(field, kept) for field in schema]
+
+    def update(self, batch: pa.RecordBatch) -> None:
+        """Add the next rows."""
+        for measured, column in zip(self._columns, batch.columns, strict=True):
+            measured.update(column)
+
+    def finish(self) -> list[ColumnProfile]:
+        """Return one profile a column."""
+        return [column.finish() for column in self._columns]
 
 
-def _aggregates(field: pa.Field) -> list[str]:
-    name = quoted(field.name)
-    common = [f"count(*) - count({name})", f"approx_count_distinct({name})"]
-    if kind_of(str(field.type)) is not ColumnKind.NUMERIC:
-        return common
-    value = f"CAST({name} AS DOUBLE)"
-    quartiles = f"approx_quantile({value}, [0.25, 0.5, 0.75])"
-    return [*common, f"min({value})", f"max({value})", f"avg({value})", f"stddev_samp({value})", quartiles]
+class _Column:
+    def __init__(self, field: pa.Field, kept: int) -> None:
+        self._name = field.name
+        self._missing = 0
+        self._distinct = _Distinct(field.type)
+        is_numeric = kind_of(str(field.type)) is ColumnKind.NUMERIC
+        self._moments = _Moments(kept) if is_numeric else None
+        self._frequent = None if is_numeric else _Frequent()
+
+    def update(self, column: pa.Array) -> None:
+        self._missing += column.null_count
+        values = column.drop_null()
+        if not len(values):
+            return
+        self._distinct.update(values)
+        if self._moments is not None:
+            self._moments.update(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False))
+        if self._frequent is not None:
+            self._frequent.update(values)
+
+    def finish(self) -> ColumnProfile:
+        if self._frequent is not None:
+            top = self._frequent.top()
+            return ColumnProfile(self._name, self._missing, self._distinct.count(), top=top)
+        assert self._moments is not None
+        found = self._moments
+        return ColumnProfile(
+            self._name,
+            self._missing,
+            self._distinct.count(),
+            _finite(found.least),
+            _finite(found.most),
+            _finite(found.mean) if found.count else None,
+            _finite(np.sqrt(found.squares / (found.count - 1))) if found.count > 1 else None,
+            found.quartiles(),
+        )
 
 
-def _profile(name: str, values: list[object], top: tuple[tuple[str, int], ...]) -> ColumnProfile:
-    missing, distinct = int(str(values[0])), int(str(values[1]))
-    if len(values) == 2:
-        return ColumnProfile(name, missing, distinct, top=top)
-    least, most, mean, deviation = (None if value is None else float(str(value)) for value in values[2:6])
-    quartiles = tuple(float(value) for value in values[6]) if isinstance(values[6], list) and least is not None else ()
-    return ColumnProfile(name, missing, distinct, least, most, mean, deviation, quartiles)
+class _Distinct:
+    """Counts different values, one by one as long as they are few, then by HyperLogLog (Flajolet et al., 2007)."""
+
+    def __init__(self, kind: pa.DataType) -> None:
+        self._seen: pa.Array | None = pa.array([], kind)
+        self._registers = np.zeros(0, np.uint8)
+
+    def update(self, values: pa.Array) -> None:
+        if pa.types.is_floating(values.type):
+            # Zero has two signs and is one value.
+            values = pc.add(values, pa.scalar(0.0, values.type))
+        unique = pc.unique(values)
+        if self._seen is None:
+            self._add(hashes(unique))
+            return
+        self._seen = pc.unique(pa.concat_arrays([self._seen, unique]))
+        if len(self._seen) > _EXACT or self._seen.nbytes > _EXACT_BYTES:
+            self._registers = np.zeros(1 << _HYPERLOGLOG_BITS, np.uint8)
+            self._add(hashes(self._seen))
+            self._seen = None
+
+    def count(self) -> int:
+        if self._seen is not None:
+            return len(self._seen)
+        size = len(self._registers)
+        estimate = 0.7213 / (1 + 1.079 / size) * size * size / np.sum(2.0 ** -self._registers.astype(np.float64))
+        empty = int(np.count_nonzero(self._registers == 0))
+        if estimate <= 2.5 * size and empty:
+            estimate = size * np.log(size / empty)
+        return round(float(estimate))
+
+    def _add(self, words: Words) -> None:
+        rest_bits = 64 - _HYPERLOGLOG_BITS
+        rest = words & np.uint64((1 << rest_bits) - 1)
+        # The exponent of a number is the place of its highest bit; doubles hold 50 bits exactly.
+        ranks = rest_bits - np.frexp(rest.astype(np.float64))[1] + 1
+        np.maximum.at(self._registers, (words >> np.uint64(rest_bits)).astype(np.int64), ranks.astype(np.uint8))
 
 
-def _most_frequent(reader: pa.RecordBatchReader) -> dict[str, tuple[tuple[str, int], ...]]:
-    names = [field.name for field in reader.schema if kind_of(str(field.type)) is not ColumnKind.NUMERIC]
-    counters: dict[str, Counter[str]] = {name: Counter() for name in names}
-    for batch in reader:
-        for name, counter in counters.items():
-            for item in pc.value_counts(batch.column(name).drop_null()).to_pylist():
-                counter[str(item["values"])] += item["counts"]
-            if len(counter) > _COUNTED:
-                counters[name] = Counter(dict(counter.most_common(_COUNTED // 2)))
-    return {name: tuple(counter.most_common(_TOP)) for name, counter in counters.items()}
+class _Moments:
+    """Extremes, mean, squared deviations (Chan, Golub and LeVeque, 1983) and a seeded sample of numbers."""
+
+    def __init__(self, kept: int) -> None:
+        self.count = 0
+        self.mean = self.squares = 0.0
+        self.least, self.most = np.inf, -np.inf
+        self._kept = kept
+        # A fixed seed: the profile of the same rows is the same.
+        self._draws = np.random.default_rng(0)
+        self._keys = np.zeros(0)
+        self._sample: Floats = np.zeros(0)
+
+    def update(self, values: Floats) -> None:
+        # Numbers near the end of what doubles hold give infinities here, which are left out at the end.
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = np.mean(values)
+            total = self.count + len(values)
+            apart = np.square(mean - self.mean)
+            self.squares += float(np.sum((values - mean) ** 2) + apart * (self.count * len(values) / total))
+            self.mean += float((mean - self.mean) * (len(values) / total))
+        self.count = total
+        self.least, self.most = min(self.least, float(values.min())), max(self.most, float(values.max()))
+        self._draw(values)
+
+    def quartiles(self) -> tuple[float, ...]:
+        if not self.count:
+            return ()
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = np.quantile(self._sample, [0.25, 0.5, 0.75])
+        return tuple(float(value) for value in found) if np.isfinite(found).all() else ()
+
+    def _draw(self, values: Floats) -> None:
+        """Keep the values that drew the smallest numbers: each has the same chance."""
+        keys = self._draws.random(len(values))
+        if len(self._keys) == self._kept:
+            lower = keys < self._keys.max()
+            keys, values = keys[lower], values[lower]
+        self._keys, self._sample = np.concatenate([self._keys, keys]), np.concatenate([self._sample, values])
+        if len(self._keys) > self._kept:
+            chosen = np.argpartition(self._keys, self._kept - 1)[: self._kept]
+            self._keys, self._sample = self._keys[chosen], self._sample[chosen]
+
+
+class _Frequent:
+    """Counts how often values occur, dropping the rarest when there are many."""
+
+    def __init__(self) -> None:
+        self._counts = Counts()
+
+    def update(self, values: pa.Array) -> None:
+        if pa.types.is_string(values.type):
+            values = values.filter(pc.less_equal(pc.binary_length(values), _TOP_BYTES))
+        self._counts.add(values)
+        if len(self._counts) > _COUNTED:
+            self._counts.keep(_COUNTED // 2)
+
+    def top(self) -> tuple[tuple[str, int], ...]:
+        return tuple(self._counts.most_frequent(_TOP))
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -8,6 +8,9 @@ import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
 
+# What fits 64 bits.
+_NUMBER_DIGITS = 18
+
 
 class FileFormat(Enum):
     """The format of an imported file."""
@@ -112,6 +115,23 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Import:
+    """What a caller wants of an upload.
+
+    Args:
+        dataset: where it goes.
+        file_format: how to read it.
+        delimiter: of a CSV file.
+        provenance: what the caller tells of its origin; its label must be one of the columns, or empty.
+    """
+
+    dataset: str
+    file_format: FileFormat
+    delimiter: str
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
 class DatasetVersion:
     """An immutable table.
 
@@ -151,7 +171,7 @@ def parse_ref(ref: str) -> tuple[str, int | None]:
         InvalidArgument: it is neither.
     """
     name, separator, number = ref.partition("@")
-    if separator and not number.isdecimal():
+    if separator and not (number.isascii() and number.isdecimal() and len(number) <= _NUMBER_DIGITS):
         raise InvalidArgument(
             f"{ref!r} is no dataset version: expected name@number, or the name alone for the newest",
             reason="BAD_REFERENCE",

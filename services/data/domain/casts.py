@@ -1,0 +1,84 @@
+"""Changes values' types; what the new type cannot hold exactly is refused, never rounded or cut."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from servicekit.errors import InvalidArgument
+from services.data.domain.columns import is_supported
+
+NAMES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float", "double", "string"),
+    *("date32", "timestamp[s]", "timestamp[ms]", "timestamp[us]", "timestamp[ns]"),
+)
+
+
+def parse_type(name: str) -> pa.DataType:
+    """Return the type of a name, Arrow's own or an alias of it, such as float64 for double.
+
+    Raises:
+        InvalidArgument: tables hold no such type.
+    """
+    try:
+        kind = pa.type_for_alias({"date32[day]": "date32"}.get(name, name))
+    except ValueError:
+        kind = None
+    if kind is None or not is_supported(kind):
+        raise InvalidArgument(f"unknown type {name!r}: expected one of {', '.join(NAMES)}", reason="UNKNOWN_TYPE")
+    return kind
+
+
+def check_cast(name: str, source: pa.DataType, target: pa.DataType) -> None:
+    """Check that values of one type can be values of another at all.
+
+    Raises:
+        InvalidArgument: they cannot.
+    """
+    try:
+        pc.cast(pa.array([], source), target)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
+        raise InvalidArgument(f"column {name!r} cannot change from {source} to {target}", reason="BAD_CAST") from error
+
+
+def cast(name: str, column: pa.Array, target: pa.DataType) -> pa.Array:
+    """Return a column's values as another type.
+
+    Raises:
+        InvalidArgument: one does not convert.
+    """
+    if column.type == target:
+        return column
+    try:
+        return _cast(column, target)
+    except pa.ArrowInvalid as error:
+        why = str(error).split("\n", 1)[0][:200]
+        raise InvalidArgument(
+            f"a value of column {name!r} is no {target}: {why}",
+            reason="VALUE_DOES_NOT_CONVERT",
+            metadata={"column": name},
+        ) from error
+
+
+def _cast(column: pa.Array, target: pa.DataType) -> pa.Array:
+    if pa.types.is_string(column.type) and not pa.types.is_string(target):
+        column = pc.utf8_trim_whitespace(column)
+        # Arrow reads 0x1F as an integer; a table's reader does not.
+        if pa.types.is_integer(target) and _any(pc.match_substring(column, "x", ignore_case=True)):
+            raise pa.ArrowInvalid("hexadecimal numbers are texts")
+    if pa.types.is_boolean(target) and not pa.types.is_string(column.type):
+        _check_truth(column)
+    found = pc.cast(column, target)
+    if pa.types.is_floating(target):
+        if _any(pc.is_inf(found)):
+            raise pa.ArrowInvalid("infinity is no value")
+        found = pc.if_else(pc.is_nan(found), pa.scalar(None, target), found)
+    return found
+
+
+def _check_truth(column: pa.Array) -> None:
+    no, yes = (pa.scalar(value, column.type) for value in (0, 1))
+    if _any(pc.and_(pc.not_equal(column, no), pc.not_equal(column, yes))):
+        raise pa.ArrowInvalid("only 0 and 1 are truth values")
+
+
+def _any(mask: pa.Array) -> bool:
+    return bool(pc.any(mask, min_count=0).as_py())

@@ -1,0 +1,95 @@
+"""What the readers of all formats share: files opened from the start, their text, and the names of their columns."""
+
+import codecs
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from servicekit.errors import InvalidArgument
+
+Batches = Iterator[pa.RecordBatch]
+OpenFile = Callable[[], BinaryIO]
+
+# A row of a text file must fit in here: what is read at a time.
+BLOCK_BYTES = 4 << 20
+BATCH_ROWS = 16_384
+MAX_COLUMNS = 10_000
+_NAME_CHARACTERS = 256
+# A version's description travels in events, which NATS takes up to 1 MB.
+_NAMES_BYTES = 256 << 10
+
+
+def check_names(names: list[str]) -> None:
+    """Check the columns' names.
+
+    Raises:
+        InvalidArgument: one is empty, too long or stands twice, or there are none or too many.
+    """
+    if not names:
+        raise InvalidArgument("the file has no columns", reason="EMPTY_FILE")
+    if len(names) > MAX_COLUMNS:
+        raise InvalidArgument(
+            f"the file has {len(names):,} columns, at most {MAX_COLUMNS:,} are taken", reason="TOO_MANY_COLUMNS"
+        )
+    seen: set[str] = set()
+    for position, name in enumerate(names, 1):
+        if not name.strip():
+            raise InvalidArgument(f"column {position} has no name", reason="EMPTY_COLUMN_NAME")
+        if name in seen:
+            raise InvalidArgument(f"column name {name[:100]!r} stands twice", reason="DUPLICATE_COLUMN")
+        if len(name) > _NAME_CHARACTERS or "\0" in name:
+            raise InvalidArgument(
+                f"the name of column {position} is longer than {_NAME_CHARACTERS}, or no text: {name[:50]!r}",
+                reason="BAD_COLUMN_NAME",
+            )
+        seen.add(name)
+    if sum(len(name.encode()) for name in names) > _NAMES_BYTES:
+        raise InvalidArgument(
+            f"the columns' names take more than {_NAMES_BYTES:,} bytes together", reason="TOO_MANY_COLUMNS"
+        )
+
+
+def check_utf8(open_file: OpenFile) -> None:
+    """Check that a file is UTF-8 throughout.
+
+    Raises:
+        InvalidArgument: it is not; the message says which byte is the first that is not.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    position = 0
+    with open_file() as file:
+        while True:
+            chunk = file.read(BLOCK_BYTES)
+            # A character that the last chunk began belongs to the place where it began.
+            begun = len(decoder.getstate()[0])
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                place = position - begun + error.start
+                raise InvalidArgument(
+                    f"the file is not UTF-8: byte {place:,} (counted from 0) cannot be read; save it as UTF-8",
+                    reason="NOT_UTF8",
+                    metadata={"byte": str(place)},
+                ) from error
+            if not chunk:
+                return
+            position += len(chunk)
+
+
+def empty(what: str) -> InvalidArgument:
+    """Return the error of a file without rows."""
+    return InvalidArgument(f"the file {what}", reason="EMPTY_FILE")
+
+
+def skip_mark(file: BinaryIO) -> int:
+    """Skip a byte order mark; return its length."""
+    if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8:
+        return len(codecs.BOM_UTF8)
+    file.seek(0)
+    return 0
+
+
+def first_line(error: BaseException) -> str:
+    """Return what a library's error says first, short enough for a message."""
+    return str(error).split("\n", 1)[0][:200]
