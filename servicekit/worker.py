@@ -6,7 +6,7 @@ With NATS or the scheduler away a worker keeps what it holds, and tries again un
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -39,12 +39,14 @@ class Holding:
         replicas, jobs: as a report has them.
         in_flight: requests or jobs under way.
         requests_per_second: mean of the last 10 s.
+        processes: ids of the child processes that work for it, whose load counts as its own.
     """
 
     replicas: tuple[scheduler_pb2.Replica, ...] = ()
     jobs: tuple[scheduler_pb2.JobPlacement, ...] = ()
     in_flight: int = 0
     requests_per_second: float = 0.0
+    processes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class WorkerAgent:
         self._changed = asyncio.Event()
         self._registered = asyncio.Event()
         self._process = psutil.Process()
+        self._processes: dict[int, psutil.Process] = {}
         self._memory_bytes = 0
         self._reports = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -206,17 +209,44 @@ class WorkerAgent:
             await self._nats.publish_plain(f"lepton-reports.{self._membership.worker}", report)
 
     def _load(self, held: Holding) -> scheduler_pb2.Load:
+        own = self._process.pid
+        kept = {pid: process for pid, process in self._processes.items() if pid in held.processes}
+        self._processes = {own: self._process, **kept, **_new_processes(held.processes, kept)}
         if self._reports % _MEMORY_EVERY == 0:
-            memory = self._process.memory_full_info()
-            self._memory_bytes = getattr(memory, "pss", memory.rss)
+            self._memory_bytes = sum(_memory_bytes(process) for process in self._processes.values())
         self._reports += 1
         cores = max(self._membership.capacity.cores, 1.0)
+        busy = sum(_cpu_percent(process) for process in self._processes.values())
         return scheduler_pb2.Load(
-            cpu_utilization=min(1.0, self._process.cpu_percent() / 100.0 / cores),
+            cpu_utilization=min(1.0, busy / 100.0 / cores),
             memory_bytes=self._memory_bytes,
             in_flight=held.in_flight,
             requests_per_second=held.requests_per_second,
         )
+
+
+def _new_processes(pids: tuple[int, ...], known: Mapping[int, psutil.Process]) -> dict[int, psutil.Process]:
+    found = {}
+    for pid in pids:
+        if pid not in known:
+            with contextlib.suppress(psutil.Error):
+                found[pid] = psutil.Process(pid)
+    return found
+
+
+def _memory_bytes(process: psutil.Process) -> int:
+    """Return how much memory is a process's own; 0 where it has ended."""
+    with contextlib.suppress(psutil.Error):
+        memory = process.memory_full_info()
+        return int(getattr(memory, "pss", memory.rss))
+    return 0
+
+
+def _cpu_percent(process: psutil.Process) -> float:
+    """Return a process's share of one core since this was asked last, percent; 0 where it has ended."""
+    with contextlib.suppress(psutil.Error):
+        return float(process.cpu_percent())
+    return 0.0
 
 
 def machine_capacity(cores: float, memory_bytes: int, gpus: float) -> common_pb2.Resources:

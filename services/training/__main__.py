@@ -1,20 +1,29 @@
-"""Composition root: `python -m services.training` serves, `python -m services.training worker --id ID` runs jobs."""
+"""Composition root: `python -m services.training` serves, `python -m services.training worker --id ID` runs jobs.
+
+Each imports what is its own, inside its function: the service loads no scheduler's stubs, a worker no database.
+"""
 
 import argparse
 import asyncio
 import socket
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
-from lepton.v1.training_pb2_grpc import add_TrainingServiceServicer_to_server
 from servicekit.events import connect
 from servicekit.rpc import open_channel
-from servicekit.server import Servicer, running_server, until_stopped
+from servicekit.server import RunningServer, Servicer, running_server, until_stopped
 from servicekit.telemetry import configure_telemetry
 from services.training.settings import TrainingSettings, WorkerSettings
 
+if TYPE_CHECKING:
+    from services.training.worker.jobs import JobRunner
 
-async def serve(settings: TrainingSettings) -> None:
-    """Serve until SIGTERM."""
+
+@asynccontextmanager
+async def running_training(settings: TrainingSettings) -> AsyncIterator[RunningServer]:
+    """Run the service; leaving drains it."""
+    from lepton.v1.training_pb2_grpc import add_TrainingServiceServicer_to_server
     from servicekit.database import open_database
     from servicekit.outbox import Relay
     from servicekit.state import State
@@ -26,7 +35,6 @@ async def serve(settings: TrainingSettings) -> None:
     from services.training.servicer import TrainingServicer
 
     async with AsyncExitStack() as stack:
-        stack.enter_context(configure_telemetry(settings, "training"))
         database = await stack.enter_async_context(open_database(settings.database_url, "services.training.migrations"))
         nats = await stack.enter_async_context(connect(settings, "training"))
         await stack.enter_async_context(Relay(database, tables.kit.outbox, nats, "training"))
@@ -38,27 +46,26 @@ async def serve(settings: TrainingSettings) -> None:
         service = Servicer(
             "lepton.v1.TrainingService", lambda server: add_TrainingServiceServicer_to_server(servicer, server)
         )
-        await stack.enter_async_context(running_server(settings, [service]))
-        await until_stopped()
+        yield await stack.enter_async_context(running_server(settings, [service]))
 
 
-async def work(settings: WorkerSettings, worker: str) -> None:
-    """Run jobs until SIGTERM."""
+@asynccontextmanager
+async def running_worker(settings: WorkerSettings, worker: str) -> "AsyncIterator[JobRunner]":
+    """Run a worker; leaving gives its jobs back."""
     from lepton.v1 import scheduler_pb2, scheduler_pb2_grpc
     from servicekit.worker import Membership, WorkerAgent, machine_capacity
     from services.training.adapters.training_client import TrainingClient
-    from services.training.worker.children import Children
+    from services.training.worker.children import Children, child_environment
     from services.training.worker.jobs import JobRunner
+    from services.training.worker.run import Limits
 
     async with AsyncExitStack() as stack:
-        stack.enter_context(configure_telemetry(settings, "training-worker"))
         nats = await stack.enter_async_context(connect(settings, worker))
         scheduler = await stack.enter_async_context(open_channel(settings.scheduler_address, settings))
         training = await stack.enter_async_context(open_channel(settings.training_address, settings))
-        children = await stack.enter_async_context(Children(keep_standby=settings.standby))
-        runner = await stack.enter_async_context(
-            JobRunner(worker, TrainingClient(training), children, settings.stop_seconds)
-        )
+        children = await stack.enter_async_context(Children(child_environment(settings), keep_standby=settings.standby))
+        limits = Limits(settings.stop_seconds, settings.library_memory_bytes)
+        runner = await stack.enter_async_context(JobRunner(worker, TrainingClient(training), children, limits))
         capacity = machine_capacity(settings.worker_cores, settings.worker_memory_bytes, settings.worker_gpus)
         membership = Membership(worker, scheduler_pb2.WORKER_KIND_TRAINING, capacity)
         stub = scheduler_pb2_grpc.SchedulerServiceStub(scheduler)
@@ -66,10 +73,22 @@ async def work(settings: WorkerSettings, worker: str) -> None:
         runner.on_change = agent.changed
         await stack.enter_async_context(running_server(settings, []))
         await stack.enter_async_context(agent)
-        await until_stopped()
+        yield runner
         # Else the scheduler would give the job back to this very worker.
         await agent.announce_leave()
         await runner.give_back()
+
+
+async def _serve(settings: TrainingSettings) -> None:
+    with configure_telemetry(settings, "training"):
+        async with running_training(settings):
+            await until_stopped()
+
+
+async def _work(settings: WorkerSettings, worker: str) -> None:
+    with configure_telemetry(settings, "training-worker"):
+        async with running_worker(settings, worker):
+            await until_stopped()
 
 
 def main() -> None:
@@ -79,9 +98,9 @@ def main() -> None:
     parser.add_argument("--id", default=f"training-{socket.gethostname().lower()}", help="the worker's id")
     arguments = parser.parse_args()
     if arguments.role == "worker":
-        asyncio.run(work(WorkerSettings(), arguments.id))
+        asyncio.run(_work(WorkerSettings(), arguments.id))
     else:
-        asyncio.run(serve(TrainingSettings()))
+        asyncio.run(_serve(TrainingSettings()))
 
 
 if __name__ == "__main__":

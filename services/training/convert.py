@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 
 from lepton.v1 import common_pb2
 from lepton.v1 import training_pb2 as pb
@@ -42,11 +42,11 @@ def job_to_proto(job: Job, *, with_workspace: bool = False) -> pb.Job:
     )
     if job.evaluation:
         message.evaluation.ParseFromString(job.evaluation)
-    message.create_time.FromDatetime(_utc(job.create_time))
+    message.create_time.FromDatetime(job.create_time)
     if job.start_time is not None:
-        message.start_time.FromDatetime(_utc(job.start_time))
+        message.start_time.FromDatetime(job.start_time)
     if job.end_time is not None:
-        message.end_time.FromDatetime(_utc(job.end_time))
+        message.end_time.FromDatetime(job.end_time)
     return message
 
 
@@ -124,8 +124,3 @@ def _hyperparameter_to_proto(setting: Hyperparameter) -> pb.Hyperparameter:
         maximum=setting.maximum,
         choices=setting.choices,
     )
-
-
-def _utc(time: datetime) -> datetime:
-    # SQLite forgets the zone; what it holds is UTC.
-    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -42,5 +42,5 @@ class Repository(Protocol):
         ...
 
     async def updates_after(self, workspace: str, name: str, sequence: int) -> list[bytes]:
-        """Return a job's updates after a sequence number, serialised as the contract has them."""
+        """Return the first of a job's updates after a sequence number, as the contract has them; some 500."""
         ...

@@ -1,8 +1,9 @@
 """The training service's RPCs: from proto, call, to proto."""
 
-import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from lepton.v1 import training_pb2 as pb
@@ -14,6 +15,7 @@ from servicekit.state import State
 from servicekit.telemetry import current_traceparent
 from services.training.adapters.repository import SqlRepository
 from services.training.adapters.spec_check import SpecCheck
+from services.training.changes import Changes
 from services.training.convert import (
     family_to_proto,
     job_to_proto,
@@ -23,9 +25,6 @@ from services.training.convert import (
 from services.training.domain import jobs
 from services.training.domain.families.catalog import FAMILIES
 from services.training.domain.jobs import Job, JobState
-
-# Updates of another process's making, in a stack with several, are seen at this pace.
-_LOOK_SECONDS = 2.0
 
 
 class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
@@ -39,10 +38,13 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     def __init__(self, state: State[SqlRepository], specs: SpecCheck) -> None:
         self._state = state
         self._specs = specs
-        self._moved = asyncio.Condition()
+        self._changes = Changes()
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: Context) -> pb.Job:
         """Queue a job."""
+        # Before the neighbours are asked: to a repeat they might say something else by now.
+        if known := await self._state.answered(request, pb.Job):
+            return known
         workspace = current_identity().workspace
         spec = await self._specs.resolve(request.spec)
         job = Job(
@@ -58,14 +60,14 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
 
         async def act(repository: SqlRepository) -> pb.Job:
             await repository.add(job)
-            return job_to_proto(job)
+            return _to_proto(job)
 
         return await self._state.once(request, pb.Job, act)
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.Job:
         """Return a job."""
         async with self._state.reading() as repository:
-            return job_to_proto(await repository.find(current_identity().workspace, request.name))
+            return _to_proto(await repository.find(current_identity().workspace, request.name))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         """Return a page of jobs; of all workspaces for a service that asks so."""
@@ -74,8 +76,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         page = Page(request.page_size, request.page_token, request.filter, request.order_by)
         async with self._state.reading() as repository:
             found, token = await repository.list_jobs(None if sees_all else identity.workspace, page)
-        listed = [job_to_proto(job, with_workspace=identity.role is Role.SERVICE) for job in found]
-        return pb.ListJobsResponse(jobs=listed, next_page_token=token)
+        return pb.ListJobsResponse(jobs=[_to_proto(job) for job in found], next_page_token=token)
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.Job:
         """Ask a job to stop."""
@@ -85,27 +86,30 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             before = await repository.find(workspace, request.name)
             after = jobs.cancel(before, datetime.now(UTC))
             await repository.save(before, after)
-            return job_to_proto(after)
+            return _to_proto(after)
 
         answer = await self._state.once(request, pb.Job, act)
-        await self._tell()
+        self._changes.tell(workspace, request.name)
         return answer
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
         """Stream a job's updates until it ends."""
         workspace = current_identity().workspace
         sequence = request.after_sequence
-        while True:
-            async with self._state.reading() as repository:
-                job = await repository.find(workspace, request.name)
-                contents = await repository.updates_after(workspace, request.name, sequence)
-            for content in contents:
-                update = pb.WatchJobResponse.FromString(content)
-                sequence = update.sequence
-                yield update
-            if job.state.is_end and sequence >= job.sequence:
-                return
-            await self._wait()
+        with self._changes.watching(workspace, request.name) as watcher:
+            while True:
+                watcher.look()
+                async with self._state.reading() as repository:
+                    job = await repository.find(workspace, request.name)
+                    contents = await repository.updates_after(workspace, request.name, sequence)
+                for content in contents:
+                    update = pb.WatchJobResponse.FromString(content)
+                    sequence = update.sequence
+                    yield update
+                if job.state.is_end and sequence >= job.sequence:
+                    return
+                if not contents:
+                    await watcher.wait()
 
     async def ListFamilies(self, request: pb.ListFamiliesRequest, context: Context) -> pb.ListFamiliesResponse:
         """Return the families."""
@@ -114,41 +118,48 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     async def StartJob(self, request: pb.StartJobRequest, context: Context) -> pb.Job:
         """Give a job to a worker."""
         now = datetime.now(UTC)
-        async with self._state.writing() as repository:
-            before = await repository.find(current_identity().workspace, request.name)
-            after = jobs.start(before, request.worker, request.epoch, now)
-            await repository.save(before, after)
-        await self._tell()
-        return job_to_proto(after)
+        async with self._changing(request.name) as change:
+            change.after = jobs.start(change.before, request.worker, request.epoch, now)
+        return _to_proto(change.after)
 
     async def ReportJob(self, request: pb.ReportJobRequest, context: Context) -> pb.ReportJobResponse:
         """Keep a worker's report."""
-        metrics = metrics_from_proto(list(request.metrics))
-        async with self._state.writing() as repository:
-            before = await repository.find(current_identity().workspace, request.name)
-            after = jobs.report(before, request.worker, request.epoch, request.progress, request.message, metrics)
-            await repository.save(before, after, metrics, request.step)
-        await self._tell()
-        return pb.ReportJobResponse(cancel_requested=after.cancel_requested)
+        progress, now = (request.progress, request.message), datetime.now(UTC)
+        async with self._changing(request.name) as change:
+            change.metrics, change.step = metrics_from_proto(list(request.metrics)), request.step
+            change.after = jobs.report(change.before, request.worker, request.epoch, *progress, change.metrics, now)
+        return pb.ReportJobResponse(cancel_requested=change.after.cancel_requested)
 
     async def FinishJob(self, request: pb.FinishJobRequest, context: Context) -> pb.Job:
         """Keep a job's end."""
-        outcome = outcome_from_proto(request)
+        outcome, now = outcome_from_proto(request), datetime.now(UTC)
+        async with self._changing(request.name) as change:
+            change.metrics = metrics_from_proto(list(request.evaluation.metrics))
+            change.after = jobs.finish(change.before, request.worker, request.epoch, outcome, now)
+        return _to_proto(change.after)
+
+    @contextlib.asynccontextmanager
+    async def _changing(self, name: str) -> AsyncIterator["_Change"]:
+        """Change a job in one transaction, and tell its watchers."""
+        workspace = current_identity().workspace
         async with self._state.writing() as repository:
-            before = await repository.find(current_identity().workspace, request.name)
-            after = jobs.finish(before, request.worker, request.epoch, outcome, datetime.now(UTC))
-            metrics = metrics_from_proto(list(request.evaluation.metrics))
-            await repository.save(before, after, metrics)
-        await self._tell()
-        return job_to_proto(after)
+            job = await repository.find(workspace, name)
+            change = _Change(job, job)
+            yield change
+            await repository.save(change.before, change.after, change.metrics, change.step)
+        if change.after != change.before:
+            self._changes.tell(workspace, name)
 
-    async def _tell(self) -> None:
-        async with self._moved:
-            self._moved.notify_all()
 
-    async def _wait(self) -> None:
-        try:
-            async with asyncio.timeout(_LOOK_SECONDS), self._moved:
-                await self._moved.wait()
-        except TimeoutError:
-            return
+@dataclass
+class _Change:
+    """A job as it was found and as it is to be, with the metrics and step of the update between."""
+
+    before: Job
+    after: Job
+    metrics: dict[str, float] = field(default_factory=dict)
+    step: int = 0
+
+
+def _to_proto(job: Job) -> pb.Job:
+    return job_to_proto(job, with_workspace=current_identity().role is Role.SERVICE)

@@ -15,6 +15,9 @@ class WorkerSettings(ProcessSettings):
     worker_cores: float = Field(0.0, ge=0, description="Cores that jobs may use; 0 for the machine's.")
     worker_memory_bytes: int = Field(0, ge=0, description="Memory that jobs may use, bytes; 0 for the machine's.")
     worker_gpus: float = Field(0.0, ge=0, description="GPUs that jobs may use.")
+    library_memory_bytes: int = Field(
+        512 << 20, ge=0, description="What a job's libraries take, beside the memory that the job declares; bytes."
+    )
     standby: bool = Field(True, description="Keep a child ready with its libraries loaded, so that jobs start at once.")
     stop_seconds: float = Field(
         5.0, ge=0, description="How long a child may take to stop before it is killed, seconds."

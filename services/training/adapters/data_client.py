@@ -1,5 +1,9 @@
 """The data service, as training sees it: versions and their rows."""
 
+import io
+from collections import deque
+from typing import Any
+
 import grpc
 import pyarrow as pa
 
@@ -27,6 +31,43 @@ class DataClient:
 
     async def read(self, ref: str) -> pa.Table:
         """Return a version's rows."""
-        chunks = [answer.arrow async for answer in self._stub.ReadDataset(data_pb2.ReadDatasetRequest(ref=ref))]
-        with pa.ipc.open_stream(b"".join(chunks)) as reader:
+        chunks = Chunks()
+        async for answer in self._stub.ReadDataset(data_pb2.ReadDatasetRequest(ref=ref)):
+            chunks.add(answer.arrow)
+        with pa.ipc.open_stream(pa.PythonFile(chunks, mode="r")) as reader:
             return reader.read_all()
+
+
+class Chunks(io.RawIOBase):
+    """A file of chunks, each let go once it was read: the rows are never held twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._chunks: deque[memoryview] = deque()
+
+    def add(self, chunk: bytes) -> None:
+        """Put more at the end."""
+        if chunk:
+            self._chunks.append(memoryview(chunk))
+
+    @property
+    def held_bytes(self) -> int:
+        """What was not read yet."""
+        return sum(map(len, self._chunks))
+
+    def readable(self) -> bool:
+        """Return that it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read some bytes from the front; 0 at the end."""
+        if not self._chunks:
+            return 0
+        front = self._chunks[0]
+        count = min(len(buffer), len(front))
+        buffer[:count] = front[:count]
+        if count == len(front):
+            self._chunks.popleft()
+        else:
+            self._chunks[0] = front[count:]
+        return count

@@ -7,6 +7,7 @@ import grpc
 
 from lepton.v1 import registry_pb2
 from lepton.v1.registry_pb2_grpc import RegistryServiceStub
+from servicekit.errors import DataLoss
 
 _CHUNK_BYTES = 1 << 20
 _VERIFY_SECONDS = 300.0
@@ -31,35 +32,44 @@ class RegistryClient:
         return await self._stub.GetVersion(registry_pb2.GetVersionRequest(ref=ref))
 
     async def files(self, version: registry_pb2.Version) -> dict[str, bytes]:
-        """Return every file of a version by name."""
-        ref = f"{version.model}@{version.number}"
-        return {artifact.name: await self._download(ref, artifact.name) for artifact in version.artifacts}
+        """Return every file of a version by name, checked against its digest.
 
-    async def register(
+        Raises:
+            DataLoss: a file came damaged.
+        """
+        ref = f"{version.model}@{version.number}"
+        return {artifact.name: await self._download(ref, artifact) for artifact in version.artifacts}
+
+    async def create(
         self, request: registry_pb2.CreateVersionRequest, files: Mapping[str, bytes]
     ) -> registry_pb2.Version:
-        """Create a version, upload its files and have it checked; return it as READY or FAILED.
+        """Take a number for a version of some files; a job that made one gets that, READY.
 
         Raises:
             Aborted: the job was given to another worker.
         """
+        declared = registry_pb2.CreateVersionRequest()
+        declared.CopyFrom(request)
         for name, content in sorted(files.items()):
-            sha256 = hashlib.sha256(content).hexdigest()
-            request.artifacts.add(name=name, sha256=sha256, size_bytes=len(content))
-        version = await self._stub.CreateVersion(request)
-        if version.state != registry_pb2.VERSION_STATE_PENDING:
-            return version
-        ref = f"{version.model}@{version.number}"
-        for name, content in sorted(files.items()):
-            await self._stub.UploadArtifact(_upload(ref, name, content))
-        return await self._stub.FinalizeVersion(
-            registry_pb2.FinalizeVersionRequest(ref=ref, request_id=f"{request.request_id}-finalize"),
-            timeout=_VERIFY_SECONDS,
-        )
+            declared.artifacts.add(name=name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+        return await self._stub.CreateVersion(declared)
 
-    async def _download(self, ref: str, name: str) -> bytes:
-        request = registry_pb2.DownloadArtifactRequest(ref=ref, name=name)
-        return b"".join([answer.chunk async for answer in self._stub.DownloadArtifact(request)])
+    async def upload(self, version: registry_pb2.Version, name: str, content: bytes) -> None:
+        """Bring a file of a version; a repeat replaces it."""
+        await self._stub.UploadArtifact(_upload(f"{version.model}@{version.number}", name, content))
+
+    async def finalize(self, version: registry_pb2.Version, request_id: str) -> registry_pb2.Version:
+        """Have a version checked; return it as READY or FAILED."""
+        ref = f"{version.model}@{version.number}"
+        request = registry_pb2.FinalizeVersionRequest(ref=ref, request_id=request_id)
+        return await self._stub.FinalizeVersion(request, timeout=_VERIFY_SECONDS)
+
+    async def _download(self, ref: str, artifact: registry_pb2.Artifact) -> bytes:
+        request = registry_pb2.DownloadArtifactRequest(ref=ref, name=artifact.name)
+        content = b"".join([answer.chunk async for answer in self._stub.DownloadArtifact(request)])
+        if hashlib.sha256(content).hexdigest() != artifact.sha256:
+            raise DataLoss(f"{artifact.name} of {ref} did not come as it was registered", reason="ARTIFACT_DAMAGED")
+        return content
 
 
 async def _upload(ref: str, name: str, content: bytes) -> AsyncIterator[registry_pb2.UploadArtifactRequest]:

@@ -15,6 +15,9 @@ from services.training.domain.jobs import Job, JobState
 from services.training.events import PROGRESSED, fact_of, progress_fact
 from services.training.ports import Listing
 
+# A job may have many thousands: they are read in parts.
+_MOST_UPDATES = 500
+
 
 class SqlRepository:
     """The repository port on one transaction.
@@ -53,7 +56,7 @@ class SqlRepository:
         content = await self._add_update(after, metrics or {}, step)
         if after.state is not before.state or after.epoch != before.epoch:
             await self._publish(after)
-        elif _is_due(before, after):
+        elif after.progress_time != before.progress_time:
             fact = progress_fact(after, content)
             await self._unit.publish(after.workspace, PROGRESSED, fact, key=after.name)
 
@@ -75,9 +78,9 @@ class SqlRepository:
         return [_job(row) for row in rows[: wanted.limit]], next_token(wanted, rows)
 
     async def updates_after(self, workspace: str, name: str, sequence: int) -> list[bytes]:
-        """Return a job's updates after a sequence number, serialised as the contract has them."""
+        """Return the first of a job's updates after a sequence number, serialised as the contract has them."""
         key = (updates.c.workspace == workspace) & (updates.c.job == name) & (updates.c.sequence > sequence)
-        query = select(updates.c.content).where(key).order_by(updates.c.sequence)
+        query = select(updates.c.content).where(key).order_by(updates.c.sequence).limit(_MOST_UPDATES)
         return [row.content for row in (await self._unit.execute(query)).all()]
 
     async def _add_update(self, job: Job, metrics: dict[str, float], step: int) -> Any:
@@ -96,15 +99,15 @@ class SqlRepository:
         await self._unit.publish(job.workspace, subject, fact, key=job.name)
 
 
-def _is_due(before: Job, after: Job) -> bool:
-    """Return whether progress is worth a fact: each tenth, whatever the pace."""
-    return int(before.progress * 10) != int(after.progress * 10)
-
-
 def _row(job: Job) -> dict[str, Any]:
     return {**vars(job), "state": job.state.value, "metrics": json.dumps(job.metrics, sort_keys=True)}
 
 
 def _job(row: Any) -> Job:
-    values = {column.name: row._mapping[column.name] for column in jobs.columns}
+    values = {column.name: _utc(row._mapping[column.name]) for column in jobs.columns}
     return Job(**{**values, "state": JobState(row.state), "metrics": json.loads(row.metrics)})
+
+
+def _utc(value: object) -> object:
+    # SQLite forgets the zone; what it holds is UTC.
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) and value.tzinfo is None else value

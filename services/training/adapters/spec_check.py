@@ -2,6 +2,7 @@
 
 import json
 
+from lepton.v1 import registry_pb2
 from lepton.v1 import training_pb2 as pb
 from servicekit.errors import InvalidArgument
 from services.training.adapters.data_client import DataClient
@@ -39,7 +40,7 @@ class SpecCheck:
         if spec.kind != pb.JOB_KIND_EVALUATE:
             given_settings = hyperparameters_from_proto(spec.hyperparameters)
             settings = resolve_hyperparameters(spec.family, given_settings)
-            # As given, and completed: a fine-tune tells what was asked from what is a default.
+            # Completed: what a job was run with stays readable, whatever later defaults are.
             for name, value in settings.items():
                 spec.hyperparameters[name] = json.dumps(value)
             spec.model = spec.model or find_family(spec.family).name.replace("_", "-")
@@ -55,16 +56,17 @@ class SpecCheck:
         if not spec.base_version:
             raise InvalidArgument("base_version is required: name@number or name@alias", reason="BASE_REQUIRED")
         base = await self._registry.version(spec.base_version)
-        if base.uploaded:
+        if base.state != registry_pb2.VERSION_STATE_READY:
+            raise InvalidArgument(f"{spec.base_version} is not READY: choose another version", reason="BASE_NOT_READY")
+        if base.uploaded and spec.kind == pb.JOB_KIND_FINE_TUNE:
             raise InvalidArgument(
-                f"{spec.base_version} was made elsewhere: there is nothing here to train on from, nor does it name its "
-                "target to be scored by",
+                f"{spec.base_version} was made elsewhere: there is nothing here to train on from",
                 reason="BASE_MADE_ELSEWHERE",
             )
         # An alias may move while the job waits: what was meant is what it names now.
         spec.base_version = f"{base.model}@{base.number}"
-        spec.family = base.lineage.family
-        spec.target = base.signature.target
+        spec.family = _agreed("family", spec.family, base.lineage.family, spec.base_version)
+        spec.target = _agreed("target", spec.target, base.signature.target, spec.base_version)
         if spec.kind == pb.JOB_KIND_FINE_TUNE:
             spec.model = spec.model or base.model
 
@@ -83,3 +85,12 @@ class SpecCheck:
                 raise InvalidArgument(
                     f"{spec.evaluation_dataset} lacks the target column {spec.target!r}", reason="TARGET_NOT_FOUND"
                 )
+
+
+def _agreed(field: str, given: str, own: str, base: str) -> str:
+    """Return what the base version is about; the given text where it says nothing."""
+    if given and own and given != own:
+        raise InvalidArgument(
+            f"{base} has the {field} {own!r}, not {given!r}: leave the {field} out", reason="BASE_MISMATCH"
+        )
+    return own or given

@@ -33,6 +33,8 @@ jobs = Table(
     Column("create_time", DateTime(timezone=True), nullable=False),
     Column("start_time", DateTime(timezone=True)),
     Column("end_time", DateTime(timezone=True)),
+    # When a fact told its progress last.
+    Column("progress_time", DateTime(timezone=True)),
     Index("jobs_by_state", "state", "create_time"),
 )
 

@@ -5,6 +5,7 @@ from services.training.domain.families.frame import Column
 from services.training.domain.families.metrics import Scores
 from services.training.domain.families.model import TrainedModel
 from services.training.domain.families.parity import Parity
+from services.training.domain.foreign import ForeignModel, Tensor
 
 KINDS: dict[str, "common_pb2.ColumnKind.ValueType"] = {
     "numeric": common_pb2.COLUMN_KIND_NUMERIC,
@@ -28,6 +29,15 @@ def signature_to_proto(model: TrainedModel) -> common_pb2.Signature:
         classes=target.classes,
         handle_unknown=model.handle_unknown,
     )
+
+
+def foreign_from_proto(graph: bytes, signature: common_pb2.Signature) -> ForeignModel:
+    """Return a model that was made elsewhere, from its file and what the registry knows of it."""
+    inputs, outputs = (
+        tuple(Tensor(spec.name, spec.datatype, tuple(spec.shape)) for spec in specs)
+        for specs in (signature.inputs, signature.outputs)
+    )
+    return ForeignModel(graph, inputs, outputs, tuple(signature.classes))
 
 
 def evaluation_to_proto(dataset: str, scores: Scores) -> common_pb2.Evaluation:

@@ -1,9 +1,11 @@
 """One job, step by step, under the trace of the call that created it."""
 
 import json
+import math
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from importlib.metadata import version as library_version
 from typing import Any
 
@@ -15,14 +17,21 @@ from lepton.v1 import common_pb2, data_pb2, registry_pb2
 from lepton.v1 import training_pb2 as pb
 from servicekit import telemetry
 from servicekit.auth import Identity, act_as
-from servicekit.errors import LeptonError
+from servicekit.errors import InvalidArgument, LeptonError, NotFound
 from servicekit.rpc import open_channel
 from services.training.adapters.data_client import DataClient
 from services.training.adapters.registry_client import RegistryClient
-from services.training.child.messages import evaluation_to_proto, parity_to_proto, signature_to_proto
+from services.training.child.messages import (
+    evaluation_to_proto,
+    foreign_from_proto,
+    parity_to_proto,
+    signature_to_proto,
+)
+from services.training.child.patience import Patience
 from services.training.domain.families import fitting
 from services.training.domain.families.model import ONNX_FILE, Progress, Stopped, TrainedModel
 from services.training.domain.families.parity import Parity, measure_parity
+from services.training.domain.foreign import ForeignModel, score_foreign
 from services.training.settings import WorkerSettings
 
 _log = structlog.get_logger(__name__)
@@ -31,6 +40,11 @@ Tell = Callable[[Mapping[str, Any]], None]
 _LIBRARIES = ("numpy", "scipy", "lightgbm", "onnx", "onnxruntime-gpu", "torch", "pyarrow")
 # A fit is most of a job: reading comes before, export and registration after.
 _READ, _FITTED, _EXPORTED = 0.05, 0.85, 0.9
+# How long a neighbour may be away before the job gives up.
+_PATIENCE_SECONDS = 120.0
+# As the contract has it.
+_LONGEST_MESSAGE = 1024
+_OUT_OF_MEMORY = ("bad_alloc", "can't allocate memory", "Cannot allocate memory", "Failed to allocate memory")
 
 
 async def run_job(spec: Mapping[str, Any], tell: Tell) -> None:
@@ -63,9 +77,9 @@ async def _outcome(settings: WorkerSettings, job: pb.Job, epoch: int, tell: Tell
         return pb.FinishJobRequest(state=pb.JOB_STATE_CANCELLED)
     except LeptonError as error:
         return _failed(error.reason, error.message)
-    except MemoryError:
-        return _failed("OUT_OF_MEMORY", "the job needs more memory than it declares: raise its resources")
     except Exception as error:
+        if _is_out_of_memory(error):
+            return _failed("OUT_OF_MEMORY", "it needs more memory than it declares: declare more")
         _log.error("job failed", exc_info=error)
         return _failed("INTERNAL", "an internal error: the worker's log has it, under this job's name")
 
@@ -81,6 +95,7 @@ class _JobRun:
         self._registry = registry
         self._tell = tell
         self._is_stopped = False
+        self._patience = Patience(_PATIENCE_SECONDS, self._check_stopped)
         signal.signal(signal.SIGTERM, self._stop)
 
     async def run(self) -> pb.FinishJobRequest:
@@ -90,20 +105,23 @@ class _JobRun:
 
     async def _evaluate(self) -> pb.FinishJobRequest:
         self._say(0.1, "reading")
-        base = await self._registry.version(self._spec.base_version)
-        model = fitting.load(await self._registry.files(base))
+        base = await self._base()
         table = await self._read(self._spec.dataset)
         self._say(0.5, "scoring")
         with _span("evaluate"):
-            scores = fitting.evaluate(model, table)
+            if base.uploaded:
+                scores = score_foreign(await self._foreign(base), table, self._spec.target)
+            else:
+                scores = fitting.evaluate(await self._load(base), table)
         evaluation = evaluation_to_proto(self._spec.dataset, scores)
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=self._spec.base_version, evaluation=evaluation)
 
     async def _fit(self) -> pb.FinishJobRequest:
         self._say(0.0, "reading")
-        dataset = await self._data.version(self._spec.dataset)
+        dataset = await self._patience(lambda: self._data.version(self._spec.dataset))
         table = await self._read(self._spec.dataset)
-        base = await self._base()
+        parent = await self._base() if self._spec.kind == pb.JOB_KIND_FINE_TUNE else None
+        base = await self._load(parent) if parent else None
         settings = {name: json.loads(value) for name, value in self._spec.hyperparameters.items()}
         family, target, handle_unknown = self._spec.family, self._spec.target, self._spec.handle_unknown
         schema = fitting.describe(family, table, target, settings, handle_unknown, base)
@@ -123,21 +141,31 @@ class _JobRun:
                 threads=max(1, round(self._spec.resources.cores)),
             )
         with _span("evaluate"):
-            scores = fitting.evaluate(model, held_out)
+            evaluation = evaluation_to_proto(held_out_name, fitting.evaluate(model, held_out))
+            beside = await self._beside(parent, model) if parent else []
         self._say(_FITTED, "exporting")
         with _span("export"):
             onnx_model = model.export()
             parity = measure_parity(model, onnx_model, held_out)
         self._check_stopped()
         self._say(_EXPORTED, "registering")
-        evaluation = evaluation_to_proto(held_out_name, scores)
-        request = self._request(dataset, model, evaluation, parity)
+        request = self._request(dataset, model, [evaluation, *beside], parity)
         with _span("register"):
-            version = await self._registry.register(request, {ONNX_FILE: onnx_model, **model.files()})
+            version = await self._register(request, {ONNX_FILE: onnx_model, **model.files()})
         ref = f"{version.model}@{version.number}"
         if version.state != registry_pb2.VERSION_STATE_READY:
             return _failed(version.error_reason, f"the registry refused {ref}: {version.error_message}")
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=ref, evaluation=evaluation)
+
+    async def _register(
+        self, request: registry_pb2.CreateVersionRequest, files: Mapping[str, bytes]
+    ) -> registry_pb2.Version:
+        version = await self._patience(lambda: self._registry.create(request, files))
+        if version.state != registry_pb2.VERSION_STATE_PENDING:
+            return version
+        for name, content in files.items():
+            await self._patience(partial(self._registry.upload, version, name, content))
+        return await self._patience(lambda: self._registry.finalize(version, f"{request.request_id}-finalize"))
 
     async def _held_out(self, table: pa.Table, schema: fitting.Schema) -> tuple[pa.Table, pa.Table, str]:
         if self._spec.evaluation_dataset:
@@ -145,20 +173,41 @@ class _JobRun:
         train, held_out = fitting.hold_out(table, schema.target, self._spec.seed)
         return train, held_out, self._spec.dataset
 
-    async def _base(self) -> TrainedModel | None:
-        if self._spec.kind != pb.JOB_KIND_FINE_TUNE:
-            return None
-        return fitting.load(await self._registry.files(await self._registry.version(self._spec.base_version)))
+    async def _base(self) -> registry_pb2.Version:
+        return await self._patience(lambda: self._registry.version(self._spec.base_version))
+
+    async def _load(self, base: registry_pb2.Version) -> TrainedModel:
+        return fitting.load(await self._patience(lambda: self._registry.files(base)))
+
+    async def _foreign(self, base: registry_pb2.Version) -> ForeignModel:
+        files = await self._patience(lambda: self._registry.files(base))
+        return foreign_from_proto(files[ONNX_FILE], base.signature)
+
+    async def _beside(self, parent: registry_pb2.Version, model: TrainedModel) -> list[common_pb2.Evaluation]:
+        """Score a fine-tuned model on the rows that its parent was scored on, to show what it forgot."""
+        trained_on = parent.lineage.dataset
+        scored_on = parent.evaluations[0].dataset if parent.evaluations else trained_on
+        if scored_on in (self._spec.dataset, self._spec.evaluation_dataset):
+            return []
+        try:
+            rows = await self._read(scored_on)
+            if scored_on == trained_on:
+                _, rows = fitting.hold_out(rows, model.target, parent.lineage.seed)
+            return [evaluation_to_proto(scored_on, fitting.evaluate(model, rows))]
+        except (NotFound, InvalidArgument) as error:
+            # Deleted since, or with categories that the model refuses: the job does not depend on it.
+            _log.info("parent's rows not scored", dataset=scored_on, why=error.message)
+            return []
 
     async def _read(self, ref: str) -> pa.Table:
         with _span("read"):
-            return await self._data.read(ref)
+            return await self._patience(lambda: self._data.read(ref))
 
     def _request(
         self,
         dataset: data_pb2.DatasetVersion,
         model: TrainedModel,
-        evaluation: common_pb2.Evaluation,
+        evaluations: list[common_pb2.Evaluation],
         parity: Parity,
     ) -> registry_pb2.CreateVersionRequest:
         lineage = registry_pb2.Lineage(
@@ -176,7 +225,7 @@ class _JobRun:
             model=self._spec.model,
             signature=signature_to_proto(model),
             lineage=lineage,
-            evaluations=[evaluation],
+            evaluations=evaluations,
             parity=parity_to_proto(parity),
             request_id=f"{self._job.name}-{self._epoch}",
         )
@@ -186,8 +235,10 @@ class _JobRun:
 
     def _say(self, progress: float, message: str, step: int = 0, metrics: Mapping[str, float] | None = None) -> None:
         self._check_stopped()
-        listed = [{"name": name, "value": value} for name, value in (metrics or {}).items()]
-        self._tell({"progress": progress, "message": message, "step": step, "metrics": listed})
+        # What is no number has no place in JSON, nor on a curve.
+        numbers = {name: value for name, value in (metrics or {}).items() if math.isfinite(value)}
+        listed = [{"name": name, "value": value} for name, value in numbers.items()]
+        self._tell({"progress": progress, "message": message[:_LONGEST_MESSAGE], "step": step, "metrics": listed})
 
     def _stop(self, *_: object) -> None:
         self._is_stopped = True
@@ -199,6 +250,11 @@ class _JobRun:
 
 def _span(name: str) -> Any:
     return telemetry.tracer(__name__).start_as_current_span(f"training.{name}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # Each library says it in its own words.
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def _failed(reason: str, message: str) -> pb.FinishJobRequest:

@@ -1,13 +1,14 @@
 """Jobs: what state they can be in, and who may move them."""
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 
 from servicekit.errors import Aborted, FailedPrecondition
 
 # A job that takes its worker down this often does so by itself.
 MAX_ATTEMPTS = 3
+_FACTS_APART = timedelta(seconds=1)
 
 
 class JobState(Enum):
@@ -47,6 +48,7 @@ class Job:
         sequence: number of its latest update.
         traceparent: of the call that created it.
         create_time, start_time, end_time: when.
+        progress_time: when a fact told its progress last.
     """
 
     workspace: str
@@ -70,6 +72,7 @@ class Job:
     traceparent: str = ""
     start_time: datetime | None = None
     end_time: datetime | None = None
+    progress_time: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -122,20 +125,33 @@ def start(job: Job, worker: str, epoch: int, now: datetime) -> Job:
     )
 
 
-def report(job: Job, worker: str, epoch: int, progress: float, message: str, metrics: dict[str, float]) -> Job:
-    """Return a job after its worker reported.
+def report(
+    job: Job, worker: str, epoch: int, progress: float, message: str, metrics: dict[str, float], now: datetime
+) -> Job:
+    """Return a job after its worker reported; the same job where the report says nothing new.
 
     Raises:
         Aborted: it is no longer that worker's.
     """
     _check_claim(job, worker, epoch)
+    # Once it is to stop, that is what it does, whatever its worker is at.
+    message = job.message if job.cancel_requested else message
+    if not metrics and (progress, message) == (job.progress, job.message):
+        return job
     return replace(
         job,
         progress=progress,
         message=message,
         metrics={**job.metrics, **metrics},
         sequence=job.sequence + 1,
+        progress_time=now if _is_telling(job, progress, now) else job.progress_time,
     )
+
+
+def _is_telling(job: Job, progress: float, now: datetime) -> bool:
+    """Return whether progress is worth a fact: each tenth, but never two within a second."""
+    is_soon = job.progress_time is not None and now - job.progress_time < _FACTS_APART
+    return int(progress * 10) != int(job.progress * 10) and not is_soon
 
 
 def finish(job: Job, worker: str, epoch: int, outcome: Outcome, now: datetime) -> Job:

@@ -1,6 +1,7 @@
 """A job's states: a total function, and what it never does."""
 
-from datetime import UTC, datetime
+import itertools
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -31,7 +32,7 @@ def _apply(job: Job, step: tuple[object, ...]) -> Job:
     if kind == "start":
         return jobs.start(job, worker, epoch, NOW)
     if kind == "report":
-        return jobs.report(job, worker, epoch, 0.5, "half", {"loss": 1.0})
+        return jobs.report(job, worker, epoch, 0.5, "half", {"loss": 1.0}, NOW)
     state = arguments[2]
     assert isinstance(state, JobState)
     return jobs.finish(job, worker, epoch, Outcome(state), NOW)
@@ -98,3 +99,39 @@ def test_queued_job_is_cancelled_at_once_and_a_running_one_told() -> None:
     # Its worker dies before it could stop: the next one finds it cancelled.
     assert jobs.start(running, "b", 2, NOW).state is JobState.CANCELLED
     assert jobs.finish(running, "a", 1, Outcome(JobState.QUEUED), NOW).state is JobState.CANCELLED
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 3)), max_size=30))
+def test_progress_is_told_at_most_once_a_second(reports: list[tuple[float, float]]) -> None:
+    job, now, told = jobs.start(QUEUED, "a", 1, NOW), NOW, []
+    for progress, seconds in reports:
+        now += timedelta(seconds=seconds)
+        after = jobs.report(job, "a", 1, progress, "on", {}, now)
+        if after.progress_time != job.progress_time:
+            told.append(after.progress_time)
+        job = after
+    times = [time for time in told if time is not None]
+    assert len(times) == len(told)
+    assert all(later - earlier >= timedelta(seconds=1) for earlier, later in itertools.pairwise(times))
+
+
+def test_report_that_says_nothing_new_changes_nothing() -> None:
+    running = jobs.report(jobs.start(QUEUED, "a", 1, NOW), "a", 1, 0.5, "half", {"loss": 1.0}, NOW)
+    assert jobs.report(running, "a", 1, 0.5, "half", {}, NOW) is running
+    stopping = jobs.cancel(running, NOW)
+    assert jobs.report(stopping, "a", 1, 0.5, "half", {}, NOW) is stopping
+    assert jobs.report(stopping, "a", 1, 0.6, "more", {}, NOW).message == "stopping"
+
+
+@given(st.lists(_steps, max_size=30))
+def test_only_the_last_claim_moves_a_job(steps: list[tuple[object, ...]]) -> None:
+    """Whoever is answered without an error holds the highest epoch there ever was."""
+    job, highest = QUEUED, 0
+    for step in steps:
+        try:
+            job = _apply(job, step)
+        except (Aborted, FailedPrecondition):
+            continue
+        if step[0] != "cancel":
+            assert int(str(step[2])) >= highest
+            highest = int(str(step[2]))

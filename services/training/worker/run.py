@@ -1,0 +1,201 @@
+"""One job on a worker, from its claim to its end."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, TypeVar
+
+import structlog
+from google.protobuf import json_format
+
+from lepton.v1 import scheduler_pb2
+from lepton.v1 import training_pb2 as pb
+from servicekit.errors import LeptonError
+from services.training.worker.children import Child, Children
+from services.training.worker.claim import Answer, Claim
+
+_log = structlog.get_logger(__name__)
+
+_T = TypeVar("_T")
+_REPORT_SECONDS = 0.5
+# A child that has nothing to tell may still be asked to stop: the answer to a report says so.
+_HEARTBEAT_SECONDS = 2.0
+_MEMORY_SECONDS = 0.25
+# A worker that leaves does not wait for ever: the next claim has a higher epoch anyway.
+_LEAVE_SECONDS = 3.0
+_SIGKILL = -9
+
+
+class Ending(Enum):
+    """Why a job ends before its child says so."""
+
+    CANCELLED = "cancelled"
+    GIVEN_BACK = "given back"
+    LOST = "lost"
+    OUT_OF_MEMORY = "out of memory"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a child may take.
+
+    Args:
+        stop_seconds: how long it may take to stop before it is killed.
+        library_bytes: what its libraries take, beside the memory that its job declares.
+    """
+
+    stop_seconds: float = 5.0
+    library_bytes: int = 512 << 20
+
+
+class JobRun:
+    """One job on this worker.
+
+    Args:
+        placement: the job, with what it may take.
+        claim: the worker's claim on it.
+        children: where it runs.
+        limits: of its child.
+    """
+
+    def __init__(self, placement: scheduler_pb2.JobPlacement, claim: Claim, children: Children, limits: Limits) -> None:
+        self.placement = placement
+        self.child: Child | None = None
+        self._claim = claim
+        self._children = children
+        self._limits = limits
+        self._ending: Ending | None = None
+        self._ended = asyncio.Event()
+        self._news: dict[str, Any] = {"progress": 0.0, "message": "started"}
+        self._has_news = asyncio.Event()
+
+    def end(self, why: Ending) -> None:
+        """End the job; `run` returns soon. The first reason counts, but for the loss of the claim."""
+        if self._ending is None or why is Ending.LOST:
+            self._ending = why
+        self._ended.set()
+
+    async def run(self) -> None:
+        """Claim the job, run it in a child, and tell its end."""
+        job = await self._unless_ended(self._claim.take())
+        if job is not None and job.state != pb.JOB_STATE_RUNNING:
+            # It was cancelled meanwhile, or took too many workers down.
+            return
+        outcome = await self._outcome(job) if job is not None else None
+        if self._ending is Ending.LOST or (job is None and self._ending is None):
+            return
+        patience = _LEAVE_SECONDS if self._ending is Ending.GIVEN_BACK else float("inf")
+        await self._claim.finish(self._final(outcome), patience)
+
+    async def _outcome(self, job: pb.Job) -> pb.FinishJobRequest | None:
+        try:
+            return await self._in_child(job)
+        except Exception as error:
+            _log.error("job not run", job=job.name, exc_info=error)
+            return _failed("INTERNAL", "an internal error: the worker's log has it, under this job's name")
+
+    async def _in_child(self, job: pb.Job) -> pb.FinishJobRequest | None:
+        """Run the job; return how it ended, as the child says or as its exit shows; None where it was ended."""
+        child = self.child = await self._children.take()
+        _log.info("job begins", job=job.name, epoch=self.placement.epoch, pid=child.pid)
+        # A watch each: reports must not hold up what the child tells, nor the other way round.
+        watches = [asyncio.create_task(self._relay()), asyncio.create_task(self._guard(child))]
+        outcome = None
+        try:
+            outcome = await self._told(child, self._spec(job))
+        finally:
+            for watch in watches:
+                watch.cancel()
+            self._children.part(child, self._limits.stop_seconds if outcome is not None else 0.0)
+        if outcome is None and self._ending is None:
+            return _crash(await child.wait())
+        return outcome
+
+    async def _told(self, child: Child, spec: bytes) -> pb.FinishJobRequest | None:
+        async with contextlib.aclosing(child.run(spec)) as lines:
+            async for line in lines:
+                told = json.loads(line)
+                if "state" in told:
+                    return json_format.ParseDict(told, pb.FinishJobRequest())
+                # Steps come faster than reports go: the latest counts, with the latest metrics.
+                self._news = self._news | {name: value for name, value in told.items() if value or name == "message"}
+                self._has_news.set()
+        return None
+
+    async def _relay(self) -> None:
+        """Report what the child tells, and ask from time to time whether to go on."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HEARTBEAT_SECONDS):
+                    await self._has_news.wait()
+            self._has_news.clear()
+            news, self._news = self._news, {name: self._news[name] for name in ("progress", "message")}
+            try:
+                answer = await self._claim.report(json_format.ParseDict(news, pb.ReportJobRequest()))
+            except (LeptonError, json_format.ParseError) as error:
+                _log.info("report waits", job=self._claim.job, error=str(error))
+                self._news = news | self._news
+                answer = Answer.GO_ON
+            if answer is not Answer.GO_ON:
+                self.end(Ending.LOST if answer is Answer.LOST else Ending.CANCELLED)
+            await asyncio.sleep(_REPORT_SECONDS)
+
+    async def _guard(self, child: Child) -> None:
+        """Stop the child once the job is to end, or once it takes more memory than it may."""
+        most = self.placement.resources.memory_bytes + self._limits.library_bytes
+        while not self._ended.is_set():
+            if child.memory_bytes() > most:
+                self.end(Ending.OUT_OF_MEMORY)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_MEMORY_SECONDS):
+                    await self._ended.wait()
+        # Whatever it would still say, nobody listens, or it has no memory to say it.
+        at_once = self._ending in (Ending.LOST, Ending.OUT_OF_MEMORY)
+        await child.stop(0.0 if at_once else self._limits.stop_seconds)
+
+    def _spec(self, job: pb.Job) -> bytes:
+        spec = {
+            "workspace": self.placement.workspace,
+            "epoch": self.placement.epoch,
+            "memory_bytes": self.placement.resources.memory_bytes,
+            "job": json_format.MessageToDict(job, preserving_proto_field_name=True),
+        }
+        return json.dumps(spec).encode()
+
+    def _final(self, outcome: pb.FinishJobRequest | None) -> pb.FinishJobRequest:
+        """Return what the service is told: what the child said where that is an end, else why it was ended."""
+        if outcome is not None and outcome.state in (pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED):
+            return outcome
+        if self._ending is Ending.GIVEN_BACK:
+            return pb.FinishJobRequest(state=pb.JOB_STATE_QUEUED)
+        if self._ending is Ending.OUT_OF_MEMORY:
+            mebibytes = self.placement.resources.memory_bytes >> 20
+            return _failed("OUT_OF_MEMORY", f"it took more than the {mebibytes} MiB that it declares: declare more")
+        if self._ending is Ending.CANCELLED:
+            return pb.FinishJobRequest(state=pb.JOB_STATE_CANCELLED)
+        return _failed("CHILD_CRASHED", "its process was stopped by somebody else")
+
+    async def _unless_ended(self, work: Coroutine[Any, Any, _T]) -> _T | None:
+        """Return what some work gives; None where the job is to end first."""
+        task, ended = asyncio.create_task(work), asyncio.create_task(self._ended.wait())
+        try:
+            await asyncio.wait((task, ended), return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            task.cancel()
+            ended.cancel()
+
+
+def _failed(reason: str, message: str) -> pb.FinishJobRequest:
+    return pb.FinishJobRequest(state=pb.JOB_STATE_FAILED, error_reason=reason, error_message=message)
+
+
+def _crash(code: int) -> pb.FinishJobRequest:
+    """Return the end of a job whose child said none."""
+    if code == _SIGKILL:
+        # Not by us: the kernel ends processes like this when a machine or a container runs out of memory.
+        return _failed("OUT_OF_MEMORY", "its process was killed, most likely for want of memory: declare more")
+    return _failed("CHILD_CRASHED", f"its process ended with code {code}: see the worker's log")
