@@ -18,7 +18,15 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, KeyValueConfig, RetentionPolicy, StreamConfig
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    KeyValueConfig,
+    RetentionPolicy,
+    StreamConfig,
+)
 from nats.js.errors import NoStreamResponseError, NotFoundError
 from nats.js.kv import KeyValue
 
@@ -39,6 +47,8 @@ _ACKNOWLEDGE_SECONDS = 5.0
 _RETRY_SECONDS = 0.5
 _RECONNECT_SECONDS: Any = 0.25  # the client takes fractions, though it says int
 _FETCH_SECONDS = 30.0
+# How long the server keeps a place for a watcher that is gone.
+_FORGET_SECONDS = 60.0
 _CONNECT_SECONDS = 0.1
 
 _Payload = TypeVar("_Payload", bound=Message)
@@ -151,6 +161,22 @@ class Nats:
                 return await context.create_key_value(KeyValueConfig(bucket=bucket, history=1, ttl=ttl_seconds))
         except (TimeoutError, NatsError) as error:
             raise Unavailable(f"NATS did not open the bucket {bucket}: {_told(error)}", reason="NATS_AWAY") from error
+
+    async def follow_last(self, stream: str, subject: str) -> JetStreamContext.PushSubscription:
+        """Subscribe to the last message of each subject and all to come; the server forgets it when we are gone.
+
+        Args:
+            stream: its name.
+            subject: one, or several by NATS wildcards.
+        """
+        configuration = ConsumerConfig(
+            ack_policy=AckPolicy.NONE,
+            deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
+            mem_storage=True,
+            num_replicas=1,
+            inactive_threshold=_FORGET_SECONDS,
+        )
+        return await self._context().subscribe(subject, stream=stream, config=configuration)
 
     async def follow(self, durable: str, subjects: Sequence[str], handler: Callable[[Event], Awaitable[None]]) -> None:
         """Handle facts for ever, each until its handler returns; run it as a task.

@@ -11,8 +11,9 @@ import structlog
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from prometheus_client import Counter, Histogram, start_http_server
+from prometheus_client import Counter, Histogram
 
+from servicekit.metrics_page import serving_metrics
 from servicekit.settings import ProcessSettings
 
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -31,14 +32,10 @@ def configure_telemetry(settings: ProcessSettings, service_name: str) -> Iterato
     """Set up logs, traces and metrics of this process; leaving flushes the spans."""
     configure_logs(service_name, settings.log_level)
     provider = _configure_traces(service_name)
-    server = None
-    if settings.metrics_port:
-        server, _ = start_http_server(settings.metrics_port, settings.host)
     try:
-        yield
+        with serving_metrics(settings.host, settings.metrics_port):
+            yield
     finally:
-        if server is not None:
-            server.shutdown()
         if provider is not None:
             provider.shutdown()
 
