@@ -143,3 +143,13 @@ def test_exports_agree_for_any_table(table: pa.Table, family: str) -> None:
     parity = measure_parity(trained.model, trained.model.export(), table)
     assert parity.max_difference <= 1e-5
     assert parity.label_mismatches == 0
+
+
+def test_columns_that_hardly_differ_get_no_huge_weights() -> None:
+    draws = np.random.default_rng(3)
+    x = draws.normal(size=200)
+    table = pa.table({"a": x, "b": x + 1e-13 * draws.normal(size=200), "y": x + draws.normal(size=200)})
+    trained = train("linear_regression", table, "y")
+    assert isinstance(trained.model.core, LinearCore)
+    assert np.abs(trained.model.core.number_weights).max() < 10
+    assert measure_parity(trained.model, trained.model.export(), table).max_difference <= 1e-9

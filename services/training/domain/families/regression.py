@@ -10,6 +10,9 @@ from services.training.domain.families.linear import LinearCore
 from services.training.domain.families.model import Progress, Run, Stopped
 
 _ADAM_STEP = 0.05
+# Directions in which the columns vary less than this share of the most are taken for rounding: weights on them would be
+# huge and cancel each other, and no two ways of adding them up would agree.
+_LEAST_SINGULAR = 1e-9
 
 
 def fit_linear(encoding: Encoding, encoded: Encoded, truth: Array, run: Run, base: LinearCore | None) -> LinearCore:
@@ -35,7 +38,7 @@ def _least_squares(design: Array, truth: Array, l2: float) -> tuple[Array, float
         rows = np.concatenate([rows, np.sqrt(l2 * len(truth)) * np.eye(design.shape[1])])
         values = np.concatenate([values, np.zeros(design.shape[1])])
     # Minimum norm: the columns of a categorical one always add up to one.
-    weights = np.linalg.lstsq(rows, values, rcond=None)[0]
+    weights = np.linalg.lstsq(rows, values, rcond=_LEAST_SINGULAR)[0]
     return weights, float(offset - center @ weights)
 
 
