@@ -20,6 +20,7 @@ from lepton.models import Model, to_resources
 from lepton.tables import html_table
 from lepton.v1 import inference_pb2
 from lepton.versions import ModelVersion
+from lepton.workers import why_unplaced
 
 __all__ = ["Deploy"]
 
@@ -140,9 +141,8 @@ class Deploy:
                 raise errors.FailedPrecondition(f"{self.name}: {present.message}", reason="DEPLOYMENT_FAILED")
             left = deadline - time.monotonic()
             if left <= 0:
-                raise errors.DeadlineExceeded(
-                    f"{self.name} was not ready after {timeout_seconds:g} s: {present.message or 'no replica yet'}"
-                )
+                why = why_unplaced(self.connection, deployment=self.name) or present.message or "no replica yet"
+                raise errors.DeadlineExceeded(f"{self.name} was not ready after {timeout_seconds:g} s: {why}")
             present = self._next_change(present, left)
         return present
 

@@ -32,20 +32,38 @@ def resume_worker(name: str, *, connection: Connection | None = None) -> None:
 
 
 def list_placements(*, connection: Connection | None = None) -> pd.DataFrame:
-    """Return one row a placement in your workspace: worker, kind, name, number."""
+    """Return one row a placement in your workspace: worker, kind, name, number, waits.
+
+    What has no place has a row without a worker, first; waits says why.
+    """
     connection = connection or current()
-    rows: list[tuple[str, str, str, int]] = []
+    rows: list[tuple[str, str, str, int, str]] = []
     token = ""
     while True:
         page = connection.scheduler.ListPlacements(scheduler_pb2.ListPlacementsRequest(page_token=token))
+        rows += [
+            ("", "replica" if item.deployment else "job", item.deployment or item.job, 0, _why(item))
+            for item in page.unplaced
+        ]
         for item in page.placements:
             if item.HasField("replica"):
-                rows.append((item.worker, "replica", item.replica.deployment, item.replica.number))
+                rows.append((item.worker, "replica", item.replica.deployment, item.replica.number, ""))
             else:
-                rows.append((item.worker, "job", item.job.job, 0))
+                rows.append((item.worker, "job", item.job.job, 0, ""))
         token = page.next_page_token
         if not token:
-            return pd.DataFrame(rows, columns=["worker", "kind", "name", "number"])
+            return pd.DataFrame(rows, columns=["worker", "kind", "name", "number", "waits"])
+
+
+def why_unplaced(connection: Connection, *, deployment: str = "", job: str = "") -> str:
+    """Return why a deployment or a job of your workspace has no place now; empty where it has one."""
+    page = connection.scheduler.ListPlacements(scheduler_pb2.ListPlacementsRequest(page_size=1))
+    found = (item for item in page.unplaced if (item.deployment, item.job) == (deployment, job))
+    return next((_why(item) for item in found), "")
+
+
+def _why(item: scheduler_pb2.UnplacedWork) -> str:
+    return f"{item.reason}: {item.message}" if item.message else item.reason
 
 
 _COLUMNS = [

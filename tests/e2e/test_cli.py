@@ -27,7 +27,7 @@ def test_csv_to_prediction_by_commands(platform: Platform) -> None:
     assert len(rows) == 1000
     assert set(rows[0]) == {"creditability", "probability_bad", "probability_good"}
     placements = json.loads(platform.lepton("workers", "placements", "--json").stdout)
-    assert {"worker": "inference-worker-1", "kind": "replica", "name": "cli", "number": 1} in placements
+    assert {"worker": "inference-worker-1", "kind": "replica", "name": "cli", "number": 1, "waits": ""} in placements
 
 
 def test_status_names_every_process(platform: Platform) -> None:

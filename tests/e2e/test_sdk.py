@@ -15,6 +15,7 @@ from lepton.jobs import Job
 from lepton.models import BoostedTrees, LinearRegression, LogisticRegression, Transformer
 from lepton.v1 import training_pb2
 from lepton.versions import ModelVersion, rollback
+from lepton.workers import list_placements
 from tests.support.platform import Platform, wait_for
 
 CREDIT = Path(__file__).parents[2] / "examples" / "credit" / "german_credit.csv"
@@ -231,3 +232,14 @@ def test_onnx_made_elsewhere_is_served(connection: Connection, model: LogisticRe
     assert refusal.value.reason in ("NOT_ONNX", "LOAD_FAILED")
     deployment = lepton.Deploy(uploaded).save()
     assert deployment.wait().ready_replicas == 1
+
+
+def test_replica_that_fits_nowhere_says_so(model: LogisticRegression, connection: Connection) -> None:
+    deployment = lepton.Deploy(model, name="too-large", resources={"cores": 10_000.0}).save()
+    with pytest.raises(errors.DeadlineExceeded, match="TOO_LARGE"):
+        deployment.wait(3.0)
+    placements = list_placements(connection=connection)
+    row = placements[placements["name"] == "too-large"].iloc[0]
+    assert (row["worker"], row["kind"]) == ("", "replica")
+    assert row["waits"].startswith("TOO_LARGE: ")
+    deployment.delete()
