@@ -212,7 +212,7 @@ class WorkerAgent:
         busy = sum(_cpu_percent(process) for process in self._processes.values())
         return scheduler_pb2.Load(
             cpu_utilization=min(1.0, busy / 100.0 / cores),
-            memory_bytes=sum(_memory_bytes(process) for process in self._processes.values()),
+            memory_bytes=sum(own_memory_bytes(process) for process in self._processes.values()),
             in_flight=held.in_flight,
             requests_per_second=held.requests_per_second,
         )
@@ -227,8 +227,8 @@ def _new_processes(pids: tuple[int, ...], known: Mapping[int, psutil.Process]) -
     return found
 
 
-def _memory_bytes(process: psutil.Process) -> int:
-    """Return how much memory is a process's own; 0 where it has ended."""
+def own_memory_bytes(process: psutil.Process) -> int:
+    """Return how much memory is a process's own, without the files of libraries that it maps; 0 once it has ended."""
     with contextlib.suppress(psutil.Error):
         # Not the exact PSS: to tell that the kernel walks all pages, which takes a hundred times as long.
         memory = process.memory_info()

@@ -11,6 +11,8 @@ from typing import Any, Self
 import psutil
 import structlog
 
+from servicekit.worker import own_memory_bytes
+
 _log = structlog.get_logger(__name__)
 
 _LINE_BYTES = 8 << 20
@@ -56,10 +58,9 @@ class Child:
     def memory_bytes(self) -> int:
         """Return the memory that is its own, without the files of libraries that it maps; 0 once it has ended."""
         try:
-            memory = psutil.Process(self.pid).memory_info()
-        except psutil.Error:
+            return own_memory_bytes(psutil.Process(self.pid))
+        except psutil.NoSuchProcess:
             return 0
-        return int(memory.rss - getattr(memory, "shared", 0))
 
     async def run(self, spec: bytes) -> AsyncGenerator[bytes, None]:
         """Give it its job, one line; yield what it tells, line by line, until it ends."""
