@@ -5,6 +5,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version as library_version
 
@@ -45,6 +46,19 @@ _RETRY_SECONDS = 1.0
 _PLATFORM = "onnxruntime_onnx"
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A prediction's reply, and what goes beside it.
+
+    Args:
+        reply: the message.
+        metadata: trailers, or headers over REST: the prediction's id and the execution provider.
+    """
+
+    reply: pb.ModelInferResponse
+    metadata: tuple[tuple[str, str], ...]
+
+
 class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     """Serves inference.GRPCInferenceService from a worker's table.
 
@@ -71,12 +85,18 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """Answer a prediction."""
+        answer = await self.infer(request)
+        context.set_trailing_metadata(answer.metadata)
+        return answer.reply
+
+    async def infer(self, request: pb.ModelInferRequest) -> Answer:
+        """Answer a prediction of the current identity, whatever it came by."""
         model = self._table.find(current_identity().workspace, request.model_name, request.model_version)
         inputs = parse_inputs(request, model)
         names = requested_outputs(request, model)
         arrays = await self._run(model, inputs, names)
-        context.set_trailing_metadata((("lepton-prediction-id", uuid.uuid4().hex), ("lepton-provider", model.provider)))
-        return build_reply(request, model, names, arrays, typed_mirrors=self._typed_mirrors)
+        reply = build_reply(request, model, names, arrays, typed_mirrors=self._typed_mirrors)
+        return Answer(reply, (("lepton-prediction-id", uuid.uuid4().hex), ("lepton-provider", model.provider)))
 
     async def _run(self, model: LoadedModel, inputs: dict[str, Array], names: list[str]) -> list[Array]:
         """Run a model, here or in a thread; one that is being removed stays until its last run ends."""
