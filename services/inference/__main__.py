@@ -54,9 +54,13 @@ async def running_deployments(settings: InferenceSettings) -> AsyncIterator[Runn
 async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator[RunningServer]:
     """Serve predictions while the block runs."""
     from lepton.v1 import scheduler_pb2, scheduler_pb2_grpc
-    from servicekit.worker import Membership, WorkerAgent, machine_capacity
+    from servicekit.worker import Membership, WorkerAgent, machine_capacity, own_cores
     from services.inference.adapters.deployments_client import DeploymentsClient
     from services.inference.open_inference.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+    from services.inference.serving.admission import Admission
+    from services.inference.serving.batcher import Batcher, QueueLimits
+    from services.inference.serving.metrics import collecting
+    from services.inference.serving.predictions import Predictions
     from services.inference.serving.replicas import Replicas
     from services.inference.serving.servicer import OpenInferenceServicer
     from services.inference.serving.table import ServingTable
@@ -67,14 +71,19 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
         registry = await stack.enter_async_context(open_channel(settings.registry_address, settings))
         deployments = await stack.enter_async_context(open_channel(settings.inference_address, settings))
         table = ServingTable(is_told=False)
-        servicer = OpenInferenceServicer(
-            table,
-            DeploymentsClient(deployments),
-            settings.parallel_runs,
-            typed_mirrors=settings.typed_reply == "mirror",
+        stack.enter_context(collecting(table))
+        admission = Admission(settings.max_in_flight, settings.admission_file)
+        stack.callback(admission.close)
+        batcher = Batcher(
+            lambda: settings.parallel_runs or own_cores() // settings.run_threads,
+            admission,
+            QueueLimits(settings.max_queue_requests, settings.max_queue_bytes),
         )
+        stack.callback(batcher.close)
+        predictions = Predictions(table, batcher, typed_mirrors=settings.typed_reply == "mirror")
+        servicer = OpenInferenceServicer(table, DeploymentsClient(deployments), predictions)
         replicas = await stack.enter_async_context(
-            Replicas(RegistryClient(registry), table, servicer, settings.run_threads)
+            Replicas(RegistryClient(registry), table, servicer, batcher, settings.run_threads)
         )
         service = Servicer(
             "inference.GRPCInferenceService",

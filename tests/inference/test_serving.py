@@ -17,6 +17,7 @@ from services.inference.open_inference import grpc_service_pb2_grpc
 from services.inference.serving.replies import to_raw
 from services.inference.serving.servicer import OpenInferenceServicer
 from services.inference.serving.table import Entry, ServingTable
+from tests.inference.house import predictions_of
 from tests.inference.models import columns, failing, identity
 from tests.support.credentials import MakeToken, bearer, public_channel
 
@@ -57,7 +58,7 @@ async def served(
     table.set("default", "loading", Entry({}, {1: ""}))
     table.set("other", "columns", Entry({1: columns()}))
     async with open_channel("127.0.0.1:1", process_settings) as nowhere:
-        servicer = OpenInferenceServicer(table, DeploymentsClient(nowhere), 2, typed_mirrors=True)
+        servicer = OpenInferenceServicer(table, DeploymentsClient(nowhere), predictions_of(table, 2))
         service = Servicer(
             "inference.GRPCInferenceService",
             lambda server: grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server),

@@ -33,6 +33,8 @@ _LENGTH = struct.Struct("<I")
 _MAX_ELEMENTS = 1 << 40
 _MAX_PADDED_BYTES = 1 << 28
 _CLASSIFICATION = "classification"
+# Triton's clients ask so for an empty last reply of models that give several; ours give one, which is the last.
+EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
 
 
 def parse_inputs(request: pb.ModelInferRequest, model: LoadedModel) -> dict[str, Array]:
@@ -66,7 +68,7 @@ def parse_inputs(request: pb.ModelInferRequest, model: LoadedModel) -> dict[str,
         if spec.batch is not None and batches.setdefault(spec.batch, shape[0]) != shape[0]:
             expected = f"a batch of {batches[spec.batch]}, as the inputs before"
             raise _refused(model, tensor.name, expected, str(shape[0]))
-        _check_values(array, spec, model)
+        check_values(array, spec, model)
         arrays[tensor.name] = array
     if len(arrays) != len(model.inputs):
         lacking = [name for name in model.inputs if name not in arrays]
@@ -182,8 +184,12 @@ def _strings(items: list[bytes], shape: tuple[int, ...], spec: InputSpec, model:
     return array
 
 
-def _check_values(array: Array, spec: InputSpec, model: LoadedModel) -> None:
-    """Check missing values, infinities and unknown categories."""
+def check_values(array: Array, spec: InputSpec, model: LoadedModel) -> None:
+    """Check missing values, infinities and unknown categories.
+
+    Raises:
+        InvalidArgument: one that the model does not take.
+    """
     kind = array.dtype.kind
     if kind == "f":
         # Most predictions are of one row, and NumPy takes ten times as long for one value.
@@ -213,7 +219,7 @@ def _check_parameters(parameters: Any) -> None:
                 f"parameter {name!r}: shared memory is not supported, send tensors in the request",
                 reason="NO_SHARED_MEMORY",
             )
-        if name.startswith("triton_"):
+        if name.startswith("triton_") and name != EMPTY_FINAL_RESPONSE:
             raise InvalidArgument(f"unknown parameter {name!r}", reason="UNKNOWN_PARAMETER")
 
 
