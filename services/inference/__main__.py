@@ -56,7 +56,7 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
     from lepton.v1 import scheduler_pb2, scheduler_pb2_grpc
     from servicekit.worker import Membership, WorkerAgent, machine_capacity, own_cores
     from services.inference.adapters.deployments_client import DeploymentsClient
-    from services.inference.open_inference.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+    from services.inference.front import running_front
     from services.inference.serving.admission import Admission
     from services.inference.serving.batcher import Batcher, QueueLimits
     from services.inference.serving.metrics import collecting
@@ -85,12 +85,7 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
         replicas = await stack.enter_async_context(
             Replicas(RegistryClient(registry), table, servicer, batcher, settings.run_threads)
         )
-        service = Servicer(
-            "inference.GRPCInferenceService",
-            lambda server: add_GRPCInferenceServiceServicer_to_server(servicer, server),
-        )
-        # Workers of one machine share the public port: the kernel spreads connections over them.
-        server = await stack.enter_async_context(running_server(settings, [service], options={"grpc.so_reuseport": 1}))
+        server = await stack.enter_async_context(running_front(settings, table, batcher, servicer))
         capacity = machine_capacity(settings.worker_cores, settings.worker_memory_bytes, settings.worker_gpus)
         address = settings.worker_address or f"{settings.host}:{server.private_port}"
         membership = Membership(worker, scheduler_pb2.WORKER_KIND_INFERENCE, capacity, address)

@@ -19,6 +19,7 @@ class WorkerSettings(ProcessSettings):
     worker_memory_bytes: int = Field(0, ge=0, description="Memory that replicas may use, bytes; 0 for the machine's.")
     worker_gpus: float = Field(0.0, ge=0, description="GPUs that replicas may use.")
     worker_address: str = Field("", description="host:port where other workers reach this one; empty for its own.")
+    fast_lane: bool = Field(True, description="Serve on gRPC's completion queue; false serves on grpc.aio.")
     run_threads: int = Field(1, ge=1, description="Threads that one run of a model uses.")
     parallel_runs: int = Field(
         0, ge=0, description="Runs over a millisecond at a time; 0 for as many as the process's cores have room for."

@@ -21,10 +21,6 @@ from servicekit.settings import ProcessSettings
 from services.inference.__main__ import running_deployments, running_worker
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.open_inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
-from services.inference.serving.admission import Admission
-from services.inference.serving.batcher import Batcher, QueueLimits
-from services.inference.serving.predictions import Predictions
-from services.inference.serving.table import ServingTable
 from services.inference.settings import InferenceSettings, WorkerSettings
 from services.registry.adapters import tables as registry_tables
 from services.scheduler.__main__ import running_scheduler
@@ -241,11 +237,6 @@ class House:
             yield Worker(GRPCInferenceServiceStub(channel), bearer(self.make_token("viewer")))
 
 
-def predictions_of(table: ServingTable, threads: int = 2, limits: QueueLimits | None = None) -> Predictions:
-    """Return what answers predictions from a table."""
-    return Predictions(table, Batcher(lambda: threads, Admission(1000), limits))
-
-
 async def refused(call: Awaitable[object], code: grpc.StatusCode, text: str = "") -> None:
     """Assert that a call ends with a status."""
     with pytest.raises((grpc.aio.AioRpcError, LeptonError)) as refusal:
@@ -269,4 +260,4 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: fl
         raise AssertionError(f"waited {seconds:g} s for {what}") from None
 
 
-__all__ = ["FAILED", "PENDING", "READY", "Deployments", "House", "Worker", "predictions_of", "refused", "until"]
+__all__ = ["FAILED", "PENDING", "READY", "Deployments", "House", "Worker", "refused", "until"]

@@ -17,6 +17,7 @@ from opentelemetry.trace import Span
 from servicekit.errors import Cancelled, DeadlineExceeded, Internal, LeptonError
 from services.inference.serving.codec import WIRE_TYPES, check_values
 from services.inference.serving.model import Array, InputSpec, LoadedModel
+from services.inference.serving.replies import packed_texts
 from services.inference.serving.statistics import BatchTimes
 
 # One input of one request: the bytes of its numbers, in any contiguous buffer, or its texts.
@@ -97,7 +98,7 @@ class Outputs:
     def __init__(self, arrays: list[Array], rows: int) -> None:
         self.arrays = arrays
         self.rows = rows
-        self._buffers: list[memoryview | None] = [None] * len(arrays)
+        self._buffers: list[memoryview | list[bytes] | None] = [None] * len(arrays)
 
     def part(self, start: int, rows: int) -> list[Array]:
         """Return some rows of every output; all of it for a batch of one request."""
@@ -105,17 +106,26 @@ class Outputs:
             return self.arrays
         return [array[start : start + rows] for array in self.arrays]
 
-    def raw(self, index: int, start: int, rows: int) -> memoryview:
-        """Return the bytes of some rows of a numeric output, as the wire has them; no copy."""
+    def raw(self, index: int, start: int, rows: int) -> memoryview | bytes:
+        """Return some rows of an output as the wire has them; of numbers without a copy."""
         buffer = self._buffers[index]
         if buffer is None:
-            array = np.ascontiguousarray(self.arrays[index])
-            # Seen as bytes: the buffer protocol does not know every dtype.
-            buffer = self._buffers[index] = array.reshape(-1).view(np.uint8).data
+            buffer = self._buffers[index] = _wire_buffer(self.arrays[index])
+        if isinstance(buffer, list):
+            width = len(buffer) // self.rows if self.rows else len(buffer)
+            return b"".join(buffer[start * width : (start + rows) * width] if self.rows else buffer)
         if rows == self.rows or not self.rows:
             return buffer
         width = len(buffer) // self.rows
         return buffer[start * width : (start + rows) * width]
+
+
+def _wire_buffer(array: Array) -> memoryview | list[bytes]:
+    """Return an array's bytes; for texts those of each."""
+    if array.dtype.kind in "OUS":
+        return packed_texts(array)
+    # Seen as bytes: the buffer protocol does not know every dtype.
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 @dataclass(eq=False, slots=True)
@@ -260,10 +270,15 @@ def _tensor(datatype: str, parts: Sequence[Payload], shape: tuple[int, ...]) -> 
         return _texts(parts, shape)
     buffer: Any = parts[0] if len(parts) == 1 else b"".join(parts)
     if isinstance(buffer, np.ndarray):
-        return np.reshape(buffer, shape)
+        tensor: Array = buffer.reshape(shape)
+        return tensor
+    array: Array
     if datatype == "BOOL":
-        return np.ndarray(shape, np.uint8, buffer) != 0
-    return np.ndarray(shape, WIRE_TYPES[datatype], buffer)
+        array = np.ndarray(shape, np.uint8, buffer)
+        return np.not_equal(array, 0)
+    array = np.ndarray(shape, WIRE_TYPES[datatype], buffer)
+    # Where a request's tensor begins is the wire's accident; kernels may count on whole words.
+    return array if array.flags.aligned else array.copy()
 
 
 def _texts(parts: Sequence[list[Any]], shape: tuple[int, ...]) -> Array:

@@ -111,7 +111,12 @@ def _checked_shape(
     return shape
 
 
-def _count(shape: tuple[int, ...], spec: InputSpec, model: LoadedModel) -> int:
+def element_count(shape: tuple[int, ...], spec: InputSpec, model: LoadedModel) -> int:
+    """Return how many elements a checked shape has.
+
+    Raises:
+        InvalidArgument: more than there can be.
+    """
     count = bound = 1
     for size in shape:
         count *= size
@@ -123,7 +128,7 @@ def _count(shape: tuple[int, ...], spec: InputSpec, model: LoadedModel) -> int:
 
 
 def _from_raw(content: bytes, spec: InputSpec, shape: tuple[int, ...], model: LoadedModel) -> Array:
-    count = _count(shape, spec, model)
+    count = element_count(shape, spec, model)
     if spec.datatype == "BYTES":
         return _strings(_split(content, count, spec, model), shape, spec, model)
     kind = WIRE_TYPES[spec.datatype]
@@ -158,7 +163,7 @@ def _from_typed(contents: pb.InferTensorContents, spec: InputSpec, shape: tuple[
     if fields not in ([], [field]):
         raise _refused(model, spec.name, f"{field} alone", ", ".join(fields))
     values = getattr(contents, field)
-    count = _count(shape, spec, model)
+    count = element_count(shape, spec, model)
     if len(values) != count:
         raise _refused(model, spec.name, f"{count} values for shape {list(shape)}", str(len(values)))
     if spec.datatype == "BYTES":
@@ -203,6 +208,13 @@ def check_values(array: Array, spec: InputSpec, model: LoadedModel) -> None:
         if spec.known is not None and not spec.known.issuperset(values):
             unknown = next(value for value in values if value not in spec.known)
             raise _refused(model, spec.name, "a category that training saw", repr(unknown))
+
+
+def are_known(texts: list[str], spec: InputSpec) -> bool:
+    """Return whether a column takes these texts: none missing or unknown where it insists."""
+    if not spec.is_column:
+        return True
+    return (spec.nullable or "" not in texts) and (spec.known is None or spec.known.issuperset(texts))
 
 
 def _check_floats(array: Array, spec: InputSpec, model: LoadedModel) -> None:

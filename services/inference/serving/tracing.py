@@ -1,5 +1,6 @@
 """Spans of a prediction's stages; none where nobody records them."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,17 @@ if TYPE_CHECKING:
     from services.inference.serving.batches import Batch
 
 _tracer = telemetry.tracer(__name__)
+
+
+def call_span(method: str, metadata: Mapping[str, str]) -> trace.Span:
+    """Return a begun span of a call, a child of the caller's; whoever ends the call ends it."""
+    service, _, name = method.lstrip("/").partition("/")
+    return _tracer.start_span(
+        method.lstrip("/"),
+        context=telemetry.extract(metadata),
+        kind=trace.SpanKind.SERVER,
+        attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": name},
+    )
 
 
 def batch_span(batch: "Batch") -> AbstractContextManager[object]:
