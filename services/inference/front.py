@@ -47,4 +47,5 @@ def running_front(
         # Workers of one machine share the public port: the kernel spreads connections over them.
         options={"grpc.so_reuseport": 1},
         make_server=fast_server if settings.fast_lane else None,
+        plaintext_port=settings.plaintext_port,
     )

@@ -20,6 +20,13 @@ class WorkerSettings(ProcessSettings):
     worker_gpus: float = Field(0.0, ge=0, description="GPUs that replicas may use.")
     worker_address: str = Field("", description="host:port where other workers reach this one; empty for its own.")
     fast_lane: bool = Field(True, description="Serve on gRPC's completion queue; false serves on grpc.aio.")
+    plaintext_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="gRPC port without TLS, tokens as ever, for benchmarks beside servers that have none; on a "
+        "loopback host alone; 0 for none.",
+    )
     run_threads: int = Field(1, ge=1, description="Threads that one run of a model uses.")
     parallel_runs: int = Field(
         0, ge=0, description="Runs over a millisecond at a time; 0 for as many as the process's cores have room for."

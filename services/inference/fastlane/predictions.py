@@ -1,5 +1,6 @@
 """ModelInfer on the driving thread: admission, the request's bytes to a batch, the batch's answers to bytes."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from opentelemetry.trace import Span, Status, StatusCode
 
 from servicekit import telemetry
 from servicekit.auth import Identity
-from servicekit.errors import InvalidArgument, LeptonError, ResourceExhausted
+from servicekit.errors import DeadlineExceeded, InvalidArgument, LeptonError, ResourceExhausted
 from servicekit.rpc import Guard, statuses
 from services.inference.fastlane import core
 from services.inference.fastlane.heads import Head, Heads
@@ -70,6 +71,7 @@ class FastPredictions:
         self._id_start = uuid.uuid4().hex[:20]
         self._ids = count()
         self._is_recording = telemetry.records_spans()
+        self.loop = asyncio.get_running_loop()
 
     @property
     def is_waiting(self) -> bool:
@@ -142,7 +144,7 @@ class _Call:
     """
 
     __slots__ = (
-        "_core_call", "_deadline", "_head", "_id", "_model", "_owner", "_request", "identity", "is_answered",
+        "_brings_deadline", "_core_call", "_deadline", "_head", "_id", "_model", "_owner", "_request", "identity", "is_answered",
         "span", "started", "work",
     )  # fmt: skip
 
@@ -155,7 +157,8 @@ class _Call:
         self._owner = owner
         self._core_call = event.call
         remaining = event.call_details.deadline - time.time()
-        self._deadline = self.started + (remaining if remaining != FOREVER else owner.default_seconds)
+        self._brings_deadline = remaining != FOREVER
+        self._deadline = self.started + (remaining if self._brings_deadline else owner.default_seconds)
         self._head: Head | None = None
         self._id = b""
         self._request: pb.ModelInferRequest | None = None
@@ -182,8 +185,11 @@ class _Call:
             self.refuse(error)
 
     def watch(self) -> None:
-        """Learn when the caller goes away."""
+        """Learn when the caller goes away, and end the call of one who would wait for ever."""
         self._core_call.start_server_batch(core.receive_close(), self._closed)
+        if not self._brings_deadline:
+            loop, seconds = self._owner.loop, self._deadline - time.monotonic()
+            loop.call_soon_threadsafe(loop.call_later, seconds, self._expire)
 
     def refuse(self, error: Exception) -> None:
         """Send an error's status."""
@@ -238,12 +244,16 @@ class _Call:
         return Work(form, payloads, rows, self._answer_parsed)
 
     def _answer_known(self, work: Work) -> None:
+        if self.is_answered:
+            return
         if work.error is not None:
             return self._fail(work)
         assert self._head is not None
         self._reply(self._head.reply(work, self._id), work.form.model)
 
     def _answer_parsed(self, work: Work) -> None:
+        if self.is_answered:
+            return
         if work.error is not None:
             return self._fail(work)
         assert self._request is not None
@@ -286,6 +296,11 @@ class _Call:
 
     def _closed(self, event: Any) -> None:
         if event.batch_operations[0].cancelled() and self.work is not None and not self.is_answered:
+            self._owner.batcher.cancel(self.work)
+
+    def _expire(self) -> None:
+        if not self.is_answered and self.work is not None:
+            self._fail_with(DeadlineExceeded(f"the call took longer than {self._owner.default_seconds:g} s"))
             self._owner.batcher.cancel(self.work)
 
     def _end(self, code: str, reason: str = "") -> None:
