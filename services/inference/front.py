@@ -9,13 +9,18 @@ from services.inference.fastlane.predictions import METHOD, FastPredictions
 from services.inference.fastlane.server import FastServer
 from services.inference.open_inference.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from services.inference.serving.batcher import Batcher
+from services.inference.serving.forwarding import Forwarder
 from services.inference.serving.servicer import OpenInferenceServicer
 from services.inference.serving.table import ServingTable
 from services.inference.settings import WorkerSettings
 
 
 def running_front(
-    settings: WorkerSettings, table: ServingTable, batcher: Batcher, servicer: OpenInferenceServicer
+    settings: WorkerSettings,
+    table: ServingTable,
+    batcher: Batcher,
+    servicer: OpenInferenceServicer,
+    forwarder: Forwarder | None = None,
 ) -> AbstractAsyncContextManager[RunningServer]:
     """Serve the Open Inference Protocol while the block runs.
 
@@ -24,6 +29,7 @@ def running_front(
         table: who is served.
         batcher: runs predictions.
         servicer: the protocol's RPCs.
+        forwarder: passes on what stands elsewhere; None for a worker alone.
     """
 
     def fast_server(guard: Guard, options: Sequence[tuple[str, int]]) -> FastServer:
@@ -31,6 +37,7 @@ def running_front(
             table,
             batcher,
             guard,
+            forwarder,
             typed_mirrors=settings.typed_reply == "mirror",
             most_bytes=settings.max_message_bytes,
             default_seconds=settings.call_timeout_seconds,
