@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
@@ -11,6 +11,9 @@ import onnxruntime as ort
 from lepton.v1 import common_pb2, registry_pb2
 from servicekit.errors import FailedPrecondition, Internal, InvalidArgument
 from services.inference.serving.statistics import Statistics
+
+if TYPE_CHECKING:
+    from services.inference.serving.response_cache import ResponseCache
 
 Array = np.ndarray[Any, Any]
 
@@ -96,6 +99,7 @@ class LoadedModel:
         fixed_seconds: what a run takes beyond its rows, as far as that is known.
         row_seconds: mean of the last runs, a row.
         statistics: what it did.
+        cache: of its deployment's answers; None for none.
         forms: kinds of requests that it answered lately; see batches.find_form.
         version: the number, as it is sent.
         provider: the execution provider that the session took.
@@ -118,6 +122,7 @@ class LoadedModel:
     fixed_seconds: float = 0.0
     row_seconds: float = 0.0
     statistics: Statistics = field(default_factory=Statistics, repr=False)
+    cache: "ResponseCache | None" = None
     forms: dict[Any, Any] = field(default_factory=dict, repr=False)
     version: str = field(init=False)
     provider: str = field(init=False)
