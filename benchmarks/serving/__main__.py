@@ -1,0 +1,86 @@
+"""Composition: questions, Lepton's rows, then the peers', one table."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.harness import CREDIT
+from benchmarks.serving import graphs
+from benchmarks.serving.house import House, running_house
+from benchmarks.serving.load import HOW_TO_GET_IT, has_h2load
+from benchmarks.serving.options import ROWS, Options, parse_options
+from benchmarks.serving.question import Question
+from benchmarks.serving.report import show_figures
+from benchmarks.serving.rows import Bench
+from lepton import open_inference
+from lepton.datasets import Dataset
+from lepton.deployment import Deploy
+from lepton.models import BoostedTrees
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    options = parse_options()
+    # What is started from here starts on the load generator's core; servers are moved to theirs.
+    os.sched_setaffinity(0, {options.load_core})
+    if not has_h2load():
+        print(f"warning: {HOW_TO_GET_IT}", file=sys.stderr)
+    options.cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="lepton-serving-") as folder:
+        bench = Bench(options, {})
+        _measure(bench, Path(folder))
+    order = {row: place for place, row in enumerate(ROWS)}
+    show_figures(_title(options), sorted(bench.figures, key=lambda figure: order[figure.row]))
+
+
+def _measure(bench: Bench, folder: Path) -> None:
+    with running_house(bench.options) as house:
+        _prepare(bench, house, folder)
+        for row in bench.questions:
+            if bench.wants(row):
+                bench.measure_bare(row, folder)
+        bench.measure_house(house)
+        if not house.is_whole():
+            raise SystemExit("the inference worker was started anew while it was measured: see its log")
+    bench.measure_peers()
+
+
+def _prepare(bench: Bench, house: House, folder: Path) -> None:
+    """Make the models of the rows and deploy them."""
+    if bench.wants("tiny", "single", "swap"):
+        bench.questions["tiny"] = graphs.tiny(folder)
+        house.serve(bench.questions["tiny"])
+    if bench.wants("credit"):
+        bench.questions["credit"] = _credit(house, folder)
+    if bench.wants("minilm", "tail"):
+        bench.questions["minilm"] = graphs.minilm(bench.options.cache)
+        house.serve(bench.questions["minilm"])
+    if bench.wants("cnn"):
+        bench.questions["cnn"] = graphs.cnn(folder)
+        house.serve(bench.questions["cnn"])
+
+
+def _credit(house: House, folder: Path) -> Question:
+    """Train the credit model through the platform, deploy it, and return its first row."""
+    data = Dataset.import_file(CREDIT, name="credit", label="creditability", connection=house.connection)
+    model = BoostedTrees(name="credit", connection=house.connection).fit(data)
+    Deploy(model).save().wait()
+    version = model.trained_version()
+    path = folder / "credit.onnx"
+    path.write_bytes(version.download())
+    row = data.head(1)
+    inputs = {spec.name: open_inference.column_values(row[spec.name], spec) for spec in version.signature.inputs}
+    return Question("credit", path, inputs)
+
+
+def _title(options: Options) -> str:
+    connections = options.in_flight // options.streams
+    return (
+        f"one core serves, another asks; {options.in_flight} in flight = {connections} connections x {options.streams} "
+        f"streams (JSON: as many connections); median of {options.runs} runs of {options.seconds:g} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
