@@ -156,12 +156,16 @@ def _command(
     command = [
         *("taskset", "-c", str(options.load_core), "h2load"),
         *("-c", str(connections), "-m", str(streams), "-t", "1"),
-        *("-D", f"{seconds:g}", "--warm-up-time", f"{options.warm_up_seconds:g}", "-d", str(body)),
+        *("-D", _milliseconds(seconds), "--warm-up-time", _milliseconds(options.warm_up_seconds), "-d", str(body)),
     ]
     command += ["--rps", f"{rate / connections:.3f}"] if rate else []
     for name, value in _headers(endpoint).items():
         command += ["-H", f"{name}: {value}"]
     return command + ([] if endpoint.is_grpc else ["--h1"]) + [endpoint.url(METHOD)]
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{round(seconds * 1000)}ms"
 
 
 def _headers(endpoint: Endpoint) -> dict[str, str]:
