@@ -30,6 +30,7 @@ _SPEAK_GRPC = ("kserve", "mlserver", "pytriton")
 _ADAPTERS = Path(__file__).parent / "peers"
 _START_SECONDS = 120.0
 _STOP_SECONDS = 15.0
+_KILL_SECONDS = 2.0
 _LOOK_SECONDS = 0.2
 _PORTS = 3
 
@@ -117,6 +118,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     for member in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
+    # Killed is not yet gone, and the next peer wants the core for itself.
+    psutil.wait_procs(family, _KILL_SECONDS)
     process.kill()
     process.wait()
 

@@ -22,4 +22,5 @@ if __name__ == "__main__":
     model = {"name": NAME, "implementation": "mlserver_runtime.Served"}
     (folder / "model-settings.json").write_text(json.dumps(model))
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
-    os.execv(sys.executable, [sys.executable, "-m", "mlserver", "start", str(folder)])
+    command = str(Path(sys.executable).parent / "mlserver")
+    os.execv(command, [command, "start", str(folder)])
