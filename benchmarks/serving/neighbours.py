@@ -28,7 +28,7 @@ LABELS = {
 }
 _SPEAK_GRPC = ("kserve", "mlserver", "pytriton")
 _ADAPTERS = Path(__file__).parent / "peers"
-_START_SECONDS = 120.0
+_START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 _KILL_SECONDS = 2.0
 _LOOK_SECONDS = 0.2

@@ -17,10 +17,7 @@ class Served(MLModel):
     async def predict(self, payload):
         """Run the session on a request's tensors."""
         found = self._model.run({item.name: self._decode(item) for item in payload.inputs})
-        outputs = [
-            (StringCodec if values.dtype == object else NumpyCodec).encode_output(name, values)
-            for name, values in found.items()
-        ]
+        outputs = [_encode(name, values) for name, values in found.items()]
         return InferenceResponse(model_name=self.name, outputs=outputs)
 
     def _decode(self, item):
@@ -28,3 +25,9 @@ class Served(MLModel):
         if item.datatype != "BYTES":
             return NumpyCodec.decode_input(item)
         return [[text] for text in StringCodec.decode_input(item)]
+
+
+def _encode(name, values):
+    if values.dtype != object:
+        return NumpyCodec.encode_output(name, values)
+    return StringCodec.encode_output(name, values.reshape(-1).tolist())
