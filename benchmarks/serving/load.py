@@ -144,7 +144,7 @@ def h2load(
         if ran.returncode:
             raise RunFailed(f"h2load ended with {ran.returncode}: {ran.stderr.strip()[-300:]}")
         p50, p99 = _latencies(record) if log else (0.0, 0.0)
-    answered, failed = _counts(ran.stdout, endpoint, in_flight)
+    answered, failed = count_replies(ran.stdout, endpoint.reply_bytes if endpoint.is_grpc else 0, in_flight)
     return Run(answered / seconds, p50, p99, failed)
 
 
@@ -175,8 +175,13 @@ def _headers(endpoint: Endpoint) -> dict[str, str]:
     return {**headers, **({"authorization": f"Bearer {endpoint.token}"} if endpoint.token else {})}
 
 
-def _counts(text: str, endpoint: Endpoint, in_flight: int) -> tuple[int, int]:
+def count_replies(text: str, reply_bytes: int, in_flight: int) -> tuple[int, int]:
     """Return how many requests were answered and how many failed, by h2load's summary.
+
+    Args:
+        text: what h2load printed.
+        reply_bytes: that each right reply brings; 0 where an HTTP status tells errors.
+        in_flight: requests under way, at most.
 
     Raises:
         RunFailed: it counted nothing.
@@ -185,16 +190,12 @@ def _counts(text: str, endpoint: Endpoint, in_flight: int) -> tuple[int, int]:
     traffic = re.search(r"\((\d+)\) data", text)
     if not counts or not traffic or not int(counts[1]):
         raise RunFailed(f"h2load counted no reply: {text[-300:]}")
+    # Errored ones are among the failed.
     succeeded, failed, _, timeout = map(int, counts.groups())
-    errors = _grpc_errors(int(traffic[1]), succeeded, endpoint.reply_bytes, in_flight) if endpoint.is_grpc else 0
-    return succeeded - errors, failed + timeout + errors
-
-
-def _grpc_errors(received: int, succeeded: int, reply_bytes: int, in_flight: int) -> int:
-    """Return how many replies were errors: they bring fewer bytes than right answers have."""
-    missing = succeeded - received / reply_bytes
+    missing = succeeded - int(traffic[1]) / reply_bytes if reply_bytes else 0.0
     # Replies under way as counting begins or ends may be cut in two.
-    return round(missing) if missing > in_flight + 1 else 0
+    errors = round(missing) if missing > in_flight + 1 else 0
+    return succeeded - errors, failed + timeout + errors
 
 
 def _latencies(record: Path) -> tuple[float, float]:
