@@ -3,13 +3,14 @@
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness import CREDIT
 from benchmarks.serving import graphs
 from benchmarks.serving.house import House, running_house
 from benchmarks.serving.load import HOW_TO_GET_IT, has_h2load
-from benchmarks.serving.options import ROWS, Options, parse_options
+from benchmarks.serving.options import MODELS, ROWS, Options, parse_options
 from benchmarks.serving.question import Question
 from benchmarks.serving.report import show_figures
 from benchmarks.serving.rows import Bench
@@ -47,18 +48,20 @@ def _measure(bench: Bench, folder: Path) -> None:
 
 
 def _prepare(bench: Bench, house: House, folder: Path) -> None:
-    """Make the models of the rows and deploy them."""
-    if bench.wants("tiny", "single", "swap"):
-        bench.questions["tiny"] = graphs.tiny(folder)
-        house.serve(bench.questions["tiny"])
-    if bench.wants("credit"):
-        bench.questions["credit"] = _credit(house, folder)
-    if bench.wants("minilm", "tail"):
-        bench.questions["minilm"] = graphs.minilm(bench.options.cache)
-        house.serve(bench.questions["minilm"])
-    if bench.wants("cnn"):
-        bench.questions["cnn"] = graphs.cnn(folder)
-        house.serve(bench.questions["cnn"])
+    """Make the models that the rows need and deploy them; one that cannot be made fails its rows alone."""
+    makers: dict[str, Callable[[], Question]] = {
+        "tiny": lambda: graphs.tiny(folder),
+        "credit": lambda: _credit(house, folder),
+        "minilm": lambda: graphs.minilm(bench.options.cache),
+        "cnn": lambda: graphs.cnn(folder),
+    }
+    for model, make in makers.items():
+        for row in [row for row in bench.options.rows if MODELS[row] == model][:1]:
+            with bench.trying(row, f"the model {model}"):
+                question = make()
+                if model != "credit":
+                    house.serve(question)
+                bench.questions[model] = question
 
 
 def _credit(house: House, folder: Path) -> Question:

@@ -17,6 +17,12 @@ ROWS = {
     "tail": "MiniLM at 70% load, arrivals at random: what the 99th percentile adds to the service time",
     "swap": "the tiny model at 80% load, another version every 5 s: failures, and memory",
 }
+# What each row asks.
+MODELS = {row: row for row in ("tiny", "credit", "minilm", "cnn")} | {
+    "single": "tiny",
+    "tail": "minilm",
+    "swap": "tiny",
+}
 PEERS = ("kserve", "mlserver", "pytriton", "litserve", "bentoml", "rayserve")
 
 

@@ -15,7 +15,7 @@ from benchmarks.serving.environments import ROOT, EnvironmentFailed
 from benchmarks.serving.house import NO_PLAINTEXT, NO_TUNING, House, has_tuning
 from benchmarks.serving.load import HOW_TO_GET_IT, RunFailed, has_h2load, measure
 from benchmarks.serving.neighbours import LABELS, PeerFailed, running_peer
-from benchmarks.serving.options import Options
+from benchmarks.serving.options import MODELS, Options
 from benchmarks.serving.question import Question
 from benchmarks.serving.report import Figure
 from benchmarks.serving.swapping import swap_under_load
@@ -60,9 +60,9 @@ class Bench:
     rates: dict[tuple[str, str], float] = field(default_factory=dict)
     bare: dict[str, float] = field(default_factory=dict)
 
-    def wants(self, *rows: str) -> bool:
-        """Return whether one of some rows was asked for."""
-        return any(row in self.options.rows for row in rows)
+    def wants(self, row: str) -> bool:
+        """Return whether a row was asked for and its model could be made."""
+        return row in self.options.rows and MODELS[row] in self.questions
 
     @contextlib.contextmanager
     def trying(self, row: str, server: str, what: str = "") -> Iterator[None]:
@@ -87,7 +87,7 @@ class Bench:
         for row in _THROUGHPUT_ROWS:
             for tls in self.options.tls if self.wants(row) else ():
                 self._throughput(house, row, tls)
-            if self.wants(row) and row in _CHOSEN_TARGETS:
+            if row in _CHOSEN_TARGETS and self.wants(row):
                 self._chosen(row)
         for row, act in (("single", self._single), ("tail", self._tail), ("swap", self._swap)):
             for tls in self.options.tls if self.wants(row) else ():
