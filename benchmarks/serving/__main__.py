@@ -38,10 +38,7 @@ def main() -> None:
 def _measure(bench: Bench, folder: Path) -> None:
     with running_house(bench.options) as house:
         _prepare(bench, house, folder)
-        for row in bench.questions:
-            if bench.wants(row):
-                bench.measure_bare(row, folder)
-        bench.measure_house(house)
+        bench.measure_house(house, folder)
         if not house.is_whole():
             raise SystemExit("the inference worker was started anew while it was measured: see its log")
     bench.measure_peers()

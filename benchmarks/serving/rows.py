@@ -73,7 +73,7 @@ class Bench:
         except _FAILURES as error:
             self.figures.append(Figure(row, server, what, None, note=f"failed: {_reason(error)}"))
 
-    def measure_bare(self, row: str, folder: Path) -> None:
+    def _measure_bare(self, row: str, folder: Path) -> None:
         """Measure ONNX Runtime alone, at its best batch."""
         with self.trying(row, "bare ONNX Runtime"):
             found = run_bare(self.questions[row], self.options, folder)
@@ -82,12 +82,13 @@ class Bench:
             note = f"session.run in a loop; best at batch {batch}, {found['1']:,.0f} at batch 1"
             self.figures.append(Figure(row, "bare ONNX Runtime", "rows", found[batch], "rows/s", note=note))
 
-    def measure_house(self, house: House) -> None:
-        """Measure every row of Lepton's."""
-        for row in _THROUGHPUT_ROWS:
-            for tls in self.options.tls if self.wants(row) else ():
+    def measure_house(self, house: House, folder: Path) -> None:
+        """Measure every row of Lepton's; ONNX Runtime alone just before it, for a machine's pace drifts."""
+        for row in filter(self.wants, _THROUGHPUT_ROWS):
+            self._measure_bare(row, folder)
+            for tls in self.options.tls:
                 self._throughput(house, row, tls)
-            if row in _CHOSEN_TARGETS and self.wants(row):
+            if row in _CHOSEN_TARGETS:
                 self._chosen(row)
         for row, act in (("single", self._single), ("tail", self._tail), ("swap", self._swap)):
             for tls in self.options.tls if self.wants(row) else ():
