@@ -54,9 +54,13 @@ async def running_deployments(settings: InferenceSettings) -> AsyncIterator[Runn
 async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator[RunningServer]:
     """Serve predictions while the block runs."""
     from lepton.v1 import scheduler_pb2, scheduler_pb2_grpc
+    from lepton.v1.prediction_pb2_grpc import add_PredictionServiceServicer_to_server
     from servicekit.worker import Membership, WorkerAgent, machine_capacity
+    from services.inference.adapters.datasets_client import DatasetsClient
     from services.inference.adapters.deployments_client import DeploymentsClient
     from services.inference.open_inference.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+    from services.inference.predict.scoring import Scorer
+    from services.inference.predict.servicer import PredictionServicer
     from services.inference.serving.replicas import Replicas
     from services.inference.serving.servicer import OpenInferenceServicer
     from services.inference.serving.table import ServingTable
@@ -80,8 +84,17 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
             "inference.GRPCInferenceService",
             lambda server: add_GRPCInferenceServiceServicer_to_server(servicer, server),
         )
+        data = await stack.enter_async_context(open_channel(settings.data_address, settings))
+        scorer = Scorer(table, servicer.run, DatasetsClient(data), settings.parallel_scorings)
+        predictions = PredictionServicer(table, servicer.run, scorer)
+        typed = Servicer(
+            "lepton.v1.PredictionService",
+            lambda server: add_PredictionServiceServicer_to_server(predictions, server),
+        )
         # Workers of one machine share the public port: the kernel spreads connections over them.
-        server = await stack.enter_async_context(running_server(settings, [service], options={"grpc.so_reuseport": 1}))
+        server = await stack.enter_async_context(
+            running_server(settings, [service, typed], options={"grpc.so_reuseport": 1})
+        )
         capacity = machine_capacity(settings.worker_cores, settings.worker_memory_bytes, settings.worker_gpus)
         address = settings.worker_address or f"{settings.host}:{server.private_port}"
         membership = Membership(worker, scheduler_pb2.WORKER_KIND_INFERENCE, capacity, address)

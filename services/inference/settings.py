@@ -20,3 +20,4 @@ class WorkerSettings(ProcessSettings):
     run_threads: int = Field(1, ge=1, description="Threads that one run of a model uses.")
     parallel_runs: int = Field(4, ge=1, description="Runs that take over a millisecond, at a time.")
     typed_reply: str = Field("mirror", pattern="mirror|raw", description="What a typed request gets: mirror or raw.")
+    parallel_scorings: int = Field(2, ge=1, description="Datasets scored at a time; more are told to come back.")

@@ -45,6 +45,7 @@ class InputSpec:
         is_column: whether it is a column that training saw, so that the rules of missing values hold.
         nullable: whether NaN or an empty text may stand for a missing value.
         known: the categories to insist on; None to take any.
+        is_boolean: whether it is a column of truth values, whatever its datatype.
     """
 
     name: str
@@ -54,6 +55,7 @@ class InputSpec:
     is_column: bool = False
     nullable: bool = False
     known: frozenset[str] | None = None
+    is_boolean: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class LoadedModel:
         in_flight: runs under way.
         run_seconds: what a run of one row took at the warm-up.
         row_seconds: mean of the last runs, a row.
+        model: the id of the model in the registry.
+        target: the name of the column that it predicts; empty where unknown.
         version: the number, as it is sent.
         provider: the execution provider that the session took.
     """
@@ -100,6 +104,8 @@ class LoadedModel:
     in_flight: int = 0
     run_seconds: float = 0.0
     row_seconds: float = 0.0
+    model: str = ""
+    target: str = ""
     version: str = field(init=False)
     provider: str = field(init=False)
 
@@ -178,6 +184,7 @@ def load_model(
     inputs = {item.name: _input(item, specs.get(item.name), signature) for item in session.get_inputs()}
     outputs = {item.name: _output(item, tuple(signature.classes)) for item in session.get_outputs()}
     model = LoadedModel(deployment, version.number, version.digest, session, inputs, outputs, epoch, workspace)
+    model.model, model.target = version.model, signature.target
     _warm_up(model)
     return model
 
@@ -190,7 +197,16 @@ def _input(item: Any, spec: common_pb2.TensorSpec | None, signature: common_pb2.
     insists = signature.handle_unknown == "error" and spec.kind == common_pb2.COLUMN_KIND_CATEGORICAL
     # A missing value is no category, and is checked by itself.
     known = frozenset((*spec.categories, "")) if insists else None
-    return InputSpec(item.name, _datatype(item), shape, batch, is_column=True, nullable=spec.nullable, known=known)
+    return InputSpec(
+        item.name,
+        _datatype(item),
+        shape,
+        batch,
+        is_column=True,
+        nullable=spec.nullable,
+        known=known,
+        is_boolean=spec.kind == common_pb2.COLUMN_KIND_BOOLEAN,
+    )
 
 
 def _output(item: Any, classes: tuple[str, ...]) -> OutputSpec:

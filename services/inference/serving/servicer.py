@@ -94,12 +94,22 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         model = self._table.find(current_identity().workspace, request.model_name, request.model_version)
         inputs = parse_inputs(request, model)
         names = requested_outputs(request, model)
-        arrays = await self._run(model, inputs, names)
+        arrays = await self.run(model, inputs, names)
         reply = build_reply(request, model, names, arrays, typed_mirrors=self._typed_mirrors)
         return Answer(reply, (("lepton-prediction-id", uuid.uuid4().hex), ("lepton-provider", model.provider)))
 
-    async def _run(self, model: LoadedModel, inputs: dict[str, Array], names: list[str]) -> list[Array]:
-        """Run a model, here or in a thread; one that is being removed stays until its last run ends."""
+    async def run(self, model: LoadedModel, inputs: dict[str, Array], names: list[str]) -> list[Array]:
+        """Run a model, here or in a thread; one that is being removed stays until its last run ends.
+
+        Args:
+            model: as the table found it.
+            inputs: by name, checked.
+            names: of the outputs that are wanted.
+
+        Raises:
+            ResourceExhausted: too many wait already.
+            Internal: the model failed.
+        """
         rows = _rows(inputs)
         model.in_flight += 1
         started = time.perf_counter()
