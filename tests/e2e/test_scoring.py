@@ -1,0 +1,44 @@
+"""A CSV becomes a model that scores a dataset into a new one: by SDK and command line, on a whole platform."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+import lepton
+from lepton import steps
+from tests.support.platform import Platform
+
+CREDIT = Path(__file__).parents[2] / "examples" / "credit" / "german_credit.csv"
+PROBABILITIES = ["probability_bad", "probability_good"]
+
+
+def test_scored_dataset_reads_back_as_what_predict_gives(platform: Platform) -> None:
+    connection = platform.connect()
+    credit = lepton.Dataset.import_file(CREDIT, name="to-score", label="creditability", connection=connection)
+    train, test = credit.transform(steps.drop_missing(), steps.split(0.2, seed=7), name="score-train")
+    model = lepton.BoostedTrees(name="scorer", n_estimators=20, connection=connection).fit(train)
+    deployment = lepton.Deploy(model).save()
+    scored = deployment.score(test)
+    assert (scored.message.dataset, scored.message.rows) == ("to-score-test-scored", 200)
+    assert (scored.message.parent, scored.message.recipe.steps[0].score.model) == (test.ref, "scorer@1")
+    rows = scored.to_pandas()
+    predicted = deployment.predict(test.to_pandas())
+    pd.testing.assert_frame_equal(rows[PROBABILITIES], predicted[PROBABILITIES])
+    assert list(rows["creditability_predicted"]) == list(predicted["creditability"])
+    pd.testing.assert_frame_equal(rows[list(test.columns)], test.to_pandas())
+    by_rows = deployment.predict_rows(test.head(5).to_dict("records"))
+    pd.testing.assert_frame_equal(by_rows, predicted.head(5), check_dtype=False)
+
+    told = platform.lepton(
+        *("deployments", "score", "scorer", test.ref, "--output", "by-command", "--column", "purpose", "--json")
+    )
+    assert [column["name"] for column in json.loads(told.stdout)["columns"]] == [
+        *("purpose", "creditability", "probability_bad", "probability_good")
+    ]
+    record = json.dumps(test.head(1).iloc[0].to_dict(), default=lambda value: value.item())
+    (answer,) = json.loads(platform.lepton("predict", "scorer", "--row", record, "--json").stdout)
+    assert answer["creditability"] == predicted["creditability"].iloc[0]
+    refused = platform.lepton("predict", "scorer", "--row", '{"purpose": 3}', check=False)
+    assert refused.returncode == 1
+    assert "row 0, column " in refused.stderr
