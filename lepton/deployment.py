@@ -122,7 +122,7 @@ class Deploy:
         return _frame(parts, signature.target or "prediction", list(signature.classes), data.index)
 
     def predict_rows(
-        self, rows: Iterable[Mapping[str, object]], *, version: str = "", timeout_seconds: float = _READY_SECONDS
+        self, rows: Iterable[Mapping[Any, object]], *, version: str = "", timeout_seconds: float = _READY_SECONDS
     ) -> pd.DataFrame:
         """Return predictions for a few records, in their order, with the columns of `predict`; class labels are texts.
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import pandas as pd
 from google.protobuf import struct_pb2
@@ -14,7 +15,7 @@ from lepton.v1 import prediction_pb2
 _LEAST, _MOST = -(2**63), 2**63 - 1
 
 
-def to_row(record: Mapping[str, object]) -> prediction_pb2.Row:
+def to_row(record: Mapping[Any, object]) -> prediction_pb2.Row:
     """Return a record as a row; None and NaN are missing.
 
     Raises:

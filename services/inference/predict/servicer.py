@@ -7,13 +7,19 @@ from collections.abc import AsyncIterator
 from lepton.v1 import prediction_pb2 as pb
 from lepton.v1 import prediction_pb2_grpc
 from servicekit.auth import current_identity
-from servicekit.errors import InvalidArgument, Unimplemented
+from servicekit.errors import FailedPrecondition, InvalidArgument
 from servicekit.rpc import Context
 from services.inference.predict.answers import read_answers, to_predictions, wanted_outputs
+from services.inference.predict.aside import Aside
 from services.inference.predict.rows import rows_to_arrays
 from services.inference.predict.running import Run
 from services.inference.predict.scoring import Scorer
+from services.inference.serving.model import Array, LoadedModel
 from services.inference.serving.table import ServingTable
+
+# Values that are read and answered within a millisecond or so, faster than a thread is woken and waited for.
+_INLINE_VALUES = 500
+_FILES = {"texts": "tokenizer.json, and inputs input_ids and attention_mask", "images": "image.json"}
 
 
 class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
@@ -29,20 +35,16 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
         self._table = table
         self._run = run
         self._scorer = scorer
+        self._aside = Aside()
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         """Answer for some rows, texts or images."""
-        _check_one_input(request)
+        kind = _one_input(request)
         model = self._table.find(current_identity().workspace, request.deployment, request.version)
-        inputs = rows_to_arrays(request.rows, model)
-        arrays = await self._run(model, inputs, wanted_outputs(model))
+        predictions = await (self._of_rows(request, model) if kind == "rows" else self._of_files(request, model, kind))
         prediction_id = uuid.uuid4().hex
         context.set_trailing_metadata((("lepton-prediction-id", prediction_id), ("lepton-provider", model.provider)))
-        return pb.PredictResponse(
-            predictions=to_predictions(read_answers(model, arrays, len(request.rows))),
-            version_number=model.number,
-            prediction_id=prediction_id,
-        )
+        return pb.PredictResponse(predictions=predictions, version_number=model.number, prediction_id=prediction_id)
 
     async def ScoreDataset(
         self, request: pb.ScoreDatasetRequest, context: Context
@@ -53,15 +55,43 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
             async for progress in steps:
                 yield progress
 
+    async def _of_rows(self, request: pb.PredictRequest, model: LoadedModel) -> list[pb.Prediction]:
+        if len(request.rows) * len(model.inputs) <= _INLINE_VALUES:
+            inputs = rows_to_arrays(request.rows, model)
+            return _predictions(model, await self._run(model, inputs, wanted_outputs(model)), len(request.rows))
+        inputs = await self._aside.run(rows_to_arrays, request.rows, model)
+        arrays = await self._run(model, inputs, wanted_outputs(model))
+        return await self._aside.run(_predictions, model, arrays, len(request.rows))
 
-def _check_one_input(request: pb.PredictRequest) -> None:
+    async def _of_files(self, request: pb.PredictRequest, model: LoadedModel, kind: str) -> list[pb.Prediction]:
+        if model.preprocessing is None or model.preprocessing.takes != kind:
+            raise FailedPrecondition(
+                f"model {model.deployment!r} takes no {kind}: its version needs {_FILES[kind]}",
+                reason="NO_PREPROCESSING",
+            )
+        items = request.texts if kind == "texts" else request.images
+        predictions: list[pb.Prediction] = []
+        async for inputs in self._aside.each(model.preprocessing.batches(items)):
+            arrays = await self._run(model, inputs, wanted_outputs(model))
+            predictions += _predictions(model, arrays, len(next(iter(inputs.values()))))
+        return predictions
+
+
+def _predictions(model: LoadedModel, arrays: list[Array], rows: int) -> list[pb.Prediction]:
+    return to_predictions(read_answers(model, arrays, rows))
+
+
+def _one_input(request: pb.PredictRequest) -> str:
+    """Return which of rows, texts and images a request has.
+
+    Raises:
+        InvalidArgument: it has none, or several.
+    """
     given = [name for name in ("rows", "texts", "images") if getattr(request, name)]
-    if len(given) != 1:
-        what = "none of them" if not given else " and ".join(given)
-        raise InvalidArgument(
-            f"a prediction is for exactly one of rows, texts and images: got {what}",
-            reason="ONE_INPUT",
-            violations=[(name, "stands beside another input") for name in given] or [("rows", "is required")],
-        )
-    if given != ["rows"]:
-        raise Unimplemented(f"{given[0]} are not read yet: send tensors by the Open Inference Protocol")
+    if len(given) == 1:
+        return given[0]
+    raise InvalidArgument(
+        f"a prediction is for exactly one of rows, texts and images: got {' and '.join(given) or 'none of them'}",
+        reason="ONE_INPUT",
+        violations=[(name, "stands beside another input") for name in given] or [("rows", "is required")],
+    )

@@ -1,9 +1,10 @@
 """A model version in ONNX Runtime, with what its requests are checked against."""
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -73,6 +74,24 @@ class OutputSpec:
     labels: tuple[str, ...] = ()
 
 
+class Preprocessing(Protocol):
+    """Makes a model's inputs of texts or images, as declarative files beside the model say.
+
+    Args:
+        takes: texts or images.
+    """
+
+    takes: str
+
+    def batches(self, items: Sequence[str | bytes]) -> Iterator[dict[str, Array]]:
+        """Yield the inputs of as many items as run together, in order. Blocks.
+
+        Raises:
+            InvalidArgument: an item is too large, or is none.
+        """
+        ...
+
+
 @dataclass
 class LoadedModel:
     """A version that can be run.
@@ -89,6 +108,7 @@ class LoadedModel:
         row_seconds: mean of the last runs, a row.
         model: the id of the model in the registry.
         target: the name of the column that it predicts; empty where unknown.
+        preprocessing: makes its inputs of texts or images; None where no file beside it says how.
         version: the number, as it is sent.
         provider: the execution provider that the session took.
     """
@@ -106,6 +126,7 @@ class LoadedModel:
     row_seconds: float = 0.0
     model: str = ""
     target: str = ""
+    preprocessing: Preprocessing | None = None
     version: str = field(init=False)
     provider: str = field(init=False)
 

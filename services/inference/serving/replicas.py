@@ -13,6 +13,7 @@ from servicekit.auth import Identity, act_as
 from servicekit.errors import FailedPrecondition, LeptonError
 from servicekit.worker import Holding
 from services.inference.adapters.registry_client import RegistryClient
+from services.inference.predict.preprocessing import PREPROCESSING_FILES, load_preprocessing
 from services.inference.serving.model import LoadedModel, load_model
 from services.inference.serving.servicer import OpenInferenceServicer
 from services.inference.serving.table import Entry, ServingTable
@@ -159,7 +160,8 @@ class Replicas:
                     reason="DIGEST_MISMATCH",
                 )
             content = await self._registry.model(version)
-        return await asyncio.to_thread(
+            files = await self._registry.files(version, PREPROCESSING_FILES)
+        model = await asyncio.to_thread(
             load_model,
             replica.deployment,
             version,
@@ -167,6 +169,8 @@ class Replicas:
             threads=self._threads,
             workspace=replica.workspace,
         )
+        model.preprocessing = await asyncio.to_thread(load_preprocessing, files, model.inputs)
+        return model
 
     def _fail(self, key: Key, message: str) -> None:
         workspace, deployment, number = _slot(key)

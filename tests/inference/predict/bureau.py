@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,12 @@ class Bureau:
         with pa.ipc.open_stream(io.BytesIO(b"".join(chunks))) as reader:
             return reader.read_all()
 
+    async def deploy(self, name: str, files: Mapping[str, bytes], **fields: Any) -> None:
+        """Register a version of some files, and deploy it."""
+        version = await self.house.developer.register(name, files, **fields)
+        await self.house.deployments.create(f"{name}@{version.number}")
+        await self.house.deployments.until(name, version.number)
+
     async def datasets(self) -> list[str]:
         """Return the names of all datasets."""
         answer = await self.data.data.ListDatasets(data_pb2.ListDatasetsRequest(), metadata=self.who())
@@ -74,13 +80,11 @@ async def running_bureau(house: House) -> AsyncIterator[Bureau]:
     """Run a data service and a worker, and deploy both models."""
     data = DataHouse(house.credentials, house.folder, house.nats, house.make_token, house.stack)
     await data.start_data()
-    await house.developer.register("credit", {"model.onnx": credit_model()}, signature=credit_signature())
-    await house.developer.register("prices", {"model.onnx": price_model()}, signature=price_signature())
     async with (
         house.worker("w1", data_address=f"localhost:{data.data_port}") as worker,
         ServiceChannel(public_channel(worker.server.port, house.credentials)) as channel,
     ):
-        for name in ("credit", "prices"):
-            await house.deployments.create(f"{name}@1")
-            await house.deployments.until(name, 1)
-        yield Bureau(house, data, worker, PredictionServiceStub(channel))
+        bureau = Bureau(house, data, worker, PredictionServiceStub(channel))
+        await bureau.deploy("credit", {"model.onnx": credit_model()}, signature=credit_signature())
+        await bureau.deploy("prices", {"model.onnx": price_model()}, signature=price_signature())
+        yield bureau

@@ -1,11 +1,16 @@
 """Real models for tests of typed prediction, and what they should say."""
 
+import io
 import math
 from typing import Any
 
 import numpy as np
 from google.protobuf import struct_pb2
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from lepton.v1 import common_pb2
 from lepton.v1 import prediction_pb2 as pb
@@ -129,12 +134,60 @@ def _spec(name: str, datatype: str, kind: int, *, nullable: bool = False, catego
 
 
 def _serialized(nodes: Any, inputs: dict[str, int], outputs: dict[str, tuple[int, int]], initializers: Any) -> bytes:
-    graph = helper.make_graph(
+    return _model(
         nodes,
-        "g",
         [helper.make_tensor_value_info(name, kind, ["batch", 1]) for name, kind in inputs.items()],
         [helper.make_tensor_value_info(name, kind, ["batch", size]) for name, (kind, size) in outputs.items()],
         initializers,
     )
+
+
+def _model(nodes: Any, inputs: Any, outputs: Any, initializers: Any) -> bytes:
+    graph = helper.make_graph(nodes, "g", inputs, outputs, initializers)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
     return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+
+
+def text_model(width: int | str = "tokens") -> bytes:
+    """Return a classifier of texts: logits[0] = tokens that are not padding, logits[1] = the sum of their ids."""
+    nodes = [
+        helper.make_node("Mul", ["input_ids", "attention_mask"], ["seen"]),
+        helper.make_node("ReduceSum", ["attention_mask", "axis"], ["count"], keepdims=1),
+        helper.make_node("ReduceSum", ["seen", "axis"], ["total"], keepdims=1),
+        helper.make_node("Concat", ["count", "total"], ["both"], axis=1),
+        helper.make_node("Cast", ["both"], ["logits"], to=TensorProto.FLOAT),
+    ]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", width])
+        for name in ("input_ids", "attention_mask")
+    ]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 2])]
+    return _model(nodes, inputs, outputs, [numpy_helper.from_array(np.array([1]), "axis")])
+
+
+def tokenizer_file(most_tokens: int | None = None, **padding: Any) -> bytes:
+    """Return a tokenizer.json of words: [PAD] 0, [UNK] 1, good 2, bad 3."""
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "good": 2, "bad": 3}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    if most_tokens is not None:
+        tokenizer.enable_truncation(most_tokens)
+    if padding:
+        tokenizer.enable_padding(**padding)
+    return str(tokenizer.to_str()).encode()
+
+
+def image_model(channels: int = 3, size: int | str = "size", batch: int | str = "batch") -> bytes:
+    """Return a model that gives each image's mean a channel: pixels (batch, channels, size, size) FP32."""
+    nodes = [helper.make_node("ReduceMean", ["pixels"], ["means"], axes=[2, 3], keepdims=0)]
+    inputs = [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [batch, channels, size, size])]
+    outputs = [helper.make_tensor_value_info("means", TensorProto.FLOAT, [batch, channels])]
+    return _model(nodes, inputs, outputs, [])
+
+
+def png(color: tuple[int, ...] | int, size: tuple[int, int] = (6, 4), kind: str = "PNG") -> bytes:
+    """Return an image of one color, width and height given."""
+    content = io.BytesIO()
+    mode = "L" if isinstance(color, int) else "RGB"
+    Image.new(mode, size, color).save(content, kind)
+    return content.getvalue()
