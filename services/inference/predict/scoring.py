@@ -222,12 +222,12 @@ class _Clock:
 
 @contextlib.contextmanager
 def _held(model: LoadedModel) -> Iterator[None]:
-    """Keep a model that is being removed until all rows are scored: its drain waits for runs under way."""
-    model.in_flight += 1
+    """Keep a model that is being removed until all rows are scored."""
+    model.held += 1
     try:
         yield
     finally:
-        model.in_flight -= 1
+        model.held -= 1
 
 
 def _with_answers(plan: _Plan, rows: pa.RecordBatch, arrays: list[Array]) -> pa.RecordBatch:

@@ -108,6 +108,7 @@ class LoadedModel:
         row_seconds: mean of the last runs, a row.
         model: the id of the model in the registry.
         target: the name of the column that it predicts; empty where unknown.
+        held: who keep it beyond their runs, counted on the event loop alone.
         preprocessing: makes its inputs of texts or images; None where no file beside it says how.
         version: the number, as it is sent.
         provider: the execution provider that the session took.
@@ -126,6 +127,7 @@ class LoadedModel:
     row_seconds: float = 0.0
     model: str = ""
     target: str = ""
+    held: int = 0
     preprocessing: Preprocessing | None = None
     version: str = field(init=False)
     provider: str = field(init=False)

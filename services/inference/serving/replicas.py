@@ -208,7 +208,7 @@ class Replicas:
         draining.add_done_callback(self._draining.discard)
 
     async def _drain(self, key: Key, model: LoadedModel) -> None:
-        while model.in_flight:  # noqa: ASYNC110  (a request pays for an event; a drain is rare)
+        while model.in_flight or model.held:  # noqa: ASYNC110  (a request pays for an event; a drain is rare)
             await asyncio.sleep(_DRAIN_LOOK_SECONDS)
         report = self._reports.get(key)
         if report is not None and report.state == pb.REPLICA_STATE_DRAINING:
