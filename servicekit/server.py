@@ -7,7 +7,7 @@ calls between Lepton's own processes. (gRPC's Python server cannot ask for a cer
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -22,6 +22,8 @@ from servicekit.rpc.permissions import method_permissions
 from servicekit.settings import ProcessSettings
 
 _log = structlog.get_logger(__name__)
+
+MakeServer = Callable[[Guard, Sequence[tuple[str, int]]], grpc.aio.Server]
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ async def running_server(
     *,
     healthy: bool = True,
     options: Mapping[str, int] | None = None,
+    make_server: MakeServer | None = None,
+    plaintext_port: int = 0,
 ) -> AsyncIterator[RunningServer]:
     """Run a server with some services; leaving drains it.
 
@@ -89,6 +93,11 @@ async def running_server(
         servicers: the services.
         healthy: whether it is healthy at once; else `set_healthy` says when.
         options: further gRPC channel options.
+        make_server: another server than gRPC's own, of a guard and channel options.
+        plaintext_port: one more port, without TLS and for tokens, on a loopback address alone; 0 for none.
+
+    Raises:
+        ValueError: a plaintext port for others than this machine.
     """
     servicers = list(servicers)
     names = [servicer.name for servicer in servicers]
@@ -98,7 +107,7 @@ async def running_server(
         settings.call_timeout_seconds,
         settings.max_message_bytes,
     )
-    server = grpc.aio.server(interceptors=[guard], options=_options(settings, options or {}))
+    server = (make_server or _own_server)(guard, _options(settings, options or {}))
     for servicer in servicers:
         servicer.add(server)
     health = HealthServicer()
@@ -110,6 +119,8 @@ async def running_server(
     private_port = server.add_secure_port(
         f"{settings.host}:{settings.private_port}", _credentials(settings, mutual=True)
     )
+    if plaintext_port:
+        server.add_insecure_port(f"{_loopback(settings.host)}:{plaintext_port}")
     # Before the start, for a health service begins as SERVING.
     running = RunningServer(server, guard, health, port, private_port)
     await running.set_healthy(names, healthy)
@@ -119,6 +130,16 @@ async def running_server(
         yield running
     finally:
         await running.drain(settings.drain_seconds)
+
+
+def _loopback(host: str) -> str:
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        raise ValueError(f"a port without TLS would show tokens to the network: it cannot listen on {host}")
+    return host
+
+
+def _own_server(guard: Guard, options: Sequence[tuple[str, int]]) -> grpc.aio.Server:
+    return grpc.aio.server(interceptors=[guard], options=options)
 
 
 async def until_stopped() -> None:

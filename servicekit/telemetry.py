@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -82,12 +83,24 @@ def linked_context(traceparent: str) -> otel_context.Context:
 
 def count_call(method: str, code: str, seconds: float) -> None:
     """Count one served RPC."""
-    _CALLS.labels(method, code).inc()
-    _SECONDS.labels(method).observe(seconds)
+    calls, durations = _call_metrics(method, code)
+    calls.inc()
+    durations.observe(seconds)
+
+
+@lru_cache(1024)
+def _call_metrics(method: str, code: str) -> tuple[Counter, Histogram]:
+    """Return a method's metrics: looking them up by their labels takes longer than counting."""
+    return _CALLS.labels(method, code), _SECONDS.labels(method)
+
+
+def records_spans() -> bool:
+    """Return whether spans go anywhere."""
+    return bool(_endpoint())
 
 
 def _configure_traces(service_name: str) -> Any:
-    if not (os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")):
+    if not _endpoint():
         # Spans still need ids that logs and callees share; unsampled ones record nothing, so they cost next to nothing.
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
@@ -103,6 +116,10 @@ def _configure_traces(service_name: str) -> Any:
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     return provider
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 def _naming(service_name: str) -> Any:

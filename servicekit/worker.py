@@ -5,6 +5,7 @@ With NATS or the scheduler away a worker keeps what it holds, and tries again un
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -241,6 +242,11 @@ def _cpu_percent(process: psutil.Process) -> float:
     with contextlib.suppress(psutil.Error):
         return float(process.cpu_percent())
     return 0.0
+
+
+def own_cores() -> int:
+    """Return how many cores this process may run on now; at least 1."""
+    return max(len(os.sched_getaffinity(0)), 1) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
 
 
 def machine_capacity(cores: float, memory_bytes: int, gpus: float) -> common_pb2.Resources:

@@ -55,12 +55,16 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
     """Serve predictions while the block runs."""
     from lepton.v1 import scheduler_pb2, scheduler_pb2_grpc
     from lepton.v1.prediction_pb2_grpc import add_PredictionServiceServicer_to_server
-    from servicekit.worker import Membership, WorkerAgent, machine_capacity
+    from servicekit.worker import Membership, WorkerAgent, machine_capacity, own_cores
     from services.inference.adapters.datasets_client import DatasetsClient
     from services.inference.adapters.deployments_client import DeploymentsClient
-    from services.inference.open_inference.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+    from services.inference.front import running_front
     from services.inference.predict.scoring import Scorer
     from services.inference.predict.servicer import PredictionServicer
+    from services.inference.serving.admission import Admission
+    from services.inference.serving.batcher import Batcher, QueueLimits
+    from services.inference.serving.metrics import collecting
+    from services.inference.serving.predictions import Predictions
     from services.inference.serving.replicas import Replicas
     from services.inference.serving.servicer import OpenInferenceServicer
     from services.inference.serving.table import ServingTable
@@ -71,30 +75,27 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
         registry = await stack.enter_async_context(open_channel(settings.registry_address, settings))
         deployments = await stack.enter_async_context(open_channel(settings.inference_address, settings))
         table = ServingTable(is_told=False)
-        servicer = OpenInferenceServicer(
-            table,
-            DeploymentsClient(deployments),
-            settings.parallel_runs,
-            typed_mirrors=settings.typed_reply == "mirror",
+        stack.enter_context(collecting(table))
+        admission = Admission(settings.max_in_flight, settings.admission_file)
+        stack.callback(admission.close)
+        batcher = Batcher(
+            lambda: settings.parallel_runs or own_cores() // settings.run_threads,
+            admission,
+            QueueLimits(settings.max_queue_requests, settings.max_queue_bytes),
         )
+        stack.callback(batcher.close)
+        predictions = Predictions(table, batcher, typed_mirrors=settings.typed_reply == "mirror")
+        servicer = OpenInferenceServicer(table, DeploymentsClient(deployments), predictions)
         replicas = await stack.enter_async_context(
-            Replicas(RegistryClient(registry), table, servicer, settings.run_threads)
-        )
-        service = Servicer(
-            "inference.GRPCInferenceService",
-            lambda server: add_GRPCInferenceServiceServicer_to_server(servicer, server),
+            Replicas(RegistryClient(registry), table, servicer, batcher, settings.run_threads)
         )
         data = await stack.enter_async_context(open_channel(settings.data_address, settings))
-        scorer = Scorer(table, servicer.run, DatasetsClient(data), settings.parallel_scorings)
-        predictions = PredictionServicer(table, servicer.run, scorer)
-        typed = Servicer(
-            "lepton.v1.PredictionService",
-            lambda server: add_PredictionServiceServicer_to_server(predictions, server),
+        scorer = Scorer(table, predictions.run, DatasetsClient(data), settings.parallel_scorings)
+        typed = PredictionServicer(table, predictions.run, scorer)
+        typed_service = Servicer(
+            "lepton.v1.PredictionService", lambda server: add_PredictionServiceServicer_to_server(typed, server)
         )
-        # Workers of one machine share the public port: the kernel spreads connections over them.
-        server = await stack.enter_async_context(
-            running_server(settings, [service, typed], options={"grpc.so_reuseport": 1})
-        )
+        server = await stack.enter_async_context(running_front(settings, table, batcher, servicer, [typed_service]))
         capacity = machine_capacity(settings.worker_cores, settings.worker_memory_bytes, settings.worker_gpus)
         address = settings.worker_address or f"{settings.host}:{server.private_port}"
         membership = Membership(worker, scheduler_pb2.WORKER_KIND_INFERENCE, capacity, address)

@@ -1,5 +1,7 @@
 """Settings of the inference service and of its workers."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from servicekit.settings import ProcessSettings, StatefulSettings
@@ -17,7 +19,23 @@ class WorkerSettings(ProcessSettings):
     worker_memory_bytes: int = Field(0, ge=0, description="Memory that replicas may use, bytes; 0 for the machine's.")
     worker_gpus: float = Field(0.0, ge=0, description="GPUs that replicas may use.")
     worker_address: str = Field("", description="host:port where other workers reach this one; empty for its own.")
+    fast_lane: bool = Field(True, description="Serve on gRPC's completion queue; false serves on grpc.aio.")
+    plaintext_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="gRPC port without TLS, tokens as ever, for benchmarks beside servers that have none; on a "
+        "loopback host alone; 0 for none.",
+    )
     run_threads: int = Field(1, ge=1, description="Threads that one run of a model uses.")
-    parallel_runs: int = Field(4, ge=1, description="Runs that take over a millisecond, at a time.")
+    parallel_runs: int = Field(
+        0, ge=0, description="Runs over a millisecond at a time; 0 for as many as the process's cores have room for."
+    )
+    max_in_flight: int = Field(4096, ge=1, description="Requests under way at once, over all that share the port.")
+    admission_file: Path | None = Field(
+        None, description="File by which the processes of one port share max_in_flight; empty counts each by itself."
+    )
+    max_queue_requests: int = Field(1024, ge=1, description="Requests of one model that may wait for their run.")
+    max_queue_bytes: int = Field(512 << 20, ge=1 << 20, description="Bytes of requests that may wait, of all models.")
     typed_reply: str = Field("mirror", pattern="mirror|raw", description="What a typed request gets: mirror or raw.")
     parallel_scorings: int = Field(2, ge=1, description="Datasets scored at a time; more are told to come back.")

@@ -17,20 +17,18 @@ from onnx import TensorProto, helper
 
 from lepton.v1 import registry_pb2
 from servicekit.errors import InvalidArgument, ResourceExhausted, Unimplemented
-from servicekit.rpc import open_channel
 from servicekit.rpc.channel import ServiceChannel
-from servicekit.server import Servicer, running_server
-from services.inference.adapters.deployments_client import DeploymentsClient
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.open_inference import grpc_service_pb2_grpc
+from services.inference.serving.batcher import QueueLimits
 from services.inference.serving.codec import TYPED_FIELDS, parse_inputs, requested_outputs
 from services.inference.serving.model import NUMPY_TYPES, LoadedModel, load_model
 from services.inference.serving.replies import build_reply, to_raw
-from services.inference.serving.servicer import OpenInferenceServicer
 from services.inference.serving.table import Entry, ServingTable
+from tests.inference.fronts import LANES, serving
 from tests.inference.house import refused
 from tests.inference.models import columns, identity
-from tests.support.credentials import MakeToken, bearer, settings_of
+from tests.support.credentials import MakeToken, bearer
 
 _LIMIT = 1 << 20
 
@@ -81,28 +79,28 @@ def _floats(rows: int) -> pb.ModelInferRequest:
 
 
 @contextlib.asynccontextmanager
-async def _serving(credentials: Path, threads: int = 2) -> AsyncIterator[grpc.aio.Channel]:
-    process = settings_of(credentials, "inference", max_message_bytes=_LIMIT)
+async def _serving(
+    credentials: Path, fast_lane: bool, threads: int = 2, limits: QueueLimits | None = None
+) -> AsyncIterator[grpc.aio.Channel]:
     table = ServingTable()
     table.set("default", "echo", Entry({1: identity("FP32")}))
     table.set("default", "counting", Entry({1: counting()}))
-    async with open_channel("127.0.0.1:1", process) as nowhere:
-        servicer = OpenInferenceServicer(table, DeploymentsClient(nowhere), threads, typed_mirrors=True)
-        service = Servicer(
-            "inference.GRPCInferenceService",
-            lambda server: grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server),
-        )
-        authority = grpc.ssl_channel_credentials((credentials / "ca.pem").read_bytes())
-        async with (
-            running_server(process, [service]) as server,
-            grpc.aio.secure_channel(f"localhost:{server.port}", authority) as channel,
-        ):
-            yield channel
+    running = serving(
+        table, credentials, (), fast_lane=fast_lane, threads=threads, limits=limits, max_message_bytes=_LIMIT
+    )
+    async with running as served:
+        yield served.channel
+
+
+@pytest.fixture(params=LANES)
+def lane(request: pytest.FixtureRequest) -> bool:
+    found: bool = request.param
+    return found
 
 
 @pytest.fixture
-async def channel(platform_files: Path) -> AsyncIterator[grpc.aio.Channel]:
-    async with _serving(platform_files) as open_:
+async def channel(platform_files: Path, lane: bool) -> AsyncIterator[grpc.aio.Channel]:
+    async with _serving(platform_files, lane) as open_:
         yield open_
 
 
@@ -130,8 +128,10 @@ async def test_compressed_requests_are_understood(
     assert len(answer.raw_output_contents[0]) == 12_000
 
 
-async def test_long_model_holds_nobody_up_and_ends_with_its_deadline(platform_files: Path, viewer: Any) -> None:
-    async with _serving(platform_files, threads=1) as channel:
+async def test_long_model_holds_nobody_up_and_ends_with_its_deadline(
+    platform_files: Path, lane: bool, viewer: Any
+) -> None:
+    async with _serving(platform_files, lane, threads=1) as channel:
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
         long = asyncio.ensure_future(stub.ModelInfer(_count(20_000_000), metadata=viewer, timeout=0.5))
         await asyncio.sleep(0.1)
@@ -145,18 +145,20 @@ async def test_long_model_holds_nobody_up_and_ends_with_its_deadline(platform_fi
         assert (await stub.ModelInfer(_count(1), metadata=viewer, timeout=3)).model_version == "1"
 
 
-async def test_full_queue_says_when_to_come_back(platform_files: Path, viewer: Any) -> None:
-    async with _serving(platform_files, threads=1) as channel:
+async def test_full_queue_says_when_to_come_back(platform_files: Path, lane: bool, viewer: Any) -> None:
+    async with _serving(platform_files, lane, 1, QueueLimits(requests=32)) as channel:
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(ServiceChannel(channel))
         calls = [stub.ModelInfer(_count(20_000), metadata=viewer, timeout=60) for _ in range(40)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         refusals = [answer for answer in answers if isinstance(answer, ResourceExhausted)]
         assert 0 < len(refusals) < 40
         assert len(refusals) == sum(isinstance(answer, BaseException) for answer in answers)
-        assert {refusal.retry_seconds for refusal in refusals} == {1.0}
+        assert all(refusal.retry_seconds and 0.05 <= refusal.retry_seconds <= 30 for refusal in refusals)
 
 
-@pytest.mark.parametrize("method", ["ModelStreamInfer", "ModelConfig", "SystemSharedMemoryRegister", "TraceSetting"])
+@pytest.mark.parametrize(
+    "method", ["SystemSharedMemoryRegister", "CudaSharedMemoryStatus", "TraceSetting", "LogSettings"]
+)
 async def test_what_is_not_built_is_unimplemented(channel: grpc.aio.Channel, viewer: Any, method: str) -> None:
     call: Any = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
     await refused(call(b"", metadata=viewer), grpc.StatusCode.UNIMPLEMENTED)

@@ -1,41 +1,18 @@
 """The protocol's RPCs over a real server with TLS and tokens: status codes, versions, workspaces."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 
-from servicekit.rpc import open_channel
-from servicekit.server import Servicer, running_server
-from servicekit.settings import ProcessSettings
-from services.inference.adapters.deployments_client import DeploymentsClient
 from services.inference.open_inference import grpc_service_pb2 as pb
-from services.inference.open_inference import grpc_service_pb2_grpc
 from services.inference.serving.replies import to_raw
-from services.inference.serving.servicer import OpenInferenceServicer
 from services.inference.serving.table import Entry, ServingTable
+from tests.inference.fronts import LANES, Served, serving
 from tests.inference.models import columns, failing, identity
-from tests.support.credentials import MakeToken, bearer, public_channel
-
-
-@dataclass
-class Served:
-    """A server with models, and a client of it."""
-
-    table: ServingTable
-    servicer: OpenInferenceServicer
-    stub: "grpc_service_pb2_grpc.GRPCInferenceServiceAsyncStub"
-    metadata: tuple[tuple[str, str], ...]
-
-    async def infer(
-        self, name: str, version: str = "", request: pb.ModelInferRequest | None = None
-    ) -> pb.ModelInferResponse:
-        asked = request or echo()
-        asked.model_name, asked.model_version = name, version
-        return await self.stub.ModelInfer(asked, metadata=self.metadata)
+from tests.support.credentials import MakeToken, bearer
 
 
 def echo() -> pb.ModelInferRequest:
@@ -45,10 +22,8 @@ def echo() -> pb.ModelInferRequest:
     return request
 
 
-@pytest.fixture
-async def served(
-    process_settings: ProcessSettings, platform_files: Path, make_token: MakeToken
-) -> AsyncIterator[Served]:
+@pytest.fixture(params=LANES)
+async def served(request: pytest.FixtureRequest, platform_files: Path, make_token: MakeToken) -> AsyncIterator[Served]:
     table = ServingTable()
     first, second = identity("FP32"), identity("FP32")
     second.number, second.version, second.epoch = 2, "2", 5
@@ -56,18 +31,8 @@ async def served(
     table.set("default", "failing", Entry({1: failing()}))
     table.set("default", "loading", Entry({}, {1: ""}))
     table.set("other", "columns", Entry({1: columns()}))
-    async with open_channel("127.0.0.1:1", process_settings) as nowhere:
-        servicer = OpenInferenceServicer(table, DeploymentsClient(nowhere), 2, typed_mirrors=True)
-        service = Servicer(
-            "inference.GRPCInferenceService",
-            lambda server: grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server),
-        )
-        async with (
-            running_server(process_settings, [service]) as server,
-            public_channel(server.port, platform_files) as channel,
-        ):
-            stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            yield Served(table, servicer, stub, bearer(make_token("viewer")))
+    async with serving(table, platform_files, bearer(make_token("viewer")), fast_lane=request.param) as running:
+        yield running
 
 
 async def _refused(call: object, code: grpc.StatusCode, text: str) -> None:
@@ -78,7 +43,7 @@ async def _refused(call: object, code: grpc.StatusCode, text: str) -> None:
 
 
 async def test_prediction_is_answered_exactly(served: Served) -> None:
-    reply = await served.infer("echo")
+    reply = await served.infer("echo", request=echo())
     assert (reply.model_name, reply.model_version, reply.id) == ("echo", "2", "an id")
     assert list(reply.raw_output_contents) == list(echo().raw_input_contents)
 

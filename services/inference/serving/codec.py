@@ -34,6 +34,8 @@ _MAX_ELEMENTS = 1 << 40
 _MAX_PADDED_BYTES = 1 << 28
 _CLASSIFICATION = "classification"
 _COMPLETE = "a value in every row, for training had no missing one"
+# Triton's clients ask so for an empty last reply of models that give several; ours give one, which is the last.
+EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
 
 
 def parse_inputs(request: pb.ModelInferRequest, model: LoadedModel) -> dict[str, Array]:
@@ -110,7 +112,12 @@ def _checked_shape(
     return shape
 
 
-def _count(shape: tuple[int, ...], spec: InputSpec, model: LoadedModel) -> int:
+def element_count(shape: tuple[int, ...], spec: InputSpec, model: LoadedModel) -> int:
+    """Return how many elements a checked shape has.
+
+    Raises:
+        InvalidArgument: more than there can be.
+    """
     count = bound = 1
     for size in shape:
         count *= size
@@ -122,7 +129,7 @@ def _count(shape: tuple[int, ...], spec: InputSpec, model: LoadedModel) -> int:
 
 
 def _from_raw(content: bytes, spec: InputSpec, shape: tuple[int, ...], model: LoadedModel) -> Array:
-    count = _count(shape, spec, model)
+    count = element_count(shape, spec, model)
     if spec.datatype == "BYTES":
         return _strings(_split(content, count, spec, model), shape, spec, model)
     kind = WIRE_TYPES[spec.datatype]
@@ -157,7 +164,7 @@ def _from_typed(contents: pb.InferTensorContents, spec: InputSpec, shape: tuple[
     if fields not in ([], [field]):
         raise _refused(model, spec.name, f"{field} alone", ", ".join(fields))
     values = getattr(contents, field)
-    count = _count(shape, spec, model)
+    count = element_count(shape, spec, model)
     if len(values) != count:
         raise _refused(model, spec.name, f"{count} values for shape {list(shape)}", str(len(values)))
     if spec.datatype == "BYTES":
@@ -206,6 +213,13 @@ def wrong_values(array: Array, spec: InputSpec) -> tuple[str, str] | None:
     return None
 
 
+def are_known(texts: list[str], spec: InputSpec) -> bool:
+    """Return whether a column takes these texts: none missing or unknown where it insists."""
+    if not spec.is_column:
+        return True
+    return (spec.nullable or "" not in texts) and (spec.known is None or spec.known.issuperset(texts))
+
+
 def _wrong_floats(array: Array, spec: InputSpec) -> tuple[str, str] | None:
     if np.isinf(array).any():
         return "finite values", "an infinity"
@@ -230,7 +244,7 @@ def _check_parameters(parameters: Any) -> None:
                 f"parameter {name!r}: shared memory is not supported, send tensors in the request",
                 reason="NO_SHARED_MEMORY",
             )
-        if name.startswith("triton_"):
+        if name.startswith("triton_") and name != EMPTY_FINAL_RESPONSE:
             raise InvalidArgument(f"unknown parameter {name!r}", reason="UNKNOWN_PARAMETER")
 
 

@@ -11,12 +11,18 @@ import onnxruntime as ort
 
 from lepton.v1 import common_pb2, registry_pb2
 from servicekit.errors import FailedPrecondition, Internal, InvalidArgument
+from services.inference.serving.statistics import Statistics
 
 Array = np.ndarray[Any, Any]
 
 # CUDA where there is a GPU, else the processor. Asking for what lacks raises nothing: the session tells what it took.
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 _NVIDIA_DEVICE = "/dev/nvidiactl"
+
+# The warm-up measures what a batch saves, but of a model that is slow already.
+_SLOW_SECONDS = 0.05
+_TRIAL_ROWS = 8
+_TIMINGS = 3
 
 ORT_DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -103,13 +109,19 @@ class LoadedModel:
         outputs: by name, in the graph's order.
         epoch: of its placement: the latest placed answers for the deployment.
         workspace: whose it is.
-        in_flight: runs under way.
+        in_flight: requests under way.
+        waiting, waiting_rows: those of them that wait for their run.
+        is_batchable: whether rows of several requests may be run together: tried at the warm-up.
+        batch_rows: most rows of a batch.
         run_seconds: what a run of one row took at the warm-up.
+        fixed_seconds: what a run takes beyond its rows, as far as that is known.
         row_seconds: mean of the last runs, a row.
         model: the id of the model in the registry.
         target: the name of the column that it predicts; empty where unknown.
         held: who keep it beyond their runs, counted on the event loop alone.
         preprocessing: makes its inputs of texts or images; None where no file beside it says how.
+        statistics: what it did.
+        forms: kinds of requests that it answered lately; see batches.find_form.
         version: the number, as it is sent.
         provider: the execution provider that the session took.
     """
@@ -123,12 +135,19 @@ class LoadedModel:
     epoch: int = 0
     workspace: str = ""
     in_flight: int = 0
+    waiting: int = 0
+    waiting_rows: int = 0
+    is_batchable: bool = False
+    batch_rows: int = 64
     run_seconds: float = 0.0
+    fixed_seconds: float = 0.0
     row_seconds: float = 0.0
     model: str = ""
     target: str = ""
     held: int = 0
     preprocessing: Preprocessing | None = None
+    statistics: Statistics = field(default_factory=Statistics, repr=False)
+    forms: dict[Any, Any] = field(default_factory=dict, repr=False)
     version: str = field(init=False)
     provider: str = field(init=False)
 
@@ -139,6 +158,10 @@ class LoadedModel:
     def expected_seconds(self, rows: int) -> float:
         """Return how long a run of some rows may take, by what runs took before."""
         return max(self.run_seconds, self.row_seconds * rows)
+
+    def queue_seconds(self) -> float:
+        """Return how long what waits now will take."""
+        return self.expected_seconds(self.waiting_rows)
 
     def learn(self, rows: int, seconds: float) -> None:
         """Remember how long a run took."""
@@ -252,19 +275,69 @@ def _datatype(item: Any) -> str:
 
 
 def _warm_up(model: LoadedModel) -> None:
-    """Run twice: the first run allocates, and on a GPU compiles; the second tells how long one takes."""
+    """Run some times: the first run allocates, and on a GPU compiles; the others tell what runs and batches take."""
+    one = _sample(model, 1)
+    try:
+        model.session.run(None, one)
+        model.run_seconds = model.row_seconds = _timed(model, one)
+        model.is_batchable = _is_batchable(model)
+    except Exception as error:
+        raise FailedPrecondition(f"the model cannot be run: {_first_line(error)}", reason="LOAD_FAILED") from error
+    if model.is_batchable and model.run_seconds < _SLOW_SECONDS:
+        one_row = min(_timed(model, one) for _ in range(_TIMINGS))
+        many = _stacked(one, _TRIAL_ROWS)
+        many_rows = min(_timed(model, many) for _ in range(_TIMINGS))
+        model.row_seconds = many_rows / _TRIAL_ROWS
+        model.fixed_seconds = max(one_row - (many_rows - one_row) / (_TRIAL_ROWS - 1), 0.0)
+
+
+def _is_batchable(model: LoadedModel) -> bool:
+    """Try whether two rows run together get what each gets alone: not so where a graph fixes or mixes its batch."""
+    if not model.inputs or any(spec.batch is None for spec in model.inputs.values()):
+        return False
+    rows = [_sample(model, 1), _sample(model, 0)]
+    together = {name: np.concatenate([row[name] for row in rows]) for name in model.inputs}
+    try:
+        alone = [model.session.run(None, row) for row in rows]
+        both = model.session.run(None, together)
+    except Exception:
+        # It answered one row before: so it is the batch that it does not take.
+        return False
+    return all(
+        array.shape[:1] == (2,) and _agree(array[:1], first) and _agree(array[1:], second)
+        for array, first, second in zip(both, *alone, strict=True)
+    )
+
+
+def _agree(found: Array, expected: Array) -> bool:
+    if found.shape != expected.shape:
+        return False
+    if found.dtype.kind == "f":
+        # Sums in another order differ in their last digits; integer arithmetic scales by the batch.
+        return bool(np.allclose(found, expected, rtol=0.05, atol=0.05, equal_nan=True))
+    return bool(np.array_equal(found, expected))
+
+
+def _sample(model: LoadedModel, value: int) -> dict[str, Array]:
+    """Return one row of ones or of zeros; of texts "a" or "b"."""
     sample: dict[str, Array] = {}
     for spec in model.inputs.values():
         shape = [1 if size < 0 else size for size in spec.shape]
-        kind = object if spec.datatype == "BYTES" else NUMPY_TYPES[spec.datatype]
-        sample[spec.name] = np.full(shape, "a", dtype=object) if kind is object else np.ones(shape, dtype=kind)
-    try:
-        model.session.run(None, sample)
-        started = time.perf_counter()
-        model.session.run(None, sample)
-        model.run_seconds = model.row_seconds = time.perf_counter() - started
-    except Exception as error:
-        raise FailedPrecondition(f"the model cannot be run: {_first_line(error)}", reason="LOAD_FAILED") from error
+        if spec.datatype == "BYTES":
+            sample[spec.name] = np.full(shape, "a" if value else "b", dtype=object)
+        else:
+            sample[spec.name] = np.full(shape, value, dtype=NUMPY_TYPES[spec.datatype])
+    return sample
+
+
+def _stacked(sample: dict[str, Array], rows: int) -> dict[str, Array]:
+    return {name: np.concatenate([array] * rows) for name, array in sample.items()}
+
+
+def _timed(model: LoadedModel, inputs: dict[str, Array]) -> float:
+    started = time.perf_counter()
+    model.session.run(None, inputs)
+    return time.perf_counter() - started
 
 
 def _first_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from servicekit.errors import FailedPrecondition, LeptonError
 from servicekit.worker import Holding
 from services.inference.adapters.registry_client import RegistryClient
 from services.inference.predict.preprocessing import PREPROCESSING_FILES, load_preprocessing
+from services.inference.serving.batcher import Batcher
 from services.inference.serving.model import LoadedModel, load_model
 from services.inference.serving.servicer import OpenInferenceServicer
 from services.inference.serving.table import Entry, ServingTable
@@ -37,6 +38,7 @@ class Replicas:
         registry: where models come from.
         table: who is served.
         servicer: told when the first assignment is done.
+        batcher: tells how much was served.
         threads: that one run of a model may use.
         retry_seconds: waits between tries to load, the last one for ever.
     """
@@ -46,12 +48,14 @@ class Replicas:
         registry: RegistryClient,
         table: ServingTable,
         servicer: OpenInferenceServicer,
+        batcher: Batcher,
         threads: int,
         retry_seconds: tuple[float, ...] = _RETRY_SECONDS,
     ) -> None:
         self._registry = registry
         self._table = table
         self._servicer = servicer
+        self._batcher = batcher
         self._threads = threads
         self._retry_seconds = retry_seconds
         self._loading: dict[Key, asyncio.Task[None]] = {}
@@ -96,7 +100,7 @@ class Replicas:
         return Holding(
             replicas=tuple(self._reports.values()),
             in_flight=sum(model.in_flight for model in models),
-            requests_per_second=self._rate.update(self._servicer.served),
+            requests_per_second=self._rate.update(self._batcher.served),
         )
 
     def _settle(self, *done: Key) -> None:

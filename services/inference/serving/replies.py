@@ -71,8 +71,13 @@ def classify(array: Array, count: int, labels: tuple[str, ...]) -> Array:
 def to_raw(datatype: str, array: Array) -> bytes:
     """Return an array's bytes on the wire."""
     if datatype == "BYTES":
-        return b"".join(_LENGTH.pack(len(item)) + item for item in _encoded(array))
+        return b"".join(packed_texts(array))
     return np.ascontiguousarray(array, dtype=WIRE_TYPES[datatype]).tobytes()
+
+
+def packed_texts(array: Array) -> list[bytes]:
+    """Return each text of an array with its length before it."""
+    return [_LENGTH.pack(len(item)) + item for item in _encoded(array)]
 
 
 def _to_typed(datatype: str, array: Array) -> Any:

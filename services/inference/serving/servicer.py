@@ -1,62 +1,29 @@
 """The Open Inference Protocol's RPCs."""
 
 import asyncio
-import time
-import uuid
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import AsyncIterator
 from importlib.metadata import version as library_version
 
-import onnxruntime as ort
-import structlog
-from opentelemetry import trace
-from prometheus_client import Counter, Histogram
-
-from servicekit import telemetry
 from servicekit.auth import current_identity
-from servicekit.errors import Internal, InvalidArgument, NotFound, ResourceExhausted, Unavailable
-from servicekit.rpc import Context
+from servicekit.errors import InvalidArgument, NotFound, Unavailable
+from servicekit.rpc import Context, statuses
 from services.inference.adapters.deployments_client import DeploymentsClient
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.open_inference import grpc_service_pb2_grpc
-from services.inference.serving.codec import parse_inputs, requested_outputs
-from services.inference.serving.model import Array, LoadedModel
-from services.inference.serving.replies import build_reply
-from services.inference.serving.table import Entry, ServingTable
+from services.inference.serving import descriptions
+from services.inference.serving.predictions import Predictions
+from services.inference.serving.table import ServingTable
 
-_log = structlog.get_logger(__name__)
-_tracer = telemetry.tracer(__name__)
-_WHO = ["workspace", "deployment", "version"]
-_REQUESTS = Counter("lepton_inference_requests_total", "Predictions served.", _WHO)
-_FAULTS = Counter("lepton_inference_faults_total", "Runs that the model failed.", _WHO)
-_COMPUTE = Histogram(
-    "lepton_inference_compute_seconds",
-    "Time in ONNX Runtime, with the wait for a thread where the model needs one, seconds.",
-    _WHO,
-    buckets=(0.00002, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5),
+_EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
 )
-# A run shorter than this is quicker done at once than handed to a thread and back (about 60 microseconds, measured),
-# and holds nobody up: health checks least of all.
-_INLINE_SECONDS = 0.001
-# Runs that may wait for a thread, by thread: more would only wait for their deadlines.
-_QUEUE_FACTOR = 32
-_RETRY_SECONDS = 1.0
-_PLATFORM = "onnxruntime_onnx"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A prediction's reply, and what goes beside it.
-
-    Args:
-        reply: the message.
-        metadata: trailers, or headers over REST: the prediction's id and the execution provider.
-    """
-
-    reply: pb.ModelInferResponse
-    metadata: tuple[tuple[str, str], ...]
+# Requests of one stream that are under way at once; reading goes on when the oldest is answered.
+_STREAM_REQUESTS = 64
 
 
 class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -65,91 +32,57 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     Args:
         table: who is served.
         deployments: the deployments service, for load and unload.
-        threads: for runs that take long.
-        typed_mirrors: whether a typed request gets a typed reply.
+        predictions: answers them.
     """
 
-    def __init__(
-        self, table: ServingTable, deployments: DeploymentsClient, threads: int, *, typed_mirrors: bool
-    ) -> None:
+    def __init__(self, table: ServingTable, deployments: DeploymentsClient, predictions: Predictions) -> None:
         self._table = table
         self._deployments = deployments
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="onnxruntime")
-        self._queue_length = threads * _QUEUE_FACTOR
-        self._queued = 0
-        self._typed_mirrors = typed_mirrors
+        self._predictions = predictions
         # Latched: ready after the first reconciliation, until the drain; hot swaps do not flip it.
         self.is_ready = False
         self.is_draining = False
-        self.served = 0
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """Answer a prediction."""
-        answer = await self.infer(request)
+        answer = await self._predictions.infer(request)
         context.set_trailing_metadata(answer.metadata)
         return answer.reply
 
-    async def infer(self, request: pb.ModelInferRequest) -> Answer:
-        """Answer a prediction of the current identity, whatever it came by."""
-        model = self._table.find(current_identity().workspace, request.model_name, request.model_version)
-        inputs = parse_inputs(request, model)
-        names = requested_outputs(request, model)
-        arrays = await self.run(model, inputs, names)
-        reply = build_reply(request, model, names, arrays, typed_mirrors=self._typed_mirrors)
-        return Answer(reply, (("lepton-prediction-id", uuid.uuid4().hex), ("lepton-provider", model.provider)))
+    async def ModelStreamInfer(
+        self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        """Answer a stream's predictions, in their order; what is wrong with one is told in its place."""
+        under_way: asyncio.Queue[asyncio.Task[pb.ModelStreamInferResponse] | None] = asyncio.Queue(_STREAM_REQUESTS)
 
-    async def run(self, model: LoadedModel, inputs: dict[str, Array], names: list[str]) -> list[Array]:
-        """Run a model, here or in a thread; one that is being removed stays until its last run ends.
+        async def read() -> None:
+            try:
+                async for request in request_iterator:
+                    await under_way.put(asyncio.create_task(self._stream_answer(request)))
+            finally:
+                await under_way.put(None)
 
-        Args:
-            model: as the table found it.
-            inputs: by name, checked.
-            names: of the outputs that are wanted.
-
-        Raises:
-            ResourceExhausted: too many wait already.
-            Internal: the model failed.
-        """
-        rows = _rows(inputs)
-        model.in_flight += 1
-        started = time.perf_counter()
+        reading = asyncio.create_task(read())
         try:
-            with _span(model, rows):
-                if model.expected_seconds(rows) < _INLINE_SECONDS:
-                    return model.run(inputs, names)
-                return await self._run_aside(model, inputs, names)
-        except Internal as error:
-            _FAULTS.labels(model.workspace, model.deployment, model.version).inc()
-            # The cause is for whoever runs the platform, never for the client.
-            _log.error("model failed", deployment=model.deployment, version=model.number, exc_info=error.__cause__)
-            raise
+            while (answer := await under_way.get()) is not None:
+                yield await answer
+            await reading
         finally:
-            model.in_flight -= 1
-            seconds = time.perf_counter() - started
-            model.learn(rows, seconds)
-            self.served += 1
-            requests, compute = _counters(model.workspace, model.deployment, model.version)
-            requests.inc()
-            compute.observe(seconds)
+            reading.cancel()
+            while not under_way.empty():
+                if (left := under_way.get_nowait()) is not None:
+                    left.cancel()
 
-    async def _run_aside(self, model: LoadedModel, inputs: dict[str, Array], names: list[str]) -> list[Array]:
-        """Run in a thread; a request whose caller is gone is not begun, or ended where it stands.
-
-        Raises:
-            ResourceExhausted: too many wait already.
-        """
-        if self._queued >= self._queue_length:
-            raise ResourceExhausted(
-                f"model {model.deployment!r}: {self._queued} runs wait already", retry_seconds=_RETRY_SECONDS
+    async def _stream_answer(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+        try:
+            answer = await self._predictions.infer(request)
+        except Exception as error:
+            known = statuses.known_error(error)
+            return pb.ModelStreamInferResponse(
+                error_message=known.message, infer_response=pb.ModelInferResponse(id=request.id)
             )
-        self._queued += 1
-        options = ort.RunOptions()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, model.run, inputs, names, options)
-        finally:
-            # Of no effect on a run that ended by itself.
-            options.terminate = True
-            self._queued -= 1
+        answer.reply.parameters["triton_final_response"].bool_param = True
+        return pb.ModelStreamInferResponse(infer_response=answer.reply)
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         """Say that the process serves."""
@@ -169,29 +102,41 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
         """Say who this is and what it can do."""
-        extensions = ["binary_tensor_data", "classification", "model_repository", "parameters"]
-        return pb.ServerMetadataResponse(name="lepton", version=library_version("lepton"), extensions=extensions)
+        return pb.ServerMetadataResponse(name="lepton", version=library_version("lepton"), extensions=_EXTENSIONS)
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         """Say what a model takes and gives."""
         workspace = current_identity().workspace
         model = self._table.find(workspace, request.name, request.version)
-        entry = self._table.get(workspace, request.name)
-        return pb.ModelMetadataResponse(
-            name=request.name,
-            versions=[str(number) for number in sorted(entry.models)],
-            platform=_PLATFORM,
-            inputs=[_metadata(spec.name, spec.datatype, spec.shape) for spec in model.inputs.values()],
-            outputs=[_metadata(spec.name, spec.datatype, spec.shape) for spec in model.outputs.values()],
-            properties={"digest": model.digest, "provider": model.provider},
-        )
+        return descriptions.metadata(request.name, model, self._table.get(workspace, request.name))
+
+    async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
+        """Say how a model is run, in Triton's words."""
+        model = self._table.find(current_identity().workspace, request.name, request.version)
+        return pb.ModelConfigResponse(config=descriptions.config(request.name, model))
+
+    async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
+        """Say what the models did in this process: all of the workspace's, or those of a name, or one version."""
+        workspace = current_identity().workspace
+        if request.version:
+            models = [(request.name, self._table.find(workspace, request.name, request.version))]
+        else:
+            models = [
+                (name, model)
+                for name, entry in self._table.of_workspace(workspace)
+                for _, model in sorted(entry.models.items())
+                if request.name in ("", name)
+            ]
+        if request.name and not models:
+            self._table.find(workspace, request.name, "")
+        return pb.ModelStatisticsResponse(model_stats=[descriptions.statistics(name, model) for name, model in models])
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
         """List the versions that stand here."""
         rows = [
             row
             for name, entry in self._table.of_workspace(current_identity().workspace)
-            for row in _index(name, entry)
+            for row in descriptions.index(name, entry)
             if row.state == "READY" or not request.ready
         ]
         return pb.RepositoryIndexResponse(models=rows)
@@ -214,56 +159,6 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """Delete a model's deployment."""
         await self._deployments.delete(_model_name(request))
         return pb.RepositoryModelUnloadResponse()
-
-
-def _span(model: LoadedModel, rows: int) -> AbstractContextManager[object]:
-    """Return a span around a run; none where the call's own is not recorded, for this one would not be either."""
-    if not trace.get_current_span().is_recording():
-        return nullcontext()
-    attributes: dict[str, str | int] = {
-        "lepton.deployment": model.deployment,
-        "lepton.version": model.number,
-        "lepton.provider": model.provider,
-        "lepton.rows": rows,
-    }
-    return _tracer.start_as_current_span("onnxruntime.run", attributes=attributes)
-
-
-@lru_cache(4096)
-def _counters(workspace: str, deployment: str, version: str) -> tuple[Counter, Histogram]:
-    """Return a version's metrics: looking them up by their labels takes longer than counting."""
-    return _REQUESTS.labels(workspace, deployment, version), _COMPUTE.labels(workspace, deployment, version)
-
-
-def _rows(inputs: dict[str, Array]) -> int:
-    """Return the batch of a request, as its first input has it; 1 where there is none."""
-    for array in inputs.values():
-        return array.shape[0] if array.shape else 1
-    return 1
-
-
-def _metadata(name: str, datatype: str, shape: tuple[int, ...]) -> "pb.ModelMetadataResponse.TensorMetadata":
-    return pb.ModelMetadataResponse.TensorMetadata(name=name, datatype=datatype, shape=shape)
-
-
-def _index(name: str, entry: Entry) -> "list[pb.RepositoryIndexResponse.ModelIndex]":
-    ready = [
-        pb.RepositoryIndexResponse.ModelIndex(name=name, version=str(number), state="READY")
-        for number in sorted(entry.models)
-    ]
-    waiting = [
-        pb.RepositoryIndexResponse.ModelIndex(
-            name=name, version=str(number), state="UNAVAILABLE" if reason else "LOADING", reason=reason
-        )
-        for number, reason in sorted(entry.waiting.items())
-    ]
-    leaving = [
-        pb.RepositoryIndexResponse.ModelIndex(
-            name=name, version=str(number), state="UNLOADING", reason="its last requests end"
-        )
-        for number in sorted(entry.leaving - set(entry.models) - set(entry.waiting))
-    ]
-    return ready + waiting + leaving
 
 
 def _model_name(request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:

@@ -42,6 +42,8 @@ class ServingTable:
     def __init__(self, *, is_told: bool = True) -> None:
         self._entries: dict[tuple[str, str], Entry] = {}
         self.is_told = is_told
+        # Counts changes: who looked something up sees whether it still holds.
+        self.generation = 0
 
     def set(self, workspace: str, deployment: str, entry: Entry) -> None:
         """Replace what a deployment serves; an empty entry removes it."""
@@ -51,6 +53,7 @@ class ServingTable:
         else:
             entries.pop((workspace, deployment), None)
         self._entries = entries
+        self.generation += 1
 
     def get(self, workspace: str, deployment: str) -> Entry:
         """Return a deployment's entry; an empty one where there is none."""

@@ -1,0 +1,269 @@
+"""Dynamic batching: requests wait no longer than the runs before them, and those that wait run together.
+
+There is no timer on the way of a lone request. While a model runs, what arrives queues up and becomes the next batch; a
+transport that has read all that its connections hold calls `flush`, so that what came together runs together. A run is
+put off only while more is about to arrive: see `linger_seconds`.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+
+from servicekit.errors import Cancelled, Internal, ResourceExhausted
+from services.inference.serving.admission import Admission
+from services.inference.serving.batches import Batch, Form, Work
+from services.inference.serving.statistics import BatchTimes
+from services.inference.serving.tracing import batch_span
+
+_log = structlog.get_logger(__name__)
+
+# A run shorter than this is quicker done at once than handed to a thread and back (about 60 microseconds, measured),
+# and holds nobody up: health checks least of all.
+_INLINE_SECONDS = 0.001
+_LONGEST_LINGER_SECONDS = 0.005
+_ARRIVAL_WEIGHT = 0.1
+_RETRY_SECONDS = (0.05, 30.0)
+
+
+@dataclass(frozen=True)
+class QueueLimits:
+    """What may wait in a process.
+
+    Args:
+        requests: of one model.
+        size_bytes: of all.
+    """
+
+    requests: int = 1024
+    size_bytes: int = 1 << 29
+
+
+def linger_seconds(form: Form) -> float:
+    """Return how long a run had better wait for the next request, seconds; 0 to begin at once.
+
+    Waiting for one more arrival costs each request that waits already the time until it comes, and saves one run's
+    fixed cost. So it pays only where arrival_seconds * waiting < fixed_seconds; an idle server never waits.
+    """
+    model = form.model
+    waiting = len(form.queue)
+    if form.rows >= form.most_rows or form.arrival_seconds * waiting >= model.fixed_seconds:
+        return 0.0
+    return min(2.0 * form.arrival_seconds, _LONGEST_LINGER_SECONDS)
+
+
+class Batcher:
+    """Runs requests in batches. Its methods may be called by any thread.
+
+    Args:
+        slots: tells how many long runs may go on at a time.
+        admission: the limit that the processes of one port share.
+        limits: what may wait.
+    """
+
+    def __init__(self, slots: Callable[[], int], admission: Admission, limits: QueueLimits | None = None) -> None:
+        self._slots = slots
+        self._admission = admission
+        self._limits = limits or QueueLimits()
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._is_lingering = False
+        self._ready: dict[Form, None] = {}
+        self._active = 0
+        self._size_bytes = 0
+        self._pool = ThreadPoolExecutor(max(slots(), 1), thread_name_prefix="onnxruntime")
+        self.served = 0
+
+    def submit(self, work: Work) -> None:
+        """Queue a request; `flush` begins its run.
+
+        Raises:
+            ResourceExhausted: too much waits already; it says when to come back.
+        """
+        form, model = work.form, work.form.model
+        with self._lock:
+            if model.waiting >= self._limits.requests:
+                raise _full(f"model {model.deployment!r}: {model.waiting} requests wait already", model.queue_seconds())
+            if self._size_bytes + work.size_bytes > self._limits.size_bytes and self._size_bytes:
+                raise _full(f"{self._size_bytes} bytes of requests wait already", model.queue_seconds())
+            self._admission.enter()
+            self._size_bytes += work.size_bytes
+            model.in_flight += 1
+            model.waiting += 1
+            model.waiting_rows += work.rows
+            form.queue.append(work)
+            form.rows += work.rows
+            form.arrival_seconds += _ARRIVAL_WEIGHT * (
+                min(work.started - form.last_arrival, 1.0) - form.arrival_seconds
+            )
+            form.last_arrival = work.started
+            self._ready[form] = None
+            if self._is_lingering:
+                self._arrived.notify_all()
+
+    def flush(self) -> None:
+        """Begin what waits: short runs here and now, the others in threads."""
+        while True:
+            with self._lock:
+                form = self._next(is_short=True)
+                batch = None if form is None else self._pop(form, runs_aside=False)
+                if batch is None:
+                    self._start_runners()
+                    return
+            self._run(batch)
+
+    def cancel(self, work: Work) -> None:
+        """Forget a request whose caller went away: it leaves its batch, or ends a run that nobody else waits for."""
+        with self._lock:
+            if work.is_gone:
+                return
+            work.is_gone = True
+            batch = work.batch
+            if batch is not None:
+                batch.leave()
+                return
+            try:
+                work.form.queue.remove(work)
+            except ValueError:
+                return
+            self._unqueue(work)
+            if not work.form.queue:
+                self._ready.pop(work.form, None)
+            self._leave(work)
+        work.error = Cancelled("the caller went away")
+        work.form.model.statistics.failed(work.error.reason, time.monotonic() - work.started)
+        work.done(work)
+
+    def close(self) -> None:
+        """Let the runs under way end."""
+        self._pool.shutdown(wait=True, cancel_futures=False)
+
+    def _start_runners(self) -> None:
+        # A runner takes what waits until nothing does; so more than one for each form would have nothing to do.
+        wanted = min(self._slots(), self._active + len(self._ready))
+        while self._active < wanted:
+            self._active += 1
+            self._pool.submit(self._run_what_waits)
+
+    def _run_what_waits(self) -> None:
+        while True:
+            with self._lock:
+                batch = self._pop_aside()
+                if batch is None:
+                    self._active -= 1
+                    return
+            self._run(batch)
+
+    def _pop_aside(self) -> Batch | None:
+        while (form := self._next(is_short=False)) is not None:
+            wait = 0.0 if self._is_lingering else linger_seconds(form)
+            if wait:
+                self._linger(form, wait)
+            if form.queue:
+                return self._pop(form, runs_aside=True)
+        return None
+
+    def _linger(self, form: Form, seconds: float) -> None:
+        self._is_lingering = True
+        ends = time.monotonic() + _LONGEST_LINGER_SECONDS
+        while seconds and form.queue:
+            came = self._arrived.wait(seconds)
+            seconds = min(linger_seconds(form), ends - time.monotonic()) if came else 0.0
+            if seconds < 0:
+                break
+        self._is_lingering = False
+
+    def _next(self, *, is_short: bool) -> Form | None:
+        """Return the form whose oldest request came first."""
+        found = [form for form in self._ready if (_run_seconds(form) < _INLINE_SECONDS) == is_short]
+        if len(found) < 2:
+            return found[0] if found else None
+        return min(found, key=lambda form: form.queue[0].started)
+
+    def _pop(self, form: Form, *, runs_aside: bool) -> Batch:
+        works: list[Work] = []
+        rows = 0
+        while form.queue and (not works or rows + form.queue[0].rows <= form.most_rows):
+            if works and not form.is_batched:
+                break
+            work = form.queue.popleft()
+            self._unqueue(work)
+            works.append(work)
+            rows += work.rows
+        if not form.queue:
+            del self._ready[form]
+        return Batch(works, runs_aside=runs_aside)
+
+    def _unqueue(self, work: Work) -> None:
+        work.form.rows -= work.rows
+        work.form.model.waiting -= 1
+        work.form.model.waiting_rows -= work.rows
+
+    def _leave(self, work: Work) -> None:
+        self._size_bytes -= work.size_bytes
+        work.form.model.in_flight -= 1
+        self._admission.leave()
+
+    def _run(self, batch: Batch) -> None:
+        try:
+            with batch_span(batch):
+                batch.run()
+        except Exception as error:
+            # Nothing that a model does may leave a request without an answer, or end a runner.
+            _log.exception("batch failed", exc_info=error)
+            for work in batch.works:
+                if work.outputs is None and work.error is None:
+                    work.error = Internal("the request could not be run", reason="BATCH_FAILED")
+        self._settle(batch)
+
+    def _settle(self, batch: Batch) -> None:
+        ran = time.monotonic()
+        for work in batch.works:
+            try:
+                work.done(work)
+            except Exception as error:
+                _log.exception("answer not sent", exc_info=error)
+        with self._lock:
+            for work in batch.works:
+                self._leave(work)
+            self.served += len(batch.works)
+        _count(batch, ran)
+
+
+def _count(batch: Batch, ran: float) -> None:
+    """Count a batch: after its answers are out."""
+    now = time.monotonic()
+    statistics = batch.works[0].form.model.statistics
+    answered = [work for work in batch.works if work.error is None]
+    if answered:
+        times = BatchTimes(batch.times.input_seconds, batch.times.infer_seconds, now - ran)
+        statistics.batch(
+            sum(work.rows for work in answered),
+            [batch.began - work.started for work in answered],
+            [now - work.started for work in answered],
+            times,
+            time.time(),
+        )
+    for work in batch.works:
+        if work.error is not None:
+            statistics.failed(work.error.reason, now - work.started)
+        if isinstance(work.error, Internal):
+            # The cause is for whoever runs the platform, never for the client.
+            _log.error(
+                "model failed",
+                deployment=work.form.model.deployment,
+                version=work.form.model.number,
+                exc_info=work.error.__cause__,
+            )
+
+
+def _run_seconds(form: Form) -> float:
+    return form.model.expected_seconds(min(form.rows, form.most_rows))
+
+
+def _full(what: str, seconds: float) -> ResourceExhausted:
+    least, most = _RETRY_SECONDS
+    return ResourceExhausted(what, reason="QUEUE_FULL", retry_seconds=min(max(seconds, least), most))

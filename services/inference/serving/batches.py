@@ -1,0 +1,323 @@
+"""One batch: the tensors of its requests put together, run at once, and given back row by row.
+
+Only requests of one form share a batch: one model, the same outputs, the same shape of a row. So nothing is padded, and
+nothing that one request holds reaches another's answer; a request that makes the model fail fails alone.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from opentelemetry.trace import Span
+
+from servicekit.errors import Cancelled, DeadlineExceeded, Internal, LeptonError
+from services.inference.serving.codec import WIRE_TYPES, check_values
+from services.inference.serving.model import Array, InputSpec, LoadedModel
+from services.inference.serving.replies import packed_texts
+from services.inference.serving.statistics import BatchTimes
+
+# One input of one request: the bytes of its numbers, in any contiguous buffer, or its texts.
+Payload = Any
+
+FOREVER = float("inf")
+_MOST_FORMS = 256
+
+
+@dataclass(eq=False, slots=True)
+class Form:
+    """What requests must have in common to share a batch.
+
+    Args:
+        model: who answers.
+        outputs: the names of those that are wanted, in order.
+        shapes: of each input, in the model's order; -1 first where rows of several requests may stand below each other.
+        is_batched: whether they may.
+        queue: those that wait, the oldest first.
+        rows: that wait.
+        arrival_seconds: mean time between two requests, lately.
+        last_arrival: when the last one came (monotonic).
+    """
+
+    model: LoadedModel
+    outputs: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    is_batched: bool
+    queue: "deque[Work]" = field(default_factory=deque)
+    rows: int = 0
+    arrival_seconds: float = 1.0
+    last_arrival: float = 0.0
+
+    @property
+    def most_rows(self) -> int:
+        """The largest batch; a single request may be larger."""
+        return self.model.batch_rows if self.is_batched else 1
+
+
+def find_form(model: LoadedModel, outputs: tuple[str, ...], inputs: Mapping[str, Array]) -> tuple[Form, int]:
+    """Return the form of a request, the same one for all that may share a batch, and the request's rows.
+
+    Args:
+        model: who answers.
+        outputs: the names of those that are wanted.
+        inputs: checked, by name.
+    """
+    arrays = [inputs[name] for name in model.inputs]
+    rows = arrays[0].shape[0] if arrays and arrays[0].shape else 1
+    # Bytes that are no text are padded to the longest: one request's may not swell its neighbours'.
+    is_batched = model.is_batchable and all(array.shape[0] == rows and array.dtype.kind != "S" for array in arrays)
+    shapes = tuple((-1, *array.shape[1:]) if is_batched else array.shape for array in arrays)
+    key = (outputs, shapes)
+    form = model.forms.get(key)
+    if form is None:
+        if len(model.forms) >= _MOST_FORMS:
+            # Shapes are the clients' choice. Who waits in a form that is forgotten here is still answered.
+            model.forms.clear()
+        form = model.forms[key] = Form(model, outputs, shapes, is_batched)
+    return form, rows
+
+
+def to_payload(array: Array, spec: InputSpec) -> Payload:
+    """Return an input as batches take it."""
+    return array.reshape(-1).tolist() if spec.datatype == "BYTES" else np.ascontiguousarray(array)
+
+
+class Outputs:
+    """What a model answered to a batch.
+
+    Args:
+        arrays: the outputs, in the form's order.
+        rows: of the batch; 0 where its rows are not told apart.
+    """
+
+    __slots__ = ("_buffers", "arrays", "rows")
+
+    def __init__(self, arrays: list[Array], rows: int) -> None:
+        self.arrays = arrays
+        self.rows = rows
+        self._buffers: list[memoryview | list[bytes] | None] = [None] * len(arrays)
+
+    def part(self, start: int, rows: int) -> list[Array]:
+        """Return some rows of every output; all of it for a batch of one request."""
+        if rows == self.rows or not self.rows:
+            return self.arrays
+        return [array[start : start + rows] for array in self.arrays]
+
+    def raw(self, index: int, start: int, rows: int) -> memoryview | bytes:
+        """Return some rows of an output as the wire has them; of numbers without a copy."""
+        buffer = self._buffers[index]
+        if buffer is None:
+            buffer = self._buffers[index] = _wire_buffer(self.arrays[index])
+        if isinstance(buffer, list):
+            width = len(buffer) // self.rows if self.rows else len(buffer)
+            return b"".join(buffer[start * width : (start + rows) * width] if self.rows else buffer)
+        if rows == self.rows or not self.rows:
+            return buffer
+        width = len(buffer) // self.rows
+        return buffer[start * width : (start + rows) * width]
+
+
+def _wire_buffer(array: Array) -> memoryview | list[bytes]:
+    """Return an array's bytes; for texts those of each."""
+    if array.dtype.kind in "OUS":
+        return packed_texts(array)
+    # Seen as bytes: the buffer protocol does not know every dtype.
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """One request on its way through a model.
+
+    Args:
+        form: what it may share a batch with.
+        payloads: its inputs, in the model's order.
+        rows: its batch; 1 where the model has none.
+        done: called once, by whichever thread ran it, when `outputs` or `error` is set. Must not raise.
+        size_bytes: what it takes while it waits.
+        deadline: when nobody waits for it any more (monotonic).
+        is_checked: whether the values of its floats were looked at already.
+        started: when its bytes were there (monotonic).
+        outputs, start: the answer of its batch, and the first of its rows in there.
+        error: why there is none.
+        is_gone: whether its caller went away.
+        batch: the one that it is running in.
+        span: of its call; None where nobody records it.
+    """
+
+    form: Form
+    payloads: Sequence[Payload]
+    rows: int
+    done: "Callable[[Work], None]"
+    size_bytes: int = 0
+    deadline: float = FOREVER
+    is_checked: bool = True
+    started: float = field(default_factory=time.monotonic)
+    outputs: Outputs | None = None
+    start: int = 0
+    error: LeptonError | None = None
+    is_gone: bool = False
+    batch: "Batch | None" = None
+    span: Span | None = None
+
+    def arrays(self) -> list[Array]:
+        """Return its own rows of the outputs.
+
+        Raises:
+            LeptonError: it failed.
+        """
+        if self.error is not None:
+            raise self.error
+        assert self.outputs is not None
+        return self.outputs.part(self.start, self.rows)
+
+
+class Batch:
+    """Requests that are run together.
+
+    Args:
+        works: they, all of one form.
+        runs_aside: whether another thread may end the run, for all of its callers may go away.
+    """
+
+    __slots__ = ("_waited_for", "began", "options", "times", "works")
+
+    def __init__(self, works: list[Work], *, runs_aside: bool = False) -> None:
+        self.works = works
+        self.options = ort.RunOptions() if runs_aside else None
+        self.began = time.monotonic()
+        self.times = BatchTimes(0.0, 0.0, 0.0)
+        self._waited_for = len(works)
+        for work in works:
+            work.batch = self
+
+    def leave(self) -> None:
+        """One of its callers went away; the run ends where it stands when the last one did."""
+        self._waited_for -= 1
+        if not self._waited_for and self.options is not None:
+            self.options.terminate = True
+
+    def run(self) -> None:
+        """Run it: each of its requests has an answer or an error afterwards. Blocks."""
+        waiting = [work for work in self.works if not _is_late(work, self.began)]
+        if waiting:
+            self._run(waiting)
+
+    def _run(self, works: list[Work]) -> None:
+        form = works[0].form
+        rows = sum(work.rows for work in works)
+        started = time.monotonic()
+        try:
+            feeds = _assemble(form, works, rows)
+            refused = _refuse_values(form, works, feeds)
+            if refused:
+                return self._run_rest(works)
+            assembled = time.monotonic()
+            arrays = form.model.run(feeds, list(form.outputs), self.options)
+            _check_rows(form, arrays, rows, len(works))
+            ran = time.monotonic()
+        except LeptonError as error:
+            return self._isolate(works, error)
+        outputs = Outputs(arrays, rows if form.is_batched else 0)
+        start = 0
+        for work in works:
+            work.outputs, work.start = outputs, start
+            start += work.rows
+        form.model.learn(rows, ran - assembled)
+        before = self.times
+        self.times = BatchTimes(before.input_seconds + assembled - started, before.infer_seconds + ran - assembled, 0.0)
+
+    def _run_rest(self, works: list[Work]) -> None:
+        rest = [work for work in works if work.error is None]
+        if rest:
+            self._run(rest)
+
+    def _isolate(self, works: list[Work], error: LeptonError) -> None:
+        """Run a batch that failed in halves, until the requests that make it fail stand alone."""
+        if len(works) == 1:
+            is_ended = works[0].is_gone and isinstance(error, Internal)
+            works[0].error = Cancelled("the caller went away") if is_ended else error
+            return
+        middle = len(works) // 2
+        self._run(works[:middle])
+        self._run(works[middle:])
+
+
+def _is_late(work: Work, now: float) -> bool:
+    if work.is_gone:
+        work.error = Cancelled("the caller went away")
+    elif work.deadline <= now:
+        work.error = DeadlineExceeded("the call's time was over before its turn came")
+    return work.error is not None
+
+
+def _assemble(form: Form, works: list[Work], rows: int) -> dict[str, Array]:
+    if len(works) == 1:
+        columns: Any = [(payload,) for payload in works[0].payloads]
+    else:
+        columns = zip(*[work.payloads for work in works], strict=True)
+    return {
+        spec.name: _tensor(spec.datatype, parts, shape if shape[:1] != (-1,) else (rows, *shape[1:]))
+        for spec, shape, parts in zip(form.model.inputs.values(), form.shapes, columns, strict=True)
+    }
+
+
+def _tensor(datatype: str, parts: Sequence[Payload], shape: tuple[int, ...]) -> Array:
+    if datatype == "BYTES":
+        return _texts(parts, shape)
+    buffer: Any = parts[0] if len(parts) == 1 else b"".join(parts)
+    if isinstance(buffer, np.ndarray):
+        tensor: Array = buffer.reshape(shape)
+        return tensor
+    array: Array
+    if datatype == "BOOL":
+        array = np.ndarray(shape, np.uint8, buffer)
+        return np.not_equal(array, 0)
+    array = np.ndarray(shape, WIRE_TYPES[datatype], buffer)
+    # Where a request's tensor begins is the wire's accident; kernels may count on whole words.
+    return array if array.flags.aligned else array.copy()
+
+
+def _texts(parts: Sequence[list[Any]], shape: tuple[int, ...]) -> Array:
+    texts = parts[0] if len(parts) == 1 else [text for part in parts for text in part]
+    if any(isinstance(text, bytes) for text in texts):
+        # What is not UTF-8 goes as it is.
+        whole = [text if isinstance(text, bytes) else text.encode() for text in texts]
+        return np.array(whole, dtype=np.bytes_).reshape(shape)
+    array = np.empty(len(texts), dtype=object)
+    array[:] = texts
+    return array.reshape(shape)
+
+
+def _refuse_values(form: Form, works: list[Work], feeds: dict[str, Array]) -> bool:
+    """Give an error to each request whose floats are not to be run; return whether there is one.
+
+    A batch's floats are looked at as one array: most are fine, and looking at each request's costs more than its run.
+    """
+    if all(work.is_checked for work in works):
+        return False
+    refused = False
+    for spec in form.model.inputs.values():
+        array = feeds[spec.name]
+        if array.dtype.kind != "f" or np.isfinite(array).all():
+            continue
+        start = 0
+        for work in works:
+            part = array[start : start + work.rows] if form.is_batched else array
+            start += work.rows
+            try:
+                check_values(part, spec, form.model)
+            except LeptonError as error:
+                work.error = error
+                refused = True
+    for work in works:
+        work.is_checked = True
+    return refused
+
+
+def _check_rows(form: Form, arrays: list[Array], rows: int, works: int) -> None:
+    if works > 1 and any(array.shape[:1] != (rows,) for array in arrays):
+        raise Internal(f"model {form.model.deployment!r} does not answer a batch by rows", reason="MODEL_FAULT")

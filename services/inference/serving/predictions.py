@@ -1,0 +1,126 @@
+"""Predictions asked for on the event loop: by gRPC's own server, by streams, over REST, as typed rows."""
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from opentelemetry import trace
+
+from servicekit.auth import current_identity
+from servicekit.errors import LeptonError
+from servicekit.rpc import bounded_timeout
+from services.inference.open_inference import grpc_service_pb2 as pb
+from services.inference.serving.batcher import Batcher
+from services.inference.serving.batches import FOREVER, Work, find_form, to_payload
+from services.inference.serving.codec import parse_inputs, requested_outputs
+from services.inference.serving.model import Array, LoadedModel
+from services.inference.serving.replies import build_reply
+from services.inference.serving.table import ServingTable
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A prediction's reply, and what goes beside it.
+
+    Args:
+        reply: the message.
+        metadata: trailers, or headers over REST: the prediction's id and the execution provider.
+    """
+
+    reply: pb.ModelInferResponse
+    metadata: tuple[tuple[str, str], ...]
+
+
+class Predictions:
+    """Answers predictions of the current identity.
+
+    Args:
+        table: who is served.
+        batcher: runs them.
+        typed_mirrors: whether a typed request gets a typed reply.
+    """
+
+    def __init__(self, table: ServingTable, batcher: Batcher, *, typed_mirrors: bool = True) -> None:
+        self._table = table
+        self._batcher = batcher
+        self._typed_mirrors = typed_mirrors
+        self._is_flushing = False
+
+    async def infer(self, request: pb.ModelInferRequest) -> Answer:
+        """Answer a request of the Open Inference Protocol.
+
+        Raises:
+            LeptonError: as OPEN_INFERENCE's table of status codes has it.
+        """
+        started = time.monotonic()
+        model = self._table.find(current_identity().workspace, request.model_name, request.model_version)
+        try:
+            inputs = parse_inputs(request, model)
+            names = requested_outputs(request, model)
+        except LeptonError as error:
+            model.statistics.failed(error.reason, time.monotonic() - started)
+            raise
+        arrays = await self.run(model, inputs, names)
+        reply = build_reply(request, model, names, arrays, typed_mirrors=self._typed_mirrors)
+        return Answer(reply, (("lepton-prediction-id", uuid.uuid4().hex), ("lepton-provider", model.provider)))
+
+    async def run(self, model: LoadedModel, inputs: dict[str, Array], names: Sequence[str]) -> list[Array]:
+        """Run a model on checked inputs, in a batch with others; a caller that goes away leaves it.
+
+        Args:
+            model: who answers.
+            inputs: by name, as parse_inputs gives them.
+            names: of the outputs that are wanted.
+
+        Raises:
+            ResourceExhausted: too much waits already.
+            DeadlineExceeded: the call's time was over before its turn came.
+            Internal: the model failed.
+        """
+        form, rows = find_form(model, tuple(names), inputs)
+        payloads = [to_payload(inputs[name], spec) for name, spec in model.inputs.items()]
+        work = Work(form, payloads, rows, _Waker(answered := asyncio.get_running_loop().create_future()))
+        work.size_bytes = sum(array.nbytes for array in inputs.values())
+        seconds = bounded_timeout(None)
+        work.deadline = FOREVER if seconds is None else work.started + seconds
+        span = trace.get_current_span()
+        work.span = span if span.is_recording() else None
+        self._batcher.submit(work)
+        self._flush_soon()
+        try:
+            await answered
+        except asyncio.CancelledError:
+            self._batcher.cancel(work)
+            raise
+        return work.arrays()
+
+    def _flush_soon(self) -> None:
+        # After all requests that this turn of the loop has read: they run together.
+        if not self._is_flushing:
+            self._is_flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flushing = False
+        self._batcher.flush()
+
+
+class _Waker:
+    """Wakes the coroutine that waits for a request, from whichever thread ran it."""
+
+    def __init__(self, answered: "asyncio.Future[None]") -> None:
+        self._answered = answered
+        self._thread = threading.get_ident()
+
+    def __call__(self, work: Work) -> None:
+        if threading.get_ident() == self._thread:
+            self._settle()
+        else:
+            self._answered.get_loop().call_soon_threadsafe(self._settle)
+
+    def _settle(self) -> None:
+        if not self._answered.done():
+            self._answered.set_result(None)
