@@ -6,7 +6,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import pandas as pd
-from google.protobuf import struct_pb2
 
 from lepton import errors
 from lepton.v1 import prediction_pb2
@@ -49,7 +48,7 @@ def _to_record(prediction: prediction_pb2.Prediction, target: str, classes: Sequ
 
 def _to_value(name: str, value: object) -> prediction_pb2.Value:
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return prediction_pb2.Value(missing=struct_pb2.NULL_VALUE)
+        return prediction_pb2.Value(missing=prediction_pb2.Missing())
     # NumPy's bool is no bool of Python's.
     if type(value).__name__ in ("bool", "bool_"):
         return prediction_pb2.Value(boolean=bool(value))

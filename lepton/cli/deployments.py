@@ -88,7 +88,10 @@ def score(
 ) -> None:
     """Predict for every row of a dataset, into a new version with rows and predictions."""
     scored = Deploy(name).score(dataset, name=output, version=version, columns=column or ())
-    show_message(scored.message, as_json, repr(scored))
+    if as_json:
+        show_message(scored.message, True, "")
+        return
+    typer.echo(f"{scored.ref}: {scored.message.rows:,} rows x {len(scored.columns)} columns")
 
 
 @app.command(epilog="Example: lepton deployments rollback credit")

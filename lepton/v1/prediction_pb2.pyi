@@ -6,7 +6,6 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from lepton.v1 import data_pb2 as _data_pb2
 import builtins as _builtins
@@ -19,6 +18,23 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class Missing(_message.Message):
+    """Stands for no value. A message, for every client's JSON can say {}, and not every one's null."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Missing: _TypeAlias = Missing  # noqa: Y015
 
 @_typing.final
 class Value(_message.Message):
@@ -39,8 +55,10 @@ class Value(_message.Message):
     """A text, for categorical columns."""
     boolean: _builtins.bool
     """A truth value."""
-    missing: _struct_pb2.NullValue.ValueType
-    """No value: for columns that training saw without one in some row."""
+    @_builtins.property
+    def missing(self) -> Global___Missing:
+        """No value: for columns that training saw without one in some row."""
+
     def __init__(
         self,
         *,
@@ -48,7 +66,7 @@ class Value(_message.Message):
         integer: _builtins.int = ...,
         text: _builtins.str = ...,
         boolean: _builtins.bool = ...,
-        missing: _struct_pb2.NullValue.ValueType = ...,
+        missing: Global___Missing | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["boolean", b"boolean", "integer", b"integer", "kind", b"kind", "missing", b"missing", "number", b"number", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -14,10 +14,10 @@ from lepton.v1 import prediction_pb2 as pb
 @pytest.mark.parametrize(
     ("value", "kind", "expected"),
     [
-        (None, "missing", 0),
-        (math.nan, "missing", 0),
-        (np.float64("nan"), "missing", 0),
-        (pd.NA, "missing", 0),
+        (None, "missing", pb.Missing()),
+        (math.nan, "missing", pb.Missing()),
+        (np.float64("nan"), "missing", pb.Missing()),
+        (pd.NA, "missing", pb.Missing()),
         (True, "boolean", True),
         (np.False_, "boolean", False),
         (7, "integer", 7),

@@ -78,9 +78,9 @@ class Bureau:
 @contextlib.asynccontextmanager
 async def running_bureau(house: House) -> AsyncIterator[Bureau]:
     """Run a data service and a worker, and deploy both models."""
-    data = DataHouse(house.credentials, house.folder, house.nats, house.make_token, house.stack)
-    await data.start_data()
     async with (
+        contextlib.AsyncExitStack() as stack,
+        _running_data(house, stack) as data,
         house.worker("w1", data_address=f"localhost:{data.data_port}") as worker,
         ServiceChannel(public_channel(worker.server.port, house.credentials)) as channel,
     ):
@@ -88,3 +88,11 @@ async def running_bureau(house: House) -> AsyncIterator[Bureau]:
         await bureau.deploy("credit", {"model.onnx": credit_model()}, signature=credit_signature())
         await bureau.deploy("prices", {"model.onnx": price_model()}, signature=price_signature())
         yield bureau
+
+
+@contextlib.asynccontextmanager
+async def _running_data(house: House, stack: contextlib.AsyncExitStack) -> AsyncIterator[DataHouse]:
+    """Run a data service that a test may stop: whatever it is made of lies on the stack."""
+    data = DataHouse(house.credentials, house.folder, house.nats, house.make_token, stack)
+    await data.start_data()
+    yield data

@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import numpy as np
-from google.protobuf import struct_pb2
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from tokenizers import Tokenizer
@@ -117,7 +116,7 @@ def row(**values: Any) -> pb.Row:
 def to_value(value: Any) -> pb.Value:
     """Return a Python value's message."""
     if value is None:
-        return pb.Value(missing=struct_pb2.NULL_VALUE)
+        return pb.Value(missing=pb.Missing())
     if isinstance(value, bool):
         return pb.Value(boolean=value)
     if isinstance(value, int):

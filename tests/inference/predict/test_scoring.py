@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton.v1 import data_pb2
-from servicekit.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted
+from servicekit.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted, Unavailable
 from services.inference.adapters.datasets_client import IpcStream
 from services.inference.open_inference import grpc_service_pb2 as inference_pb
 from tests.inference.house import until
@@ -145,6 +145,18 @@ async def test_prediction_that_no_table_holds_leaves_no_version(bureau: Bureau) 
         await bureau.scored(source, "prices")
     assert refusal.value.reason == "INFINITE_VALUE"
     assert await bureau.datasets() == ["flats"]
+
+
+async def test_data_service_that_goes_away_ends_the_scoring_and_keeps_no_version(bureau: Bureau) -> None:
+    source = await bureau.data.import_table("people", applications(60_000))
+    steps = bureau.score(source, batch_rows=16)
+    await anext(steps)
+    await bureau.data.stack.aclose()
+    with pytest.raises(Unavailable):
+        async for _ in steps:
+            """Rows go on until the data service is missed."""
+    await bureau.data.start_data()
+    assert await bureau.datasets() == ["people"]
 
 
 async def test_third_scoring_at_a_time_is_told_to_come_back(bureau: Bureau) -> None:
