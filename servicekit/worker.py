@@ -201,6 +201,7 @@ class WorkerAgent:
                 load=self._load(held),
                 replicas=held.replicas,
                 jobs=held.jobs,
+                address=self._membership.address,
             )
             report.time.GetCurrentTime()
             await self._nats.publish_plain(f"lepton-reports.{self._membership.worker}", report)

@@ -368,12 +368,15 @@ class WorkerReport(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     JOBS_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """The worker's id."""
     kind: Global___WorkerKind.ValueType
     """What it runs."""
     epoch: _builtins.int
     """The epoch of its lease."""
+    address: _builtins.str
+    """Its private address, host:port, where other workers pass requests on to; empty where nobody calls it."""
     @_builtins.property
     def load(self) -> Global___Load:
         """Its load."""
@@ -400,10 +403,11 @@ class WorkerReport(_message.Message):
         replicas: _abc.Iterable[Global___Replica] | None = ...,
         jobs: _abc.Iterable[Global___JobPlacement] | None = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        address: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "jobs", b"jobs", "kind", b"kind", "load", b"load", "replicas", b"replicas", "time", b"time", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "epoch", b"epoch", "jobs", b"jobs", "kind", b"kind", "load", b"load", "replicas", b"replicas", "time", b"time", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

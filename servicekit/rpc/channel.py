@@ -58,6 +58,16 @@ def open_channel(address: str, settings: ChannelSettings) -> grpc.aio.Channel:
         address: host:port.
         settings: paths of this process's certificate and key, and of the CA.
     """
+    return ServiceChannel(raw_channel(address, settings))
+
+
+def raw_channel(address: str, settings: ChannelSettings) -> grpc.aio.Channel:
+    """Return a channel that shows this process's certificate and adds nothing: gRPC's errors, bytes as given.
+
+    Args:
+        address: host:port.
+        settings: paths of this process's certificate and key, and of the CA.
+    """
     credentials = grpc.ssl_channel_credentials(
         settings.tls_ca.read_bytes(), settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes()
     )
@@ -73,7 +83,7 @@ def open_channel(address: str, settings: ChannelSettings) -> grpc.aio.Channel:
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
     ]
-    return ServiceChannel(grpc.aio.secure_channel(address, credentials, options=options))
+    return grpc.aio.secure_channel(address, credentials, options=options)
 
 
 class ServiceChannel(grpc.aio.Channel):

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 from lepton.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from servicekit.events import connect
-from servicekit.rpc import open_channel
+from servicekit.rpc import open_channel, raw_channel
 from servicekit.server import RunningServer, Servicer, running_server, until_stopped
 from servicekit.telemetry import configure_telemetry
 from services.inference.adapters.registry_client import RegistryClient
@@ -63,6 +63,7 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
     from services.inference.predict.servicer import PredictionServicer
     from services.inference.serving.admission import Admission
     from services.inference.serving.batcher import Batcher, QueueLimits
+    from services.inference.serving.forwarding import Directory, Forwarder
     from services.inference.serving.metrics import collecting
     from services.inference.serving.predictions import Predictions
     from services.inference.serving.replicas import Replicas
@@ -75,7 +76,6 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
         registry = await stack.enter_async_context(open_channel(settings.registry_address, settings))
         deployments = await stack.enter_async_context(open_channel(settings.inference_address, settings))
         table = ServingTable(is_told=False)
-        stack.enter_context(collecting(table))
         admission = Admission(settings.max_in_flight, settings.admission_file)
         stack.callback(admission.close)
         batcher = Batcher(
@@ -84,8 +84,15 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
             QueueLimits(settings.max_queue_requests, settings.max_queue_bytes),
         )
         stack.callback(batcher.close)
-        predictions = Predictions(table, batcher, typed_mirrors=settings.typed_reply == "mirror")
-        servicer = OpenInferenceServicer(table, DeploymentsClient(deployments), predictions)
+        directory = Directory(worker)
+        following = asyncio.create_task(directory.follow(nats))
+        stack.callback(following.cancel)
+        forwarder = await stack.enter_async_context(
+            Forwarder(directory, lambda address: raw_channel(address, settings))
+        )
+        stack.enter_context(collecting(table, forwarder))
+        predictions = Predictions(table, batcher, forwarder, typed_mirrors=settings.typed_reply == "mirror")
+        servicer = OpenInferenceServicer(table, DeploymentsClient(deployments), predictions, forwarder)
         replicas = await stack.enter_async_context(
             Replicas(RegistryClient(registry), table, servicer, batcher, settings.run_threads)
         )
@@ -95,7 +102,9 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
         typed_service = Servicer(
             "lepton.v1.PredictionService", lambda server: add_PredictionServiceServicer_to_server(typed, server)
         )
-        server = await stack.enter_async_context(running_front(settings, table, batcher, servicer, [typed_service]))
+        server = await stack.enter_async_context(
+            running_front(settings, table, batcher, servicer, forwarder, [typed_service])
+        )
         capacity = machine_capacity(settings.worker_cores, settings.worker_memory_bytes, settings.worker_gpus)
         address = settings.worker_address or f"{settings.host}:{server.private_port}"
         membership = Membership(worker, scheduler_pb2.WORKER_KIND_INFERENCE, capacity, address)

@@ -9,6 +9,7 @@ from services.inference.fastlane.predictions import METHOD, FastPredictions
 from services.inference.fastlane.server import FastServer
 from services.inference.open_inference.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from services.inference.serving.batcher import Batcher
+from services.inference.serving.forwarding import Forwarder
 from services.inference.serving.servicer import OpenInferenceServicer
 from services.inference.serving.table import ServingTable
 from services.inference.settings import WorkerSettings
@@ -19,6 +20,7 @@ def running_front(
     table: ServingTable,
     batcher: Batcher,
     servicer: OpenInferenceServicer,
+    forwarder: Forwarder | None = None,
     others: Sequence[Servicer] = (),
 ) -> AbstractAsyncContextManager[RunningServer]:
     """Serve the Open Inference Protocol, and what else is given, while the block runs.
@@ -28,6 +30,7 @@ def running_front(
         table: who is served.
         batcher: runs predictions.
         servicer: the protocol's RPCs.
+        forwarder: passes on what stands elsewhere; None for a worker alone.
         others: further services of the port.
     """
 
@@ -36,6 +39,7 @@ def running_front(
             table,
             batcher,
             guard,
+            forwarder,
             typed_mirrors=settings.typed_reply == "mirror",
             most_bytes=settings.max_message_bytes,
             default_seconds=settings.call_timeout_seconds,

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from servicekit.rpc import open_channel
+from servicekit.rpc import open_channel, raw_channel
 from servicekit.server import RunningServer
 from services.inference.adapters.deployments_client import DeploymentsClient
 from services.inference.front import running_front
@@ -17,6 +17,7 @@ from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.open_inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from services.inference.serving.admission import Admission
 from services.inference.serving.batcher import Batcher, QueueLimits
+from services.inference.serving.forwarding import Directory, Forwarder
 from services.inference.serving.predictions import Predictions
 from services.inference.serving.servicer import OpenInferenceServicer
 from services.inference.serving.table import ServingTable
@@ -76,16 +77,20 @@ async def serving(
     threads: int = 2,
     limits: QueueLimits | None = None,
     most_in_flight: int = 1000,
+    directory: Directory | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
-    """Serve a table."""
+    """Serve a table; with a directory, pass on what is not in it."""
     environment = {**environment_of(credentials, "inference"), "fast_lane": fast_lane, **settings}
     process = WorkerSettings.model_validate(environment)
     batcher = Batcher(lambda: threads, Admission(most_in_flight), limits)
     async with open_channel("127.0.0.1:1", process) as nowhere:
-        servicer = OpenInferenceServicer(table, DeploymentsClient(nowhere), Predictions(table, batcher))
+        forwarder = Forwarder(directory or Directory("w"), lambda address: raw_channel(address, process))
+        predictions = Predictions(table, batcher, forwarder)
+        servicer = OpenInferenceServicer(table, DeploymentsClient(nowhere), predictions, forwarder)
         async with (
-            running_front(process, table, batcher, servicer) as server,
+            forwarder,
+            running_front(process, table, batcher, servicer, forwarder) as server,
             public_channel(server.port, credentials) as channel,
         ):
             stub: Any = GRPCInferenceServiceStub(channel)

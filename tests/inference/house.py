@@ -189,7 +189,7 @@ class House:
         await self.stack.enter_async_context(channel)
         return Deployments(channel, bearer(self.make_token(role, workspace)))
 
-    async def start_scheduler(self) -> None:
+    async def start_scheduler(self, **more: object) -> None:
         """Run a scheduler that leads, with nobody who wants jobs."""
         owners = Owners()
         await self.stack.enter_async_context(running_owners(owners, self.credentials, self.nats))
@@ -201,6 +201,7 @@ class House:
                 training_address=f"localhost:{owners.port}",
                 resync_seconds=1.0,
                 grace_seconds=0.5,
+                **more,
             )
         )
         self.scheduler = await self.stack.enter_async_context(running_scheduler(settings))

@@ -172,7 +172,7 @@ async def test_two_workers_of_one_port_answer_both(house: House) -> None:
                     assert await client.infer("m") == ("1", 2.5)
 
 
-async def test_drained_worker_says_so_until_it_takes_work_again(house: House) -> None:
+async def test_drained_worker_passes_requests_on_until_it_takes_work_again(house: House) -> None:
     await _register(house, 0.5)
     operator = bearer(house.make_token("operator"))
     async with (
@@ -185,11 +185,12 @@ async def test_drained_worker_says_so_until_it_takes_work_again(house: House) ->
         await until(lambda: _serve(first, second), "both to serve")
         async with _asking(second, "m"):
             await scheduler.DrainWorker(scheduler_pb2.DrainWorkerRequest(name="w1"), metadata=operator)
-            await until(lambda: _is_away(first), "the drained worker to be empty")
+            await until(lambda: _are_placed(house, {"w2"}), "the drained worker to be empty")
+            assert await first.infer("m") == ("1", 2.5)
             assert not await _is_ready(first)
             assert await _is_ready(second)
             await scheduler.ResumeWorker(scheduler_pb2.ResumeWorkerRequest(name="w1"), metadata=operator)
-            await until(lambda: _serve(first, second), "both to serve again")
+            await until(lambda: _are_placed(house, {"w1", "w2"}), "both to serve again")
         assert await _is_ready(first)
 
 
@@ -198,14 +199,6 @@ async def _serve(*workers: Worker) -> bool:
         await worker.stub.ModelReady(pb.ModelReadyRequest(name="m"), metadata=worker.metadata) for worker in workers
     ]
     return all(answer.ready for answer in ready)
-
-
-async def _is_away(worker: Worker) -> bool:
-    try:
-        await worker.infer("m")
-    except grpc.aio.AioRpcError as error:
-        return error.code() is grpc.StatusCode.UNAVAILABLE and "drained" in (error.details() or "")
-    return False
 
 
 async def test_client_loads_and_unloads_by_the_protocol(house: House) -> None:
@@ -263,3 +256,7 @@ async def test_deployment_whose_workers_are_gone_says_so(house: House) -> None:
     gone = await house.deployments.until("m", 1, PENDING)
     assert gone.ready_replicas == 0
     assert "worker" in gone.message
+
+
+async def _are_placed(house: House, workers: set[str]) -> bool:
+    return set((await house.deployments.get("m")).providers) == workers

@@ -1,7 +1,6 @@
 """A call of the fast lane's server that the event loop serves: what grpc.aio gives to its handlers, the same way."""
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -37,7 +36,9 @@ class AsyncCall(grpc.aio.ServicerContext[Any, Any]):
     def __init__(self, event: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._call = event.call
         self._metadata = tuple((item.key, item.value) for item in event.invocation_metadata)
-        self._deadline = event.call_details.deadline
+        now = time.time()
+        remaining = core.remaining_seconds(event, now)
+        self._deadline = None if remaining is None else now + remaining
         self.method = event.call_details.method.decode()
         self._loop = loop
         self._has_begun = False
@@ -156,9 +157,7 @@ class AsyncCall(grpc.aio.ServicerContext[Any, Any]):
     # None where the call brings no deadline, as grpc.aio has it; its stubs do not say so.
     def time_remaining(self) -> float | None:  # type: ignore[override]
         """Return how long the caller waits, seconds; None for as long as it takes."""
-        if self._deadline is None or math.isinf(self._deadline):
-            return None
-        return float(max(self._deadline - time.time(), 0.0))
+        return None if self._deadline is None else max(self._deadline - time.time(), 0.0)
 
     def trailing_metadata(self) -> Any:
         """Return what is sent after the answer."""

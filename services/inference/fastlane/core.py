@@ -16,6 +16,8 @@ _INITIAL = cygrpc.SendInitialMetadataOperation((), _PLAIN)
 _OK = 0
 # A time that has passed: polling until then takes what is there and does not wait.
 AT_ONCE = 0.0
+# The core's endless future, in seconds, is beyond this.
+_NEVER = 1e15
 QUEUE_EMPTY = cygrpc.CompletionType.queue_timeout
 QUEUE_ENDED = cygrpc.CompletionType.queue_shutdown
 
@@ -74,6 +76,12 @@ def status_operations(
     """Return what ends a call with a status."""
     status = cygrpc.SendStatusFromServerOperation(tuple(trailers), code, details.encode(), _PLAIN)
     return (_INITIAL, status) if is_first else (status,)
+
+
+def remaining_seconds(event: Any, now: float) -> float | None:
+    """Return how long a call's caller waits from now (seconds since the epoch); None where it brings no deadline."""
+    deadline: float = event.call_details.deadline
+    return None if deadline > _NEVER else deadline - now
 
 
 def peer_identities(call: Any) -> tuple[bytes, ...] | None:

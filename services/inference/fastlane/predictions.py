@@ -13,14 +13,22 @@ from opentelemetry.trace import Span, Status, StatusCode
 
 from servicekit import telemetry
 from servicekit.auth import Identity
-from servicekit.errors import DeadlineExceeded, InvalidArgument, LeptonError, ResourceExhausted
+from servicekit.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    LeptonError,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from servicekit.rpc import Guard, statuses
 from services.inference.fastlane import core
 from services.inference.fastlane.heads import Head, Heads
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.batcher import Batcher
-from services.inference.serving.batches import FOREVER, Payload, Work, find_form, to_payload
+from services.inference.serving.batches import Payload, Work, find_form, to_payload
 from services.inference.serving.codec import parse_inputs, requested_outputs
+from services.inference.serving.forwarding import Forwarder, is_marked
 from services.inference.serving.model import LoadedModel
 from services.inference.serving.replies import build_reply
 from services.inference.serving.table import ServingTable
@@ -43,6 +51,7 @@ class FastPredictions:
         table: who is served.
         batcher: runs them.
         guard: who may call.
+        forwarder: passes on what stands elsewhere; None for a worker alone.
         typed_mirrors: whether a typed request gets a typed reply.
         most_bytes: of a reply.
         default_seconds: the deadline of a call that brings none.
@@ -53,6 +62,7 @@ class FastPredictions:
         table: ServingTable,
         batcher: Batcher,
         guard: Guard,
+        forwarder: Forwarder | None = None,
         *,
         typed_mirrors: bool = True,
         most_bytes: int = 64 << 20,
@@ -64,6 +74,7 @@ class FastPredictions:
         self.typed_mirrors = typed_mirrors
         self.most_bytes = most_bytes
         self.default_seconds = default_seconds
+        self.forwarder = forwarder
         self._guard = guard
         self._admitted: dict[str, tuple[float, Identity]] = {}
         self._unflushed: list[_Call] = []
@@ -144,8 +155,8 @@ class _Call:
     """
 
     __slots__ = (
-        "_brings_deadline", "_core_call", "_deadline", "_head", "_id", "_model", "_owner", "_request", "identity", "is_answered",
-        "span", "started", "work",
+        "_brings_deadline", "_core_call", "_deadline", "_event", "_head", "_id", "_model", "_owner", "_request",
+        "identity", "is_answered", "span", "started", "work",
     )  # fmt: skip
 
     def __init__(self, owner: FastPredictions, event: Any) -> None:
@@ -156,9 +167,10 @@ class _Call:
         self.work: Work | None = None
         self._owner = owner
         self._core_call = event.call
-        remaining = event.call_details.deadline - time.time()
-        self._brings_deadline = remaining != FOREVER
-        self._deadline = self.started + (remaining if self._brings_deadline else owner.default_seconds)
+        self._event = event
+        remaining = core.remaining_seconds(event, time.time())
+        self._brings_deadline = remaining is not None
+        self._deadline = self.started + (owner.default_seconds if remaining is None else remaining)
         self._head: Head | None = None
         self._id = b""
         self._request: pb.ModelInferRequest | None = None
@@ -177,11 +189,11 @@ class _Call:
             work.size_bytes = len(data)
             self.work = work
             self._owner.submit(self, work)
-        except LeptonError as error:
-            if self._model is not None:
-                self._model.statistics.failed(error.reason, time.monotonic() - self.started)
-            self.refuse(error)
+        except (NotFound, Unavailable) as error:
+            self._pass_on(data, error)
         except Exception as error:
+            if self._model is not None and isinstance(error, LeptonError):
+                self._model.statistics.failed(error.reason, time.monotonic() - self.started)
             self.refuse(error)
 
     def watch(self) -> None:
@@ -265,6 +277,44 @@ class _Call:
         except Exception as error:
             return self._fail_with(error)
         self._reply(reply.SerializeToString(), model)
+
+    def _pass_on(self, data: bytes, why: LeptonError) -> None:
+        """Have the event loop ask a worker that holds the model."""
+        forwarder = self._owner.forwarder
+        if forwarder is None:
+            return self.refuse(why)
+        self._owner.loop.call_soon_threadsafe(self._begin_forwarding, forwarder, data, why)
+
+    def _begin_forwarding(self, forwarder: Forwarder, data: bytes, why: LeptonError) -> None:
+        task = asyncio.create_task(self._forward(forwarder, data, why))
+
+        def closed(event: Any) -> None:
+            if event.batch_operations[0].cancelled():
+                self._owner.loop.call_soon_threadsafe(task.cancel)
+
+        self._core_call.start_server_batch(core.receive_close(), closed)
+
+    async def _forward(self, forwarder: Forwarder, data: bytes, why: LeptonError) -> None:
+        assert self.identity is not None
+        try:
+            request = _read(data)
+            marked = is_marked(_metadata(self._event), core.peer_identities(self._core_call))
+            forwarded = await forwarder.unary(
+                METHOD,
+                data,
+                (request.model_name, request.model_version),
+                self.identity,
+                why,
+                seconds=max(self._deadline - time.monotonic(), 0.001),
+                is_marked=marked,
+            )
+        except asyncio.CancelledError:
+            self._end("CANCELLED")
+        except Exception as error:
+            self.refuse(error)
+        else:
+            self._send(core.reply_operations(forwarded.reply, forwarded.metadata))
+            self._end("OK")
 
     def _reply(self, reply: bytes, model: LoadedModel) -> None:
         if len(reply) > self._owner.most_bytes:

@@ -16,6 +16,7 @@ import structlog
 from servicekit.errors import Cancelled, Internal, ResourceExhausted
 from services.inference.serving.admission import Admission
 from services.inference.serving.batches import Batch, Form, Work
+from services.inference.serving.response_cache import Taken
 from services.inference.serving.statistics import BatchTimes
 from services.inference.serving.tracing import batch_span
 
@@ -78,11 +79,42 @@ class Batcher:
         self.served = 0
 
     def submit(self, work: Work) -> None:
-        """Queue a request; `flush` begins its run.
+        """Queue a request, unless its answer is known; `flush` begins its run.
 
         Raises:
             ResourceExhausted: too much waits already; it says when to come back.
         """
+        model = work.form.model
+        taken = Taken.RUNS if model.cache is None else model.cache.take(work, self._run_again)
+        if taken is Taken.KNOWN:
+            now = time.monotonic()
+            work.done(work)
+            model.statistics.hit(now - work.started, time.time())
+            with self._lock:
+                self.served += 1
+        elif taken is Taken.RUNS:
+            self._queue(work)
+
+    def _queue(self, work: Work) -> None:
+        try:
+            self._enter(work)
+        except ResourceExhausted:
+            if work.form.model.cache is not None:
+                work.form.model.cache.forget(work)
+            raise
+        if work.form.model.cache is not None:
+            work.form.model.statistics.missed()
+
+    def _run_again(self, work: Work) -> None:
+        """Run a request that waited for another one's answer in vain."""
+        try:
+            self.submit(work)
+        except ResourceExhausted as error:
+            work.error = error
+            work.done(work)
+        self.flush()
+
+    def _enter(self, work: Work) -> None:
         form, model = work.form, work.form.model
         with self._lock:
             if model.waiting >= self._limits.requests:

@@ -1,5 +1,8 @@
 """What the protocol says of models: metadata, configuration, statistics, the repository's index. Pure."""
 
+from collections.abc import Iterable
+
+from lepton.v1 import scheduler_pb2
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.model import PROVIDERS, LoadedModel
 from services.inference.serving.statistics import Latencies, Statistics
@@ -84,6 +87,15 @@ def index(name: str, entry: Entry) -> "list[pb.RepositoryIndexResponse.ModelInde
         for number in sorted(entry.leaving - set(entry.models) - set(entry.waiting))
     ]
     return ready + waiting + leaving
+
+
+def elsewhere(replicas: Iterable[scheduler_pb2.Replica]) -> "list[pb.RepositoryIndexResponse.ModelIndex]":
+    """Return one row for each version that other workers serve."""
+    return [
+        pb.RepositoryIndexResponse.ModelIndex(name=replica.deployment, version=str(replica.number), state="READY")
+        for replica in replicas
+        if replica.state == scheduler_pb2.REPLICA_STATE_READY
+    ]
 
 
 def _infer_statistics(seen: Statistics) -> pb.InferStatistics:

@@ -7,6 +7,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.inference.serving.forwarding import Forwarder
 from services.inference.serving.model import LoadedModel
 from services.inference.serving.statistics import LATENCY_BOUNDS, Latencies
 from services.inference.serving.table import ServingTable
@@ -20,10 +21,12 @@ class ServingMetrics(Collector):
 
     Args:
         table: who is served.
+        forwarder: passes on what is not.
     """
 
-    def __init__(self, table: ServingTable) -> None:
+    def __init__(self, table: ServingTable, forwarder: Forwarder) -> None:
         self._table = table
+        self._forwarder = forwarder
 
     def describe(self) -> list[Metric]:
         """Name none beforehand: a process may hold the tables of several workers."""
@@ -38,7 +41,8 @@ class ServingMetrics(Collector):
         )
         stages = HistogramMetricFamily(
             "lepton_inference_seconds",
-            "Time of a prediction by stage: queue and total by request, preprocess and compute by batch; seconds.",
+            "Time of a prediction by stage: queue, forward and total by request, "
+            "preprocess and compute by batch; seconds.",
             labels=[*_WHO, "stage"],
         )
         batches = HistogramMetricFamily("lepton_inference_batch_rows", "Rows of a batch.", labels=_WHO)
@@ -67,13 +71,16 @@ class ServingMetrics(Collector):
                 ):
                     stages.add_metric([*who, stage], _buckets(latencies), latencies.seconds)
                 batches.add_metric(who, *_batch_buckets(model))
+        for model_of, latencies in tuple(self._forwarder.latencies.items()):
+            # Which version answers is the other worker's business.
+            stages.add_metric([*model_of, "", "forward"], _buckets(latencies), latencies.seconds)
         yield from (requests, rows, errors, stages, batches, cached, waiting, under_way)
 
 
 @contextlib.contextmanager
-def collecting(table: ServingTable) -> Iterator[None]:
-    """Show a table's metrics on the process's page while the block runs."""
-    metrics = ServingMetrics(table)
+def collecting(table: ServingTable, forwarder: Forwarder) -> Iterator[None]:
+    """Show a worker's metrics on the process's page while the block runs."""
+    metrics = ServingMetrics(table, forwarder)
     REGISTRY.register(metrics)
     try:
         yield

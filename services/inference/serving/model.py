@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -12,6 +12,9 @@ import onnxruntime as ort
 from lepton.v1 import common_pb2, registry_pb2
 from servicekit.errors import FailedPrecondition, Internal, InvalidArgument
 from services.inference.serving.statistics import Statistics
+
+if TYPE_CHECKING:
+    from services.inference.serving.response_cache import ResponseCache
 
 Array = np.ndarray[Any, Any]
 
@@ -121,6 +124,7 @@ class LoadedModel:
         held: who keep it beyond their runs, counted on the event loop alone.
         preprocessing: makes its inputs of texts or images; None where no file beside it says how.
         statistics: what it did.
+        cache: of its deployment's answers; None for none.
         forms: kinds of requests that it answered lately; see batches.find_form.
         version: the number, as it is sent.
         provider: the execution provider that the session took.
@@ -147,6 +151,7 @@ class LoadedModel:
     held: int = 0
     preprocessing: Preprocessing | None = None
     statistics: Statistics = field(default_factory=Statistics, repr=False)
+    cache: "ResponseCache | None" = None
     forms: dict[Any, Any] = field(default_factory=dict, repr=False)
     version: str = field(init=False)
     provider: str = field(init=False)

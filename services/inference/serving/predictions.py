@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from opentelemetry import trace
 
 from servicekit.auth import current_identity
-from servicekit.errors import LeptonError
+from servicekit.errors import LeptonError, NotFound, Unavailable
 from servicekit.rpc import bounded_timeout
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.batcher import Batcher
 from services.inference.serving.batches import FOREVER, Work, find_form, to_payload
 from services.inference.serving.codec import parse_inputs, requested_outputs
+from services.inference.serving.forwarding import Forwarder
 from services.inference.serving.model import Array, LoadedModel
 from services.inference.serving.replies import build_reply
 from services.inference.serving.table import ServingTable
+
+_MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 @dataclass(frozen=True)
@@ -40,23 +43,39 @@ class Predictions:
     Args:
         table: who is served.
         batcher: runs them.
+        forwarder: passes on what stands elsewhere; None for a worker alone.
         typed_mirrors: whether a typed request gets a typed reply.
     """
 
-    def __init__(self, table: ServingTable, batcher: Batcher, *, typed_mirrors: bool = True) -> None:
+    def __init__(
+        self,
+        table: ServingTable,
+        batcher: Batcher,
+        forwarder: Forwarder | None = None,
+        *,
+        typed_mirrors: bool = True,
+    ) -> None:
         self._table = table
         self._batcher = batcher
+        self._forwarder = forwarder
         self._typed_mirrors = typed_mirrors
         self._is_flushing = False
 
-    async def infer(self, request: pb.ModelInferRequest) -> Answer:
+    async def infer(self, request: pb.ModelInferRequest, *, is_marked: bool = False) -> Answer:
         """Answer a request of the Open Inference Protocol.
+
+        Args:
+            request: it.
+            is_marked: whether another worker passed it on.
 
         Raises:
             LeptonError: as OPEN_INFERENCE's table of status codes has it.
         """
         started = time.monotonic()
-        model = self._table.find(current_identity().workspace, request.model_name, request.model_version)
+        try:
+            model = self._table.find(current_identity().workspace, request.model_name, request.model_version)
+        except (NotFound, Unavailable) as why:
+            return await self._forward(request, why, is_marked=is_marked)
         try:
             inputs = parse_inputs(request, model)
             names = requested_outputs(request, model)
@@ -66,6 +85,20 @@ class Predictions:
         arrays = await self.run(model, inputs, names)
         reply = build_reply(request, model, names, arrays, typed_mirrors=self._typed_mirrors)
         return Answer(reply, (("lepton-prediction-id", uuid.uuid4().hex), ("lepton-provider", model.provider)))
+
+    async def _forward(self, request: pb.ModelInferRequest, why: LeptonError, *, is_marked: bool) -> Answer:
+        if self._forwarder is None:
+            raise why
+        forwarded = await self._forwarder.unary(
+            _MODEL_INFER,
+            request.SerializeToString(),
+            (request.model_name, request.model_version),
+            current_identity(),
+            why,
+            seconds=bounded_timeout(None),
+            is_marked=is_marked,
+        )
+        return Answer(pb.ModelInferResponse.FromString(forwarded.reply), forwarded.metadata)
 
     async def run(self, model: LoadedModel, inputs: dict[str, Array], names: Sequence[str]) -> list[Array]:
         """Run a model on checked inputs, in a batch with others; a caller that goes away leaves it.

@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator
 from importlib.metadata import version as library_version
+from typing import TypeAlias, TypeVar
 
 from servicekit.auth import current_identity
 from servicekit.errors import InvalidArgument, NotFound, Unavailable
-from servicekit.rpc import Context, statuses
+from servicekit.rpc import Context, bounded_timeout, statuses
 from services.inference.adapters.deployments_client import DeploymentsClient
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.open_inference import grpc_service_pb2_grpc
 from services.inference.serving import descriptions
+from services.inference.serving.forwarding import Forwarder, is_marked
+from services.inference.serving.model import LoadedModel
 from services.inference.serving.predictions import Predictions
 from services.inference.serving.table import ServingTable
 
@@ -25,6 +28,11 @@ _EXTENSIONS = (
 # Requests of one stream that are under way at once; reading goes on when the oldest is answered.
 _STREAM_REQUESTS = 64
 
+_SERVICE = "inference.GRPCInferenceService"
+# Questions about a model, and their answers.
+_About: TypeAlias = pb.ModelReadyRequest | pb.ModelMetadataRequest | pb.ModelConfigRequest
+_Described = TypeVar("_Described", pb.ModelReadyResponse, pb.ModelMetadataResponse, pb.ModelConfigResponse)
+
 
 class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
     """Serves inference.GRPCInferenceService from a worker's table.
@@ -33,10 +41,18 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         table: who is served.
         deployments: the deployments service, for load and unload.
         predictions: answers them.
+        forwarder: asks other workers of what stands there; None for a worker alone.
     """
 
-    def __init__(self, table: ServingTable, deployments: DeploymentsClient, predictions: Predictions) -> None:
+    def __init__(
+        self,
+        table: ServingTable,
+        deployments: DeploymentsClient,
+        predictions: Predictions,
+        forwarder: Forwarder | None = None,
+    ) -> None:
         self._table = table
+        self._forwarder = forwarder
         self._deployments = deployments
         self._predictions = predictions
         # Latched: ready after the first reconciliation, until the drain; hot swaps do not flip it.
@@ -45,7 +61,7 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """Answer a prediction."""
-        answer = await self._predictions.infer(request)
+        answer = await self._predictions.infer(request, is_marked=_is_marked(context))
         context.set_trailing_metadata(answer.metadata)
         return answer.reply
 
@@ -93,12 +109,12 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ServerReadyResponse(ready=self.is_ready and not self.is_draining)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
-        """Say whether a model serves; an unknown one does not."""
+        """Say whether a model serves, here or elsewhere; an unknown one does not."""
         try:
-            self._table.find(current_identity().workspace, request.name, request.version)
+            found = await self._find(request, context, pb.ModelReadyResponse)
         except (NotFound, Unavailable):
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=True)
+        return found if isinstance(found, pb.ModelReadyResponse) else pb.ModelReadyResponse(ready=True)
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
         """Say who this is and what it can do."""
@@ -106,14 +122,17 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         """Say what a model takes and gives."""
-        workspace = current_identity().workspace
-        model = self._table.find(workspace, request.name, request.version)
-        return descriptions.metadata(request.name, model, self._table.get(workspace, request.name))
+        found = await self._find(request, context, pb.ModelMetadataResponse)
+        if isinstance(found, pb.ModelMetadataResponse):
+            return found
+        return descriptions.metadata(request.name, found, self._table.get(current_identity().workspace, request.name))
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
         """Say how a model is run, in Triton's words."""
-        model = self._table.find(current_identity().workspace, request.name, request.version)
-        return pb.ModelConfigResponse(config=descriptions.config(request.name, model))
+        found = await self._find(request, context, pb.ModelConfigResponse)
+        if isinstance(found, pb.ModelConfigResponse):
+            return found
+        return pb.ModelConfigResponse(config=descriptions.config(request.name, found))
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
         """Say what the models did in this process: all of the workspace's, or those of a name, or one version."""
@@ -132,14 +151,18 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ModelStatisticsResponse(model_stats=[descriptions.statistics(name, model) for name, model in models])
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
-        """List the versions that stand here."""
-        rows = [
-            row
-            for name, entry in self._table.of_workspace(current_identity().workspace)
+        """List the versions that stand here, and those that serve elsewhere."""
+        workspace = current_identity().workspace
+        rows = {
+            (row.name, row.version): row
+            for name, entry in self._table.of_workspace(workspace)
             for row in descriptions.index(name, entry)
-            if row.state == "READY" or not request.ready
-        ]
-        return pb.RepositoryIndexResponse(models=rows)
+        }
+        for row in descriptions.elsewhere(self._forwarder.replicas(workspace) if self._forwarder else []):
+            if (row.name, row.version) not in rows or rows[row.name, row.version].state != "READY":
+                rows[row.name, row.version] = row
+        listed = [row for _, row in sorted(rows.items()) if row.state == "READY" or not request.ready]
+        return pb.RepositoryIndexResponse(models=listed)
 
     async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, context: Context
@@ -159,6 +182,38 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         """Delete a model's deployment."""
         await self._deployments.delete(_model_name(request))
         return pb.RepositoryModelUnloadResponse()
+
+    async def _find(
+        self, request: "_About", context: Context, reply_type: type[_Described]
+    ) -> "LoadedModel | _Described":
+        """Return the model that a question is about, or another worker's answer to it.
+
+        Raises:
+            NotFound: there is none anywhere.
+            Unavailable: it does not serve yet.
+        """
+        identity = current_identity()
+        try:
+            return self._table.find(identity.workspace, request.name, request.version)
+        except (NotFound, Unavailable) as why:
+            if self._forwarder is None:
+                raise
+            method = f"/{_SERVICE}/{reply_type.DESCRIPTOR.name.removesuffix('Response')}"
+            forwarded = await self._forwarder.unary(
+                method,
+                request.SerializeToString(),
+                (request.name, request.version),
+                identity,
+                why,
+                seconds=bounded_timeout(None),
+                is_marked=_is_marked(context),
+            )
+            return reply_type.FromString(forwarded.reply)
+
+
+def _is_marked(context: Context) -> bool:
+    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    return is_marked(metadata, context.peer_identities())
 
 
 def _model_name(request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:

@@ -1,0 +1,221 @@
+"""Requests for models that stand on other workers: passed on once, marked, with the caller's token and deadline.
+
+Who holds what is heard from the workers' own reports. The mark counts from Lepton's own processes alone, which show
+certificates: a marked request is never passed on again, so that two workers that each take the other for the holder
+do not play ball.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import grpc
+import structlog
+
+from lepton.v1 import scheduler_pb2
+from servicekit.auth import Identity, service_name
+from servicekit.errors import LeptonError, Unavailable
+from servicekit.events import Nats
+from servicekit.rpc import statuses
+from servicekit.telemetry import current_traceparent
+from services.inference.serving.statistics import Latencies
+
+_log = structlog.get_logger(__name__)
+
+MARK = "lepton-forwarded"
+# A worker reports every second: four lost reports in a row are no accident.
+_REPORT_LASTS_SECONDS = 5.0
+_TIMEOUT_SECONDS = 60.0
+# What a table says of a model that may stand elsewhere.
+_ELSEWHERE = frozenset({"MODEL_NOT_FOUND", "MODEL_LOADING", "MODEL_NOT_LOADED", "WORKER_NOT_READY"})
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A worker that serves a model.
+
+    Args:
+        address: its private host:port.
+        in_flight: requests under way there, as last heard.
+    """
+
+    address: str
+    in_flight: int
+
+
+@dataclass(frozen=True)
+class Forwarded:
+    """What the holder answered.
+
+    Args:
+        reply: the message's bytes.
+        metadata: its trailers, texts alone.
+    """
+
+    reply: bytes
+    metadata: tuple[tuple[str, str], ...]
+
+
+def is_marked(metadata: Mapping[str, str], peer_identities: Iterable[bytes] | None) -> bool:
+    """Return whether a call was passed on already, by one of Lepton's own processes."""
+    return MARK in metadata and service_name(peer_identities) is not None
+
+
+class Directory:
+    """Which workers serve which models, as they report.
+
+    Args:
+        worker: this one's id, which is left out.
+    """
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+        self._reports: dict[str, tuple[float, scheduler_pb2.WorkerReport]] = {}
+
+    async def follow(self, nats: Nats) -> None:
+        """Hear reports from now on."""
+        await nats.subscribe_plain("lepton-reports.*", scheduler_pb2.WorkerReport, self.take)
+
+    async def take(self, report: scheduler_pb2.WorkerReport) -> None:
+        """Take a worker's report."""
+        if report.kind == scheduler_pb2.WORKER_KIND_INFERENCE and report.worker != self._worker and report.address:
+            self._reports[report.worker] = (time.monotonic(), report)
+
+    def holders(self, workspace: str, deployment: str, version: str) -> list[Holder]:
+        """Return who serves a deployment, the best first: of two by chance the one with less to do.
+
+        Args:
+            workspace: the caller's.
+            deployment: its id.
+            version: a number or an alias; empty for whatever the deployment serves.
+        """
+        ends = time.monotonic() - _REPORT_LASTS_SECONDS
+        found = [
+            Holder(report.address, report.load.in_flight)
+            for heard, report in self._reports.values()
+            if heard > ends and any(_serves(item, workspace, deployment, version) for item in report.replicas)
+        ]
+        random.shuffle(found)
+        return sorted(found[:2], key=lambda holder: holder.in_flight) + found[2:]
+
+    def replicas(self, workspace: str) -> list[scheduler_pb2.Replica]:
+        """Return what other workers serve of a workspace."""
+        ends = time.monotonic() - _REPORT_LASTS_SECONDS
+        return [
+            item
+            for heard, report in self._reports.values()
+            if heard > ends
+            for item in report.replicas
+            if item.workspace == workspace
+        ]
+
+
+class Forwarder:
+    """Passes requests on to the workers that hold their models.
+
+    Args:
+        directory: who holds what.
+        open_channel: opens a channel to a private address, showing this process's certificate.
+    """
+
+    def __init__(self, directory: Directory, open_channel: Callable[[str], grpc.aio.Channel]) -> None:
+        self._directory = directory
+        self._open_channel = open_channel
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        # By workspace and deployment: how long the others took.
+        self.latencies: dict[tuple[str, str], Latencies] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+
+    def replicas(self, workspace: str) -> list[scheduler_pb2.Replica]:
+        """Return what other workers serve of a workspace."""
+        return self._directory.replicas(workspace)
+
+    async def unary(
+        self,
+        method: str,
+        request: bytes,
+        model: tuple[str, str],
+        identity: Identity,
+        why: LeptonError,
+        *,
+        seconds: float | None,
+        is_marked: bool,
+    ) -> Forwarded:
+        """Return a holder's answer; a holder that is gone is passed over once.
+
+        Args:
+            method: its path.
+            request: the message's bytes.
+            model: deployment and version, as asked for.
+            identity: the caller, whose token goes along.
+            why: what this worker would answer.
+            seconds: that the caller still waits.
+            is_marked: whether the request was passed on already.
+
+        Raises:
+            LeptonError: `why` where nobody holds it; Unavailable for a marked request; else what the holder answered.
+        """
+        if why.reason not in _ELSEWHERE:
+            raise why
+        if is_marked:
+            raise Unavailable(f"{why.message}; the request was passed on already", reason="NOT_HERE_EITHER") from why
+        holders = self._directory.holders(identity.workspace, *model)
+        for holder in holders[:2]:
+            try:
+                return await self._ask(holder, method, request, model, identity, seconds)
+            except Unavailable as error:
+                why = error
+        raise why
+
+    async def _ask(
+        self,
+        holder: Holder,
+        method: str,
+        request: bytes,
+        model: tuple[str, str],
+        identity: Identity,
+        seconds: float | None,
+    ) -> Forwarded:
+        channel = self._channels.get(holder.address)
+        if channel is None:
+            channel = self._channels[holder.address] = self._open_channel(holder.address)
+        started = time.monotonic()
+        ask: Any = channel.unary_unary(method)
+        call = ask(request, timeout=seconds or _TIMEOUT_SECONDS, metadata=_metadata(identity))
+        try:
+            reply = await call
+            trailers = await call.trailing_metadata()
+        except grpc.aio.AioRpcError as failure:
+            raise statuses.from_rpc_error(failure) from failure
+        finally:
+            call.cancel()
+            latencies = self.latencies.setdefault((identity.workspace, model[0]), Latencies())
+            latencies.observe(time.monotonic() - started)
+        return Forwarded(reply, tuple((key, value) for key, value in trailers or () if isinstance(value, str)))
+
+
+def _metadata(identity: Identity) -> tuple[tuple[str, str], ...]:
+    mark = [(MARK, "1")]
+    if identity.token:
+        mark.append(("authorization", f"Bearer {identity.token}"))
+    else:
+        mark.append(("lepton-workspace", identity.workspace))
+    if parent := current_traceparent():
+        mark.append(("traceparent", parent))
+    return tuple(mark)
+
+
+def _serves(replica: scheduler_pb2.Replica, workspace: str, deployment: str, version: str) -> bool:
+    return (
+        replica.state == scheduler_pb2.REPLICA_STATE_READY
+        and (replica.workspace, replica.deployment) == (workspace, deployment)
+        and (not version or version == str(replica.number) or version in replica.aliases)
+    )

@@ -1,0 +1,165 @@
+"""Requests for models of other workers: passed on once, with the caller's token and deadline, on either lane."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import grpc
+import pytest
+
+from lepton.v1 import scheduler_pb2
+from services.inference.open_inference import grpc_service_pb2 as pb
+from services.inference.serving.forwarding import MARK, Directory
+from services.inference.serving.table import Entry, ServingTable
+from tests.inference.fronts import LANES, Metadata, Served, ones, serving
+from tests.inference.house import House, Worker, refused, until
+from tests.inference.models import failing, identity
+from tests.inference.test_limits import _count, counting
+from tests.support.credentials import MakeToken, bearer
+
+
+def report(worker: str, port: int, *replicas: tuple[str, str, int], in_flight: int = 0) -> scheduler_pb2.WorkerReport:
+    """Return what a worker says that serves some (workspace, deployment, number)."""
+    told = scheduler_pb2.WorkerReport(
+        worker=worker,
+        kind=scheduler_pb2.WORKER_KIND_INFERENCE,
+        address=f"localhost:{port}",
+        load=scheduler_pb2.Load(in_flight=in_flight),
+    )
+    for workspace, deployment, number in replicas:
+        told.replicas.add(
+            workspace=workspace,
+            deployment=deployment,
+            number=number,
+            state=scheduler_pb2.REPLICA_STATE_READY,
+            aliases=["champion"],
+        )
+    return told
+
+
+@dataclass
+class Pair:
+    """Two workers: `near` holds nothing, `far` the models; near knows so, and far believes that near holds `ghost`."""
+
+    near: Served
+    far: Served
+    known: Directory
+
+
+@contextlib.asynccontextmanager
+async def _pair(credentials: Path, metadata: Metadata, *, fast_lane: bool) -> AsyncIterator[Pair]:
+    table = ServingTable()
+    table.set("default", "echo", Entry({3: identity("FP32")}, aliases={"champion": 3}))
+    table.set("default", "failing", Entry({1: failing()}))
+    table.set("default", "counting", Entry({1: counting()}))
+    known, believed = Directory("near"), Directory("far")
+    async with (
+        serving(table, credentials, metadata, fast_lane=fast_lane, directory=believed) as far,
+        serving(ServingTable(), credentials, metadata, fast_lane=fast_lane, directory=known) as near,
+    ):
+        held = [("default", name, number) for name, number in (("echo", 3), ("failing", 1), ("counting", 1))]
+        await known.take(report("far", far.server.private_port, *held, ("default", "ghost", 1)))
+        await believed.take(report("near", near.server.private_port, ("default", "ghost", 1)))
+        yield Pair(near, far, known)
+
+
+@pytest.fixture(params=LANES)
+async def pair(request: pytest.FixtureRequest, platform_files: Path, make_token: MakeToken) -> AsyncIterator[Pair]:
+    async with _pair(platform_files, bearer(make_token("viewer")), fast_lane=request.param) as running:
+        yield running
+
+
+async def test_request_is_answered_by_the_worker_that_holds_the_model(pair: Pair) -> None:
+    call = pair.near.stub.ModelInfer(_named("echo"), metadata=pair.near.metadata)
+    reply = await call
+    assert list(reply.outputs[0].contents.fp32_contents) == [1.0] * 6
+    trailers = dict(await call.trailing_metadata())
+    assert trailers["lepton-provider"] == "CPUExecutionProvider"
+    assert trailers["lepton-prediction-id"]
+    assert (pair.near.batcher.served, pair.far.batcher.served) == (0, 1)
+    assert (await pair.near.infer("echo", "3")).model_name == "echo"
+    assert (await pair.near.infer("echo", "champion")).model_name == "echo"
+
+
+async def test_what_nobody_holds_is_not_found_and_another_workspace_sees_nothing(
+    pair: Pair, make_token: MakeToken
+) -> None:
+    await refused(pair.near.infer("nobody"), grpc.StatusCode.NOT_FOUND, "unknown model: 'nobody'")
+    await refused(pair.near.infer("echo", "4"), grpc.StatusCode.NOT_FOUND)
+    other = bearer(make_token("viewer", "other"))
+    await refused(pair.near.stub.ModelInfer(_named("echo"), metadata=other), grpc.StatusCode.NOT_FOUND)
+
+
+async def test_request_is_passed_on_once(pair: Pair) -> None:
+    await refused(pair.near.infer("ghost"), grpc.StatusCode.UNAVAILABLE, "passed on already")
+
+
+async def test_mark_of_a_client_counts_for_nothing(pair: Pair) -> None:
+    marked = (*pair.near.metadata, (MARK, "1"))
+    reply = await pair.near.stub.ModelInfer(_named("echo"), metadata=marked)
+    assert reply.model_name == "echo"
+
+
+async def test_holders_error_arrives_as_it_is(pair: Pair) -> None:
+    far_off = pb.ModelInferRequest()
+    far_off.inputs.add(name="x", datatype="INT64", shape=[1]).contents.int64_contents.append(99)
+    await refused(pair.near.infer("failing", request=far_off), grpc.StatusCode.INTERNAL, "failed on this input")
+    # Another model's input.
+    await refused(pair.near.infer("echo", request=far_off), grpc.StatusCode.INVALID_ARGUMENT, "datatype FP32")
+
+
+async def test_callers_deadline_goes_along(pair: Pair) -> None:
+    long = pair.near.infer("counting", request=_count(1 << 40), timeout=0.3)
+    await refused(long, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+    async def is_idle() -> bool:
+        return not pair.far.table.find("default", "counting", "").in_flight
+
+    await until(is_idle, "the run to end with its caller's deadline")
+
+
+async def test_holder_that_is_gone_is_passed_over(pair: Pair) -> None:
+    # Nobody listens there, and with less to do it is asked first.
+    await pair.known.take(report("gone", 1, ("default", "echo", 3)))
+    await pair.known.take(report("far", pair.far.server.private_port, ("default", "echo", 3), in_flight=5))
+    for _ in range(3):
+        assert (await pair.near.infer("echo")).model_name == "echo"
+
+
+async def test_questions_about_models_are_passed_on_too(pair: Pair) -> None:
+    stub, metadata = pair.near.stub, pair.near.metadata
+    assert (await stub.ModelReady(pb.ModelReadyRequest(name="echo"), metadata=metadata)).ready
+    assert not (await stub.ModelReady(pb.ModelReadyRequest(name="ghost"), metadata=metadata)).ready
+    found = await stub.ModelMetadata(pb.ModelMetadataRequest(name="echo"), metadata=metadata)
+    assert list(found.versions) == ["3"]
+    config = await stub.ModelConfig(pb.ModelConfigRequest(name="echo"), metadata=metadata)
+    assert config.config.max_batch_size > 0
+    index = await stub.RepositoryIndex(pb.RepositoryIndexRequest(), metadata=metadata)
+    assert ("echo", "3", "READY") in {(row.name, row.version, row.state) for row in index.models}
+
+
+async def test_with_one_replica_each_of_two_workers_answers(registered: House) -> None:
+    await registered.start_scheduler(cover_workers=False)
+    await registered.developer.register("m")
+    async with registered.worker("w1") as first, registered.worker("w2") as second:
+        await registered.deployments.create("m@1", name="d")
+        found = await registered.deployments.until("d", 1)
+        assert len(found.providers) == 1
+        for worker in (first, second):
+            # Who holds it is told within a second to those who do not.
+            await until(partial(_answers, worker), "an answer")
+
+
+async def _answers(worker: Worker) -> bool:
+    try:
+        return (await worker.infer("d"))[0] == "1"
+    except grpc.aio.AioRpcError:
+        return False
+
+
+def _named(name: str) -> pb.ModelInferRequest:
+    request = ones()
+    request.model_name = name
+    return request

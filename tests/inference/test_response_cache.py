@@ -1,0 +1,115 @@
+"""The response cache: the same tensors get the same answer without a run; bounded by bytes; one run for a crowd."""
+
+import numpy as np
+import pytest
+
+from servicekit.errors import Cancelled, Internal
+from services.inference.serving.batches import Work, find_form
+from services.inference.serving.model import LoadedModel
+from services.inference.serving.response_cache import ResponseCache
+from tests.inference.models import identity
+from tests.inference.test_batcher import Asked, _floats, looking_up
+from tests.inference.test_limits import counting
+
+
+@pytest.fixture
+def model() -> LoadedModel:
+    found = identity("FP32")
+    found.cache = ResponseCache(1 << 20)
+    return found
+
+
+def test_same_tensors_are_answered_without_a_run(model: LoadedModel) -> None:
+    asked = Asked()
+    array = _floats(2)
+    first = asked.ask(model, array)
+    asked.finish()
+    again = asked.ask(model, array.copy())
+    asked.finish()
+    other = asked.ask(model, _floats(2, 1.0))
+    asked.finish()
+    for work in (first, again):
+        assert np.array_equal(work.arrays()[0], array)
+    assert other.arrays()[0][0, 0] == 1.0
+    seen = model.statistics
+    assert (seen.executions, seen.cache_hits, seen.cache_misses, seen.requests) == (2, 1, 2, 3)
+
+
+def test_raw_and_typed_requests_share_an_entry(model: LoadedModel) -> None:
+    asked = Asked()
+    array = _floats(1)
+    asked.ask(model, array)
+    asked.finish()
+    form, rows = find_form(model, ("y",), {"x": array})
+    work = Work(form, [memoryview(array.tobytes())], rows, asked._take, is_checked=False)
+    asked.works.append(work)
+    asked.batcher.submit(work)
+    asked.finish()
+    assert model.statistics.executions == 1
+    assert np.array_equal(work.arrays()[0], array)
+
+
+def test_crowd_costs_one_run_each_with_its_answer(model: LoadedModel) -> None:
+    asked = Asked()
+    for _ in range(5):
+        asked.ask(model, _floats(3))
+    asked.finish()
+    assert model.statistics.executions == 1
+    assert all(np.array_equal(work.arrays()[0], _floats(3)) for work in asked.works)
+
+
+def test_leader_that_goes_away_leaves_its_followers_an_answer() -> None:
+    model = counting()
+    model.cache = ResponseCache(1 << 20)
+    asked = Asked(slots=2)
+    leader = asked.ask(model, np.array(5_000_000))
+    asked.batcher.flush()
+    follower = asked.ask(model, np.array(5_000_000))
+    asked.batcher.cancel(leader)
+    asked.finish()
+    assert isinstance(leader.error, Cancelled)
+    assert follower.error is None
+    assert follower.arrays()[0].shape == ()
+
+
+def test_error_is_told_to_all_and_not_kept() -> None:
+    model = looking_up()
+    model.cache = ResponseCache(1 << 20)
+    asked = Asked()
+    for _ in range(2):
+        asked.ask(model, np.array([[99]]))
+    asked.finish()
+    asked.ask(model, np.array([[99]]))
+    asked.finish()
+    assert all(isinstance(work.error, Internal) for work in asked.works)
+    assert model.cache.size_bytes == 0
+
+
+def test_bytes_are_bounded_and_the_least_recently_used_goes_first(model: LoadedModel) -> None:
+    asked = Asked()
+    model.cache = ResponseCache(2000)
+    for first in (0, 1, 0, 2):
+        asked.ask(model, _floats(10, first))
+        asked.finish()
+        assert model.cache.size_bytes <= 2000
+    executions = model.statistics.executions
+    asked.ask(model, _floats(10, 0))
+    asked.finish()
+    assert model.statistics.executions == executions
+    # An answer that is larger than all is not kept, and empties nothing.
+    held = model.cache.size_bytes
+    asked.ask(model, _floats(1000))
+    asked.finish()
+    assert model.cache.size_bytes == held
+
+
+def test_other_outputs_versions_and_shapes_are_other_entries() -> None:
+    cache = ResponseCache(1 << 20)
+    first, second = identity("FP32"), identity("FP32")
+    first.cache = second.cache = cache
+    second.digest = "another"
+    asked = Asked()
+    for model in (first, second, first):
+        asked.ask(model, _floats(1))
+        asked.finish()
+    assert (first.statistics.executions, second.statistics.executions) == (1, 1)
