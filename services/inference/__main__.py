@@ -97,8 +97,8 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
             Replicas(RegistryClient(registry), table, servicer, batcher, settings.run_threads)
         )
         data = await stack.enter_async_context(open_channel(settings.data_address, settings))
-        scorer = Scorer(table, predictions.run, DatasetsClient(data), settings.parallel_scorings)
-        typed = PredictionServicer(table, predictions.run, scorer)
+        scorer = Scorer(predictions.run, DatasetsClient(data), settings.parallel_scorings)
+        typed = PredictionServicer(table, predictions.run, scorer, forwarder)
         typed_service = Servicer(
             "lepton.v1.PredictionService", lambda server: add_PredictionServiceServicer_to_server(typed, server)
         )

@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from lepton.v1 import data_pb2
 from lepton.v1 import prediction_pb2 as pb
-from servicekit.auth import current_identity
 from servicekit.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from services.inference.adapters.datasets_client import DatasetsClient
 from services.inference.predict.answers import read_answers, wanted_outputs
@@ -17,7 +16,6 @@ from services.inference.predict.rows import check_takes_columns
 from services.inference.predict.running import Run
 from services.inference.predict.tables import answer_columns, batch_to_arrays, missing_columns
 from services.inference.serving.model import Array, LoadedModel
-from services.inference.serving.table import ServingTable
 
 _BATCH_ROWS = 4096
 _TELL_SECONDS = 0.25
@@ -31,29 +29,32 @@ class Scorer:
     """Scores datasets.
 
     Args:
-        table: who is served.
         run: runs a model.
         datasets: reads and writes datasets as the caller.
         parallel: datasets scored at a time.
     """
 
-    def __init__(self, table: ServingTable, run: Run, datasets: DatasetsClient, parallel: int) -> None:
-        self._table = table
+    def __init__(self, run: Run, datasets: DatasetsClient, parallel: int) -> None:
         self._run = run
         self._datasets = datasets
         self._parallel = parallel
         self._scored = 0
 
-    async def score(self, request: pb.ScoreDatasetRequest) -> AsyncGenerator[pb.ScoreDatasetResponse, None]:
+    async def score(
+        self, request: pb.ScoreDatasetRequest, model: LoadedModel
+    ) -> AsyncGenerator[pb.ScoreDatasetResponse, None]:
         """Yield how far it is; the last answer has the new version.
 
+        Args:
+            request: what to score.
+            model: who answers, for all rows.
+
         Raises:
-            NotFound: there is no such deployment, model version or dataset version.
+            NotFound: there is no such dataset version.
             InvalidArgument: the dataset lacks a column, or holds a value that the model does not take.
             FailedPrecondition: the model is none of columns.
             ResourceExhausted: too many datasets are scored here already.
         """
-        model = self._table.find(current_identity().workspace, request.deployment, request.version)
         check_takes_columns(model)
         source = await self._datasets.version(request.dataset)
         plan = _Plan.make(request, model, source)

@@ -2,20 +2,24 @@
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from lepton.v1 import prediction_pb2 as pb
 from lepton.v1 import prediction_pb2_grpc
 from servicekit.auth import current_identity
-from servicekit.errors import FailedPrecondition, InvalidArgument
-from servicekit.rpc import Context
+from servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from servicekit.rpc import Context, bounded_timeout
 from services.inference.predict.answers import read_answers, to_predictions, wanted_outputs
 from services.inference.predict.aside import Aside
 from services.inference.predict.rows import rows_to_arrays
 from services.inference.predict.running import Run
 from services.inference.predict.scoring import Scorer
+from services.inference.serving.forwarding import Forwarder
 from services.inference.serving.model import Array, LoadedModel
+from services.inference.serving.servicer import is_marked_call
 from services.inference.serving.table import ServingTable
+
+_SERVICE = "lepton.v1.PredictionService"
 
 # Values that are read and answered within a millisecond or so, faster than a thread is woken and waited for.
 _INLINE_VALUES = 500
@@ -29,18 +33,23 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
         table: who is served.
         run: runs a model, with whatever batches, counts and limits runs.
         scorer: scores datasets.
+        forwarder: asks other workers of what stands there; None for a worker alone.
     """
 
-    def __init__(self, table: ServingTable, run: Run, scorer: Scorer) -> None:
+    def __init__(self, table: ServingTable, run: Run, scorer: Scorer, forwarder: Forwarder | None = None) -> None:
         self._table = table
         self._run = run
         self._scorer = scorer
+        self._forwarder = forwarder
         self._aside = Aside()
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         """Answer for some rows, texts or images."""
         kind = _one_input(request)
-        model = self._table.find(current_identity().workspace, request.deployment, request.version)
+        try:
+            model = self._table.find(current_identity().workspace, request.deployment, request.version)
+        except (NotFound, Unavailable) as why:
+            return await self._forwarded(request, context, why)
         predictions = await (self._of_rows(request, model) if kind == "rows" else self._of_files(request, model, kind))
         prediction_id = uuid.uuid4().hex
         context.set_trailing_metadata((("lepton-prediction-id", prediction_id), ("lepton-provider", model.provider)))
@@ -50,10 +59,51 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
         self, request: pb.ScoreDatasetRequest, context: Context
     ) -> AsyncIterator[pb.ScoreDatasetResponse]:
         """Score a dataset version into a new one."""
+        try:
+            model = self._table.find(current_identity().workspace, request.deployment, request.version)
+        except (NotFound, Unavailable) as why:
+            steps = self._forwarded_scoring(request, context, why)
+        else:
+            steps = self._scorer.score(request, model)
         # Closed with this one, so that a caller who goes stops reading and writing at once.
-        async with contextlib.aclosing(self._scorer.score(request)) as steps:
+        async with contextlib.aclosing(steps):
             async for progress in steps:
                 yield progress
+
+    async def _forwarded(
+        self, request: pb.PredictRequest, context: Context, why: NotFound | Unavailable
+    ) -> pb.PredictResponse:
+        if self._forwarder is None:
+            raise why
+        forwarded = await self._forwarder.unary(
+            f"/{_SERVICE}/Predict",
+            request.SerializeToString(),
+            (request.deployment, request.version),
+            current_identity(),
+            why,
+            seconds=bounded_timeout(None),
+            is_marked=is_marked_call(context),
+        )
+        context.set_trailing_metadata(forwarded.metadata)
+        return pb.PredictResponse.FromString(forwarded.reply)
+
+    async def _forwarded_scoring(
+        self, request: pb.ScoreDatasetRequest, context: Context, why: NotFound | Unavailable
+    ) -> AsyncGenerator[pb.ScoreDatasetResponse, None]:
+        if self._forwarder is None:
+            raise why
+        replies = self._forwarder.stream(
+            f"/{_SERVICE}/ScoreDataset",
+            request.SerializeToString(),
+            (request.deployment, request.version),
+            current_identity(),
+            why,
+            seconds=bounded_timeout(None),
+            is_marked=is_marked_call(context),
+        )
+        async with contextlib.aclosing(replies):
+            async for reply in replies:
+                yield pb.ScoreDatasetResponse.FromString(reply)
 
     async def _of_rows(self, request: pb.PredictRequest, model: LoadedModel) -> list[pb.Prediction]:
         if len(request.rows) * len(model.inputs) <= _INLINE_VALUES:
