@@ -99,6 +99,7 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
         data = await stack.enter_async_context(open_channel(settings.data_address, settings))
         scorer = Scorer(predictions.run, DatasetsClient(data), settings.parallel_scorings)
         typed = PredictionServicer(table, predictions.run, scorer, forwarder)
+        stack.callback(typed.close)
         typed_service = Servicer(
             "lepton.v1.PredictionService", lambda server: add_PredictionServiceServicer_to_server(typed, server)
         )

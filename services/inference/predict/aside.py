@@ -1,7 +1,7 @@
 """A few threads for what takes long before and after a run: the event loop answers other predictions meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -9,7 +9,6 @@ from servicekit.errors import ResourceExhausted
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
-_Item = TypeVar("_Item")
 
 # Each may hold a decoded image of 75 MB.
 _THREADS = 2
@@ -42,10 +41,6 @@ class Aside:
         finally:
             self._waiting -= 1
 
-    async def each(self, items: Iterator[_Item]) -> AsyncIterator[_Item]:
-        """Yield what an iterator of slow items gives."""
-        while True:
-            item = await self.run(next, items, None)
-            if item is None:
-                return
-            yield item
+    def close(self) -> None:
+        """Let what runs end; what waits is not begun."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,13 +1,14 @@
 """The prediction service's RPCs: from proto, call, to proto."""
 
 import contextlib
+import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 from lepton.v1 import prediction_pb2 as pb
 from lepton.v1 import prediction_pb2_grpc
 from servicekit.auth import current_identity
-from servicekit.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from servicekit.errors import FailedPrecondition, InvalidArgument, LeptonError, NotFound, Unavailable
 from servicekit.rpc import Context, bounded_timeout
 from services.inference.predict.answers import read_answers, to_predictions, wanted_outputs
 from services.inference.predict.aside import Aside
@@ -105,13 +106,20 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
             async for reply in replies:
                 yield pb.ScoreDatasetResponse.FromString(reply)
 
+    def close(self) -> None:
+        """Let what is being read end."""
+        self._aside.close()
+
     async def _of_rows(self, request: pb.PredictRequest, model: LoadedModel) -> list[pb.Prediction]:
-        if len(request.rows) * len(model.inputs) <= _INLINE_VALUES:
-            inputs = rows_to_arrays(request.rows, model)
-            return _predictions(model, await self._run(model, inputs, wanted_outputs(model)), len(request.rows))
-        inputs = await self._aside.run(rows_to_arrays, request.rows, model)
-        arrays = await self._run(model, inputs, wanted_outputs(model))
-        return await self._aside.run(_predictions, model, arrays, len(request.rows))
+        names, rows = wanted_outputs(model), len(request.rows)
+        if rows * len(model.inputs) <= _INLINE_VALUES:
+            with _refusals_counted(model):
+                inputs = rows_to_arrays(request.rows, model)
+            return _predictions(model, await self._run(model, inputs, names), rows)
+        with _refusals_counted(model):
+            inputs = await self._aside.run(rows_to_arrays, request.rows, model)
+        arrays = await self._run(model, inputs, names)
+        return await self._aside.run(_predictions, model, arrays, rows)
 
     async def _of_files(self, request: pb.PredictRequest, model: LoadedModel, kind: str) -> list[pb.Prediction]:
         if model.preprocessing is None or model.preprocessing.takes != kind:
@@ -119,12 +127,26 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
                 f"model {model.deployment!r} takes no {kind}: its version needs {_FILES[kind]}",
                 reason="NO_PREPROCESSING",
             )
-        items = request.texts if kind == "texts" else request.images
+        batches = model.preprocessing.batches(request.texts if kind == "texts" else request.images)
         predictions: list[pb.Prediction] = []
-        async for inputs in self._aside.each(model.preprocessing.batches(items)):
+        while True:
+            with _refusals_counted(model):
+                inputs = await self._aside.run(next, batches, None)
+            if inputs is None:
+                return predictions
             arrays = await self._run(model, inputs, wanted_outputs(model))
             predictions += _predictions(model, arrays, len(next(iter(inputs.values()))))
-        return predictions
+
+
+@contextlib.contextmanager
+def _refusals_counted(model: LoadedModel) -> Iterator[None]:
+    """Count a request that is refused before its run: whoever runs it counts the others."""
+    started = time.monotonic()
+    try:
+        yield
+    except LeptonError as error:
+        model.statistics.failed(error.reason, time.monotonic() - started)
+        raise
 
 
 def _predictions(model: LoadedModel, arrays: list[Array], rows: int) -> list[pb.Prediction]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton.v1 import data_pb2
-from servicekit.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted, Unavailable
+from servicekit.errors import DataLoss, InvalidArgument, LeptonError, NotFound, ResourceExhausted, Unavailable
 from services.inference.adapters.datasets_client import IpcStream
 from services.inference.open_inference import grpc_service_pb2 as inference_pb
 from tests.inference.house import until
@@ -73,6 +73,16 @@ async def test_new_version_tells_where_it_came_from(bureau: Bureau) -> None:
     request = data_pb2.TransformDatasetRequest(source=source, recipe=version.recipe, dataset="again")
     with pytest.raises(InvalidArgument, match=r"step 1 .score.: a transform cannot ask a model"):
         await bureau.data.data.TransformDataset(request, metadata=bureau.who())
+
+
+async def test_repeated_request_gets_the_same_version_and_another_payload_is_refused(bureau: Bureau) -> None:
+    first = await bureau.data.import_table("flats", {"size": [1, 2, 3]})
+    other = await bureau.data.import_table("flats", {"size": [4, 5, 6]})
+    versions = [await bureau.scored(first, "prices", request_id="once") for _ in range(2)]
+    assert [version.number for version in versions] == [1, 1]
+    with pytest.raises(LeptonError) as refusal:
+        await bureau.scored(other, "prices", request_id="once")
+    assert refusal.value.reason == "REQUEST_ID_REUSED"
 
 
 async def test_regressor_adds_its_target(bureau: Bureau) -> None:

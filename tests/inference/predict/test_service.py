@@ -8,6 +8,7 @@ import pytest
 from lepton.v1 import prediction_pb2 as pb
 from lepton.v1.prediction_pb2_grpc import PredictionServiceStub
 from servicekit.errors import InvalidArgument, LeptonError, NotFound, PermissionDenied, Unauthenticated
+from services.inference.open_inference import grpc_service_pb2 as inference_pb
 from tests.inference.house import until
 from tests.inference.predict.bureau import Bureau
 from tests.inference.predict.models import credit_probability, row
@@ -67,6 +68,16 @@ async def test_wrong_value_is_refused_with_its_place(bureau: Bureau) -> None:
     assert refusal.value.violations == [
         ('rows[1].values["amount"]', "expected a number, or missing, got text 'much'"),
     ]
+
+
+async def test_refused_and_answered_rows_are_counted(bureau: Bureau) -> None:
+    with pytest.raises(InvalidArgument):
+        await bureau.predict("credit", application(amount="much"))
+    await bureau.predict("credit", *[application()] * 200)
+    request = inference_pb.ModelStatisticsRequest(name="credit")
+    answer = await bureau.worker.stub.ModelStatistics(request, metadata=bureau.worker.metadata)
+    (statistics,) = answer.model_stats
+    assert (statistics.inference_count, statistics.inference_stats.fail.count) == (200, 1)
 
 
 @pytest.mark.parametrize(
