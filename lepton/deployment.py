@@ -9,6 +9,7 @@ deployment.score("applications@3", name="scored")
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,13 +136,31 @@ class Deploy:
             InvalidArgument: a row lacks a column or has a wrong value; the violations name row and column.
             DeadlineExceeded: the deployment was not ready in time.
         """
-        with tracing.span("lepton.predict"):
-            signature = self._serving_version(self.wait(timeout_seconds)).signature
-            request = prediction_pb2.PredictRequest(
-                deployment=self.name, version=version, rows=[typed_rows.to_row(row) for row in rows]
-            )
-            answer = self.connection.prediction.Predict(request, timeout=timeout_seconds)
-        return typed_rows.to_frame(answer.predictions, signature.target or "prediction", list(signature.classes))
+        typed = [typed_rows.to_row(row) for row in rows]
+        return self._typed(prediction_pb2.PredictRequest(rows=typed), version, timeout_seconds)
+
+    def predict_texts(
+        self, texts: Iterable[str], *, version: str = "", timeout_seconds: float = _READY_SECONDS
+    ) -> pd.DataFrame:
+        """Return predictions for some texts, by a version with a tokenizer.json; arguments as for predict_rows.
+
+        Raises:
+            FailedPrecondition: the version has none.
+            InvalidArgument: a text is too long.
+        """
+        return self._typed(prediction_pb2.PredictRequest(texts=texts), version, timeout_seconds)
+
+    def predict_images(
+        self, images: Iterable[bytes | str | Path], *, version: str = "", timeout_seconds: float = _READY_SECONDS
+    ) -> pd.DataFrame:
+        """Return predictions for some PNG or JPEG images, files or their bytes, by a version with an image.json.
+
+        Raises:
+            FailedPrecondition: the version has none.
+            InvalidArgument: one is no image, or too large.
+        """
+        contents = [image if isinstance(image, bytes) else Path(image).read_bytes() for image in images]
+        return self._typed(prediction_pb2.PredictRequest(images=contents), version, timeout_seconds)
 
     def score(
         self,
@@ -245,6 +264,13 @@ class Deploy:
         except errors.LeptonError as error:
             return html_table(repr(self), ("",), [(error.message,)])
         return html_table(repr(self), ("", ""), zip(_COLUMNS, row, strict=True))
+
+    def _typed(self, request: prediction_pb2.PredictRequest, version: str, timeout_seconds: float) -> pd.DataFrame:
+        request.deployment, request.version = self.name, version
+        with tracing.span("lepton.predict"):
+            signature = self._serving_version(self.wait(timeout_seconds)).signature
+            answer = self.connection.prediction.Predict(request, timeout=timeout_seconds)
+        return typed_rows.to_frame(answer.predictions, signature.target or "prediction", list(signature.classes))
 
     def _wanted(self) -> ModelVersion:
         if self._version is None:

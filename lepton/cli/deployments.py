@@ -46,18 +46,26 @@ def predict(
         Path | None, typer.Argument(help="Rows: .csv, .parquet or .jsonl.", exists=True, dir_okay=False)
     ] = None,
     row: Annotated[list[str] | None, typer.Option(help="A row as a JSON object; may be repeated.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text; may be repeated.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="A PNG or JPEG file; may be repeated.", exists=True, dir_okay=False)
+    ] = None,
     version: Annotated[str, typer.Option(help="A version number or alias; by default the deployment's own.")] = "",
     output: Annotated[Path | None, typer.Option(help="Write a CSV here instead of printing.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print predictions for the rows of a file, or for rows given as JSON."""
-    if (path is None) == (not row):
-        raise errors.InvalidArgument("give either a file or --row, see `lepton predict --help`")
+    """Print predictions for the rows of a file, or for rows, texts or images given as options."""
+    if [path is not None, bool(row), bool(text), bool(image)].count(True) != 1:
+        raise errors.InvalidArgument("give a file, or --row, --text or --image: see `lepton predict --help`")
     deployment = Deploy(name)
-    if path is None:
-        result = deployment.predict_rows([_record(text) for text in row or []], version=version)
-    else:
+    if path is not None:
         result = deployment.predict(_read(path), version=version)
+    elif row:
+        result = deployment.predict_rows([_record(given) for given in row], version=version)
+    elif text:
+        result = deployment.predict_texts(text, version=version)
+    else:
+        result = deployment.predict_images(image or (), version=version)
     if output is None:
         show_table(result, as_json)
         return

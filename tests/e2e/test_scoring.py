@@ -1,4 +1,4 @@
-"""A CSV becomes a model that scores a dataset into a new one: by SDK and command line, on a whole platform."""
+"""Datasets scored, and predictions of rows, texts and images: by SDK and command line, on a whole platform."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import pandas as pd
 
 import lepton
 from lepton import steps
+from tests.inference.predict.models import image_model, png, text_model, tokenizer_file
 from tests.support.platform import Platform
 
 CREDIT = Path(__file__).parents[2] / "examples" / "credit" / "german_credit.csv"
@@ -42,3 +43,20 @@ def test_scored_dataset_reads_back_as_what_predict_gives(platform: Platform) -> 
     refused = platform.lepton("predict", "scorer", "--row", '{"purpose": 3}', check=False)
     assert refused.returncode == 1
     assert "row 0, column " in refused.stderr
+
+
+def test_texts_and_images_become_predictions_by_the_files_beside_the_model(platform: Platform, tmp_path: Path) -> None:
+    connection = platform.connect()
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer_file(8))
+    lepton.ModelVersion.upload("e2e-texts", text_model(), files=[tmp_path / "tokenizer.json"], connection=connection)
+    texts = lepton.Deploy("e2e-texts", connection=connection).save().predict_texts(["good", "good bad"])
+    # The number of tokens, and the sum of their ids.
+    assert texts.to_numpy().tolist() == [[1.0, 2.0], [2.0, 5.0]]
+    (tmp_path / "model.onnx").write_bytes(image_model())
+    (tmp_path / "image.json").write_text('{"size": [4, 4], "scale": 1.0}')
+    (tmp_path / "blue.png").write_bytes(png((0, 0, 255)))
+    upload = ("models", "upload", "e2e-images", str(tmp_path / "model.onnx"), "--file", str(tmp_path / "image.json"))
+    platform.lepton(*upload)
+    platform.lepton("deploy", "e2e-images")
+    told = platform.lepton("predict", "e2e-images", "--image", str(tmp_path / "blue.png"), "--json")
+    assert json.loads(told.stdout) == [{"prediction_0": 0.0, "prediction_1": 0.0, "prediction_2": 255.0}]
