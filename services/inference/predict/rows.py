@@ -112,7 +112,9 @@ def _told(value: pb.Value | None, kind: str | None) -> str:
         return "no such column"
     if kind is None:
         return "a value that says nothing"
-    return "a missing value" if kind == "missing" else f"{kind} {shortened(getattr(value, kind))}"
+    return (
+        "a missing value, where training had none" if kind == "missing" else f"{kind} {shortened(getattr(value, kind))}"
+    )
 
 
 def _reader(spec: InputSpec) -> _Reader:
@@ -130,8 +132,10 @@ def _reader(spec: InputSpec) -> _Reader:
             return _Reader(f"a truth value{or_missing}", {"boolean": float}, missing, 0.0)
         return _Reader(f"a number{or_missing}", {"number": float, "integer": float}, missing, 0.0)
     limits = np.iinfo(NUMPY_TYPES[datatype])
-    whole = _whole_within(int(limits.min), int(limits.max))
-    return _Reader(f"a whole number from {limits.min} to {limits.max}", {"integer": whole, "number": whole}, None, 0)
+    least, most = int(limits.min), int(limits.max)
+    whole = _whole_within(least, most)
+    bounds = "" if datatype == "INT64" else f" from {least} to {most}"
+    return _Reader(f"a whole number{bounds}", {"integer": whole, "number": whole}, None, 0)
 
 
 def _whole_within(least: int, most: int) -> Callable[[float], int]:
