@@ -22,13 +22,13 @@ BASE_PORT = 30_000
 
 
 @contextlib.contextmanager
-def running_platform() -> Iterator[Connection]:
-    """Run a platform for the benchmark alone."""
+def running_platform(base_port: int = BASE_PORT) -> Iterator[Connection]:
+    """Run a platform for the benchmark alone, on ports from a base."""
     with tempfile.TemporaryDirectory(prefix="lepton-benchmark-") as folder, environment(folder):
-        lepton("up", "--detach", "--base-port", str(BASE_PORT))
+        lepton("up", "--detach", "--base-port", str(base_port))
         try:
             home = Home.find()
-            yield Connection("127.0.0.1", home.token.read_text(), home.ca.read_bytes(), BASE_PORT)
+            yield Connection("127.0.0.1", home.token.read_text(), home.ca.read_bytes(), base_port)
         finally:
             lepton("down")
 
@@ -67,3 +67,8 @@ def show(title: str, rows: Sequence[tuple[str, float, str, float]]) -> None:
 def median(values: Sequence[float]) -> float:
     """Return the middle value."""
     return statistics.median(values)
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """Return a percentile of sorted values, by the nearest rank; 0 of none."""
+    return float(ordered[min(int(len(ordered) * percent / 100), len(ordered) - 1)]) if ordered else 0.0

@@ -157,6 +157,8 @@ def _options(settings: ProcessSettings, more: Mapping[str, int]) -> list[tuple[s
         "grpc.max_send_message_length": settings.max_message_bytes,
         # Two processes on one port by accident would share its calls; those that mean to, say so.
         "grpc.so_reuseport": 0,
+        # Calls under way on one connection: who needs more opens another.
+        "grpc.max_concurrent_streams": 1024,
         # Clients keep their connections alive as often as they like.
         "grpc.http2.min_ping_interval_without_data_ms": 5_000,
         "grpc.keepalive_permit_without_calls": 1,

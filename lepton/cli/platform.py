@@ -56,7 +56,10 @@ def up(
     base_port: Annotated[int, typer.Option(help="The first port; see README for the offsets.", min=1, max=65000)] = (
         DEFAULT_BASE_PORT
     ),
-    inference_workers: Annotated[int, typer.Option(help="Processes that serve predictions.", min=1, max=64)] = 1,
+    inference_workers: Annotated[
+        int,
+        typer.Option(help="Processes that serve predictions on one port; 0 for one a core, at most 4.", min=0, max=64),
+    ] = 0,
     training_workers: Annotated[int, typer.Option(help="Processes that run jobs.", min=1, max=64)] = 1,
     detach: Annotated[bool, typer.Option("--detach", help="Return once everything is healthy.")] = False,
     as_json: Json = False,
@@ -72,7 +75,7 @@ def up(
     if not home.credentials.exists():
         create_credentials(home.credentials)
     started = time.monotonic()
-    supervisor = _start_supervisor(home, base_port, inference_workers, training_workers)
+    supervisor = _start_supervisor(home, base_port, inference_workers or min(os.cpu_count() or 1, 4), training_workers)
     try:
         _wait_until_up(home, supervisor)
     except BaseException:

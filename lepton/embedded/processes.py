@@ -1,5 +1,6 @@
 """What the embedded platform runs: one pure function from settings to commands, environments and ports."""
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ NATS_OFFSET = 22
 _INFERENCE_PRIVATE_OFFSET = 100
 _INFERENCE_MORE_METRICS_OFFSET = 150
 _TRAINING_WORKER_METRICS_OFFSET = 200
+# Large tensors come and go with each request: kept by the allocator, not given back to the kernel each time.
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(256 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
 
 
 @dataclass(frozen=True)
@@ -128,10 +131,22 @@ def _inference_worker(home: Home, plan: Plan, number: int) -> Process:
         "LEPTON_PORT": str(plan.base_port + INFERENCE_GRPC_OFFSET),
         "LEPTON_PRIVATE_PORT": str(private_port),
         "LEPTON_METRICS_PORT": str(plan.base_port + metrics_offset),
+        "LEPTON_ADMISSION_FILE": str(home.run / "admission"),
+        **_share(plan.inference_workers),
+        **_MALLOC,
     }
     address = f"{plan.host}:{plan.base_port + INFERENCE_GRPC_OFFSET}"
     command = (*_module("inference"), "worker", "--id", name)
     return Process(name, command, address, environment, health_address=f"{plan.host}:{private_port}")
+
+
+def _share(workers: int) -> dict[str, str]:
+    """Return what one of several workers may use of the machine: each would take all of it."""
+    cores = os.cpu_count() or 1
+    return {
+        "LEPTON_WORKER_CORES": os.environ.get("LEPTON_WORKER_CORES", str(cores / workers)),
+        "LEPTON_PARALLEL_RUNS": os.environ.get("LEPTON_PARALLEL_RUNS", str(max(1, cores // workers))),
+    }
 
 
 def _training_worker(home: Home, plan: Plan, number: int) -> Process:

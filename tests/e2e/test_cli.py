@@ -1,6 +1,7 @@
 """The command line against a whole platform."""
 
 import json
+import os
 from pathlib import Path
 
 from tests.support.platform import Platform
@@ -34,7 +35,8 @@ def test_status_names_every_process(platform: Platform) -> None:
     status = json.loads(platform.lepton("status", "--json").stdout)
     assert set(status["services"]) == {
         *("nats", "data", "training", "registry", "scheduler", "inference"),
-        *("inference-worker-1", "training-worker-1"),
+        *(f"inference-worker-{number + 1}" for number in range(min(os.cpu_count() or 1, 4))),
+        "training-worker-1",
     }
     assert all(entry["healthy"] and entry["pid"] for entry in status["services"].values())
     assert Path(status["ca"]).exists()

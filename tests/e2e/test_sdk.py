@@ -231,7 +231,7 @@ def test_onnx_made_elsewhere_is_served(connection: Connection, model: LogisticRe
         ModelVersion.upload("elsewhere", content[:-100], connection=connection)
     assert refusal.value.reason in ("NOT_ONNX", "LOAD_FAILED")
     deployment = lepton.Deploy(uploaded).save()
-    assert deployment.wait().ready_replicas == 1
+    assert deployment.wait().ready_replicas > 0
 
 
 def test_replica_that_fits_nowhere_says_so(model: LogisticRegression, connection: Connection) -> None:

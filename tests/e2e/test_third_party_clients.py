@@ -25,9 +25,10 @@ def model(platform: Platform) -> str:
     return deployment.name
 
 
-def test_tritonclient_works_unchanged(platform: Platform, model: str) -> None:
+@pytest.mark.parametrize("client", ["triton_client.py", "triton_aio_client.py"])
+def test_tritonclient_works_unchanged(platform: Platform, model: str, client: str) -> None:
     python = _environment(".venv-clients", "requirements.txt")
-    ran = _run(platform, [str(python), str(CLIENTS / "triton_client.py")], model)
+    ran = _run(platform, [str(python), str(CLIENTS / client)], model)
     assert ran.stdout.endswith("conformant\n"), ran.stderr[-3000:]
 
 

@@ -21,13 +21,14 @@ CREDIT = Path(__file__).parents[2] / "examples" / "credit" / "german_credit.csv"
 
 @dataclass(frozen=True)
 class Span:
-    """What a span says: who it is, whose child, what it did and in which process."""
+    """What a span says: who it is, whose child, what it did, in which process, and what it is linked to."""
 
     trace_id: str
     span_id: str
     parent_id: str
     name: str
     service: str
+    links: tuple[str, ...]
 
 
 @dataclass
@@ -42,7 +43,8 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
             for scope in resource.scope_spans:
                 for span in scope.spans:
                     parts = (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex())
-                    self.spans.append(Span(*parts, span.name, names["service.name"]))
+                    links = tuple(link.span_id.hex() for link in span.links)
+                    self.spans.append(Span(*parts, span.name, names["service.name"], links))
         return trace_service_pb2.ExportTraceServiceResponse()
 
 
@@ -106,6 +108,13 @@ def test_traces_run_through_every_hop(receiver: tuple[Receiver, int], traced: Pl
     run = next(item for item in spans.values() if item.name == "onnxruntime.run")
     assert run.service == "lepton-inference-worker"
     assert [item.name for item in _ancestors(run, spans)] == ["inference.GRPCInferenceService/ModelInfer"]
+    stages = {item.name for item in spans.values() if item.parent_id == run.parent_id}
+    assert stages >= {"inference.queue", "inference.preprocess", "onnxruntime.run"}
+    request = next(item for item in spans.values() if item.span_id == run.parent_id)
+    batch = next(item for item in found.spans if item.name == "inference.batch" and request.span_id in item.links)
+    # It belongs to none of its requests: it has a trace of its own.
+    assert (batch.parent_id, batch.trace_id != trace_id) == ("", True)
+    assert batch.span_id in run.links
     assert trace.get_current_span() is trace.INVALID_SPAN
 
 

@@ -77,6 +77,9 @@ class Head:
             if data[position + 1] >= _ONE_BYTE:
                 return None
             request_id, position = data[position:end], end
+            if not request_id.isascii():
+                # The parser knows whether it is text at all.
+                return None
         if not data.startswith(self.rest, position):
             return None
         return request_id, position + len(self.rest)

@@ -1,6 +1,7 @@
 """ModelInfer on the driving thread: admission, the request's bytes to a batch, the batch's answers to bytes."""
 
 import asyncio
+import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 import structlog
 from google.protobuf.message import DecodeError
-from opentelemetry.trace import Span, Status, StatusCode
+from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode, use_span
 
 from servicekit import telemetry
 from servicekit.auth import Identity
@@ -42,6 +43,10 @@ _ADMITTED_SECONDS = 1.0
 _MOST_ADMITTED = 4096
 # Requests that are read before they are run, where the queue never empties.
 _MOST_UNFLUSHED = 256
+# Replies from this size on are counted until the transport has taken them.
+_LARGE_BYTES = 1 << 16
+_UNSENT_BYTES = 256 << 20
+_RETRY_SECONDS = 1.0
 
 
 class FastPredictions:
@@ -78,6 +83,9 @@ class FastPredictions:
         self._guard = guard
         self._admitted: dict[str, tuple[float, Identity]] = {}
         self._unflushed: list[_Call] = []
+        self._most_unsent_bytes = max(8 * most_bytes, _UNSENT_BYTES)
+        self._unsent_bytes = 0
+        self._unsent_lock = threading.Lock()
         # Unique over restarts and processes by its beginning, within a process by its count.
         self._id_start = uuid.uuid4().hex[:20]
         self._ids = count()
@@ -93,6 +101,12 @@ class FastPredictions:
         """Take a call: check who makes it, and ask for its request."""
         call = _Call(self, event)
         try:
+            if self._unsent_bytes > self._most_unsent_bytes:
+                raise ResourceExhausted(
+                    f"{self._unsent_bytes} bytes of replies wait for their callers to read",
+                    reason="REPLIES_UNREAD",
+                    retry_seconds=_RETRY_SECONDS,
+                )
             call.identity = self._admit(event, call.started)
         except LeptonError as error:
             call.refuse(error)
@@ -126,6 +140,17 @@ class FastPredictions:
             ("lepton-prediction-id", f"{self._id_start}{next(self._ids):012x}"),
             ("lepton-provider", model.provider),
         )
+
+    def send_large(self, call: Any, operations: Any, size_bytes: int) -> None:
+        """Send a large reply; it counts until the transport has taken it, for its caller may never read."""
+        with self._unsent_lock:
+            self._unsent_bytes += size_bytes
+
+        def sent(event: Any) -> None:
+            with self._unsent_lock:
+                self._unsent_bytes -= size_bytes
+
+        call.start_server_batch(operations, sent)
 
     def _admit(self, event: Any, now: float) -> Identity:
         authorization = ""
@@ -299,15 +324,16 @@ class _Call:
         try:
             request = _read(data)
             marked = is_marked(_metadata(self._event), core.peer_identities(self._core_call))
-            forwarded = await forwarder.unary(
-                METHOD,
-                data,
-                (request.model_name, request.model_version),
-                self.identity,
-                why,
-                seconds=max(self._deadline - time.monotonic(), 0.001),
-                is_marked=marked,
-            )
+            with use_span(self.span or INVALID_SPAN):
+                forwarded = await forwarder.unary(
+                    METHOD,
+                    data,
+                    (request.model_name, request.model_version),
+                    self.identity,
+                    why,
+                    seconds=max(self._deadline - time.monotonic(), 0.001),
+                    is_marked=marked,
+                )
         except asyncio.CancelledError:
             self._end("CANCELLED")
         except Exception as error:
@@ -326,7 +352,11 @@ class _Call:
                 )
             )
         self.is_answered = True
-        self._send(core.reply_operations(reply, self._owner.trailers(model)))
+        operations = core.reply_operations(reply, self._owner.trailers(model))
+        if len(reply) < _LARGE_BYTES:
+            self._send(operations)
+        else:
+            self._owner.send_large(self._core_call, operations, len(reply))
         self._end("OK")
 
     def _fail(self, work: Work) -> None:

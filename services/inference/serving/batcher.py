@@ -18,7 +18,7 @@ from services.inference.serving.admission import Admission
 from services.inference.serving.batches import Batch, Form, Work
 from services.inference.serving.response_cache import Taken
 from services.inference.serving.statistics import BatchTimes
-from services.inference.serving.tracing import batch_span
+from services.inference.serving.tracing import record_batch
 
 _log = structlog.get_logger(__name__)
 
@@ -241,8 +241,7 @@ class Batcher:
 
     def _run(self, batch: Batch) -> None:
         try:
-            with batch_span(batch):
-                batch.run()
+            batch.run()
         except Exception as error:
             # Nothing that a model does may leave a request without an answer, or end a runner.
             _log.exception("batch failed", exc_info=error)
@@ -250,6 +249,7 @@ class Batcher:
                 if work.outputs is None and work.error is None:
                     work.error = Internal("the request could not be run", reason="BATCH_FAILED")
         self._settle(batch)
+        record_batch(batch)
 
     def _settle(self, batch: Batch) -> None:
         ran = time.monotonic()

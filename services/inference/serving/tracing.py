@@ -1,10 +1,11 @@
 """Spans of a prediction's stages; none where nobody records them."""
 
+import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 
 from servicekit import telemetry
 
@@ -25,11 +26,11 @@ def call_span(method: str, metadata: Mapping[str, str]) -> trace.Span:
     )
 
 
-def batch_span(batch: "Batch") -> AbstractContextManager[object]:
-    """Return a span around a batch's run, linked to the spans of its requests."""
-    links = [trace.Link(work.span.get_span_context()) for work in batch.works if work.span is not None]
-    if not links:
-        return nullcontext()
+def record_batch(batch: "Batch") -> None:
+    """Tell of a batch that has run: its own span, linked to its requests', and theirs of each stage, linked to it."""
+    traced = [work for work in batch.works if work.span is not None]
+    if not traced:
+        return
     form = batch.works[0].form
     attributes: dict[str, str | int] = {
         "lepton.deployment": form.model.deployment,
@@ -38,6 +39,30 @@ def batch_span(batch: "Batch") -> AbstractContextManager[object]:
         "lepton.batch.requests": len(batch.works),
         "lepton.batch.rows": sum(work.rows for work in batch.works),
     }
-    # One request's batch is its child; one of several belongs to none of them, and is linked to all.
-    context = trace.set_span_in_context(batch.works[0].span) if len(batch.works) == 1 and batch.works[0].span else None
-    return _tracer.start_as_current_span("inference.batch", context=context, links=links, attributes=attributes)
+    # Batches are timed by a clock that never jumps, spans by the one on the wall.
+    offset = time.time() - time.monotonic()
+    began = batch.began + offset
+    assembled = began + batch.times.input_seconds
+    ran = assembled + batch.times.infer_seconds
+    links = [trace.Link(work.span.get_span_context()) for work in traced if work.span is not None]
+    whole = _tracer.start_span(
+        "inference.batch", context=Context(), links=links, attributes=attributes, start_time=_nanoseconds(began)
+    )
+    whole.end(_nanoseconds(ran))
+    to_whole = [trace.Link(whole.get_span_context())]
+    for work in traced:
+        assert work.span is not None
+        parent = trace.set_span_in_context(work.span)
+        for name, start, end in (
+            ("inference.queue", work.started + offset, began),
+            ("inference.preprocess", began, assembled),
+            ("onnxruntime.run", assembled, ran),
+        ):
+            stage = _tracer.start_span(
+                name, context=parent, links=to_whole, attributes=attributes, start_time=_nanoseconds(start)
+            )
+            stage.end(_nanoseconds(end))
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)

@@ -6,6 +6,8 @@ import sys
 import grpc
 import numpy as np
 from kserve import InferenceGRPCClient, InferInput, InferRequest
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
 
 _COLUMNS = {
     "number": ("INT64", np.int64, 24),
@@ -40,7 +42,20 @@ async def main() -> None:
         else:
             code = grpc.StatusCode.OK
         assert code is grpc.StatusCode.INVALID_ARGUMENT, code
+    await _stubs(address, ca, headers, model)
     print("conformant")
+
+
+async def _stubs(address: str, ca: str, headers: tuple[tuple[str, str], ...], model: str) -> None:
+    """Ask by the stubs of KServe's own proto, whose load message has the model's name first."""
+    with open(ca, "rb") as authority:
+        credentials = grpc.ssl_channel_credentials(authority.read())
+    async with grpc.aio.secure_channel(address, credentials) as channel:
+        stub = grpc_predict_v2_pb2_grpc.GRPCInferenceServiceStub(channel)
+        described = await stub.ModelMetadata(pb.ModelMetadataRequest(name=model), metadata=headers)
+        assert described.platform == "onnxruntime_onnx"
+        # It is deployed: loading it once more changes nothing.
+        await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=model), metadata=headers)
 
 
 asyncio.run(main())

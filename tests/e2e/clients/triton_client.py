@@ -1,5 +1,6 @@
 """What a backend with an unchanged tritonclient does: run in its own environment with ADDRESS CA TOKEN MODEL."""
 
+import queue
 import sys
 
 import numpy as np
@@ -23,13 +24,7 @@ def main() -> None:
     index = client.get_model_repository_index(headers)
     assert (model, metadata.versions[0], "READY") in {(row.name, row.version, row.state) for row in index.models}
 
-    inputs = []
-    for tensor in metadata.inputs:
-        kinds = {"BYTES": object, "INT64": np.int64, "FP64": np.float64, "BOOL": np.bool_}
-        value = "no checking account" if tensor.datatype == "BYTES" else 24
-        array = np.full((2, 1), value, dtype=kinds[tensor.datatype])
-        inputs.append(triton.InferInput(tensor.name, array.shape, tensor.datatype))
-        inputs[-1].set_data_from_numpy(array)
+    inputs = credit_inputs(metadata)
     answer = client.infer(model, inputs, request_id="an id", headers=headers)
     response = answer.get_response()
     assert response.id == "an id"
@@ -59,7 +54,45 @@ def main() -> None:
     big.set_data_from_numpy(np.zeros(1 << 20))
     # 8 MiB, over gRPC's own default: it arrives, and is refused for what it is.
     _refused(lambda: client.infer(model, [big], headers=headers), "INVALID_ARGUMENT", "big")
+    config = client.get_model_config(model, headers=headers).config
+    assert (config.name, config.max_batch_size > 0) == (model, True)
+    assert [list(tensor.dims) for tensor in config.input] == [[1]] * len(inputs)
+    assert config.HasField("dynamic_batching")
+    statistics = client.get_inference_statistics(model, headers=headers).model_stats[0]
+    assert statistics.inference_stats.success.count >= 3
+    assert statistics.inference_stats.success.ns > statistics.inference_stats.compute_infer.ns > 0
+    assert statistics.execution_count >= 3
+    assert statistics.inference_count >= 6
+    assert sum(size.compute_infer.count for size in statistics.batch_stats) == statistics.execution_count
+    _stream(client, model, inputs, headers)
     print("conformant")
+
+
+def _stream(client: triton.InferenceServerClient, model: str, inputs: list, headers: dict) -> None:
+    """Send three requests down one stream: the second is wrong, and told so in its place."""
+    told: queue.Queue = queue.Queue()
+    client.start_stream(lambda result, error: told.put((result, error)), headers=headers)
+    client.async_stream_infer(model, inputs, request_id="first", enable_empty_final_response=True)
+    client.async_stream_infer("nobody", inputs, request_id="second")
+    client.async_stream_infer(model, inputs, request_id="third")
+    found = [told.get(timeout=20) for _ in range(3)]
+    client.stop_stream()
+    assert [result.get_response().id for result, _ in (found[0], found[2])] == ["first", "third"]
+    assert all(result.get_response().parameters["triton_final_response"].bool_param for result, _ in found[::2])
+    assert found[0][0].as_numpy("probabilities").shape == (2, 2)
+    assert "unknown model: 'nobody'" in str(found[1][1])
+
+
+def credit_inputs(metadata: object) -> list:
+    """Return two rows for a model of the credit data."""
+    inputs = []
+    for tensor in metadata.inputs:
+        kinds = {"BYTES": object, "INT64": np.int64, "FP64": np.float64, "BOOL": np.bool_}
+        value = "no checking account" if tensor.datatype == "BYTES" else 24
+        array = np.full((2, 1), value, dtype=kinds[tensor.datatype])
+        inputs.append(triton.InferInput(tensor.name, array.shape, tensor.datatype))
+        inputs[-1].set_data_from_numpy(array)
+    return inputs
 
 
 def _refused(ask: object, status: str, text: str) -> None:
@@ -73,4 +106,5 @@ def _refused(ask: object, status: str, text: str) -> None:
     assert text in text_found, (status_found, text_found)
 
 
-main()
+if __name__ == "__main__":
+    main()
