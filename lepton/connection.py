@@ -19,6 +19,7 @@ from lepton.embedded.home import Home
 from lepton.embedded.processes import DEFAULT_BASE_PORT, INFERENCE_GRPC_OFFSET, SERVICE_OFFSETS
 from lepton.v1.data_pb2_grpc import DataServiceStub
 from lepton.v1.inference_pb2_grpc import InferenceServiceStub
+from lepton.v1.prediction_pb2_grpc import PredictionServiceStub
 from lepton.v1.registry_pb2_grpc import RegistryServiceStub
 from lepton.v1.scheduler_pb2_grpc import SchedulerServiceStub
 from lepton.v1.training_pb2_grpc import TrainingServiceStub
@@ -89,9 +90,14 @@ class Connection:
         """Stub of the inference service: deployments."""
         return InferenceServiceStub(self.channel(SERVICE_OFFSETS["inference"]))
 
+    @cached_property
+    def prediction(self) -> PredictionServiceStub:
+        """Stub of the inference workers' typed predictions."""
+        return PredictionServiceStub(self.serving_channel)
+
     @property
     def serving_channel(self) -> grpc.Channel:
-        """Channel to the inference workers: the Open Inference Protocol."""
+        """Channel to the inference workers: the Open Inference Protocol, and typed predictions."""
         return self.channel(INFERENCE_GRPC_OFFSET)
 
     def channel(self, offset: int) -> grpc.Channel:

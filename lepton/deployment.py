@@ -4,21 +4,24 @@ from lepton.deployment import Deploy
 
 deployment = Deploy(model).save()
 deployment.predict(rows)
+deployment.score("applications@3", name="scored")
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from lepton import errors, names, open_inference, progress, tracing
+from lepton import errors, names, open_inference, progress, tracing, typed_rows
 from lepton.connection import Connection, current
+from lepton.datasets import Dataset
 from lepton.models import Model, to_resources
 from lepton.tables import html_table
-from lepton.v1 import inference_pb2
+from lepton.v1 import inference_pb2, prediction_pb2
 from lepton.versions import ModelVersion
 from lepton.workers import why_unplaced
 
@@ -119,6 +122,90 @@ class Deploy:
                     advance(len(batch))
         return _frame(parts, signature.target or "prediction", list(signature.classes), data.index)
 
+    def predict_rows(
+        self, rows: Iterable[Mapping[Any, object]], *, version: str = "", timeout_seconds: float = _READY_SECONDS
+    ) -> pd.DataFrame:
+        """Return predictions for a few records, in their order, with the columns of `predict`; class labels are texts.
+
+        Args:
+            rows: each a value by column; None is missing. Columns that the model does not ask for are ignored.
+            version: a version number or alias; by default the deployment's own.
+            timeout_seconds: how long to wait for the deployment to be ready, and for the answer.
+
+        Raises:
+            InvalidArgument: a row lacks a column or has a wrong value; the violations name row and column.
+            DeadlineExceeded: the deployment was not ready in time.
+        """
+        typed = [typed_rows.to_row(row) for row in rows]
+        return self._typed(prediction_pb2.PredictRequest(rows=typed), version, timeout_seconds)
+
+    def predict_texts(
+        self, texts: Iterable[str], *, version: str = "", timeout_seconds: float = _READY_SECONDS
+    ) -> pd.DataFrame:
+        """Return predictions for some texts, by a version with a tokenizer.json; arguments as for predict_rows.
+
+        Raises:
+            FailedPrecondition: the version has none.
+            InvalidArgument: a text is too long.
+        """
+        return self._typed(prediction_pb2.PredictRequest(texts=texts), version, timeout_seconds)
+
+    def predict_images(
+        self, images: Iterable[bytes | str | Path], *, version: str = "", timeout_seconds: float = _READY_SECONDS
+    ) -> pd.DataFrame:
+        """Return predictions for some PNG or JPEG images, files or their bytes, by a version with an image.json.
+
+        Raises:
+            FailedPrecondition: the version has none.
+            InvalidArgument: one is no image, or too large.
+        """
+        contents = [image if isinstance(image, bytes) else Path(image).read_bytes() for image in images]
+        return self._typed(prediction_pb2.PredictRequest(images=contents), version, timeout_seconds)
+
+    def score(
+        self,
+        dataset: Dataset | str,
+        *,
+        name: str | None = None,
+        version: str = "",
+        columns: Iterable[str] = (),
+        batch_rows: int = 0,
+        timeout_seconds: float = _READY_SECONDS,
+    ) -> Dataset:
+        """Predict for every row of a dataset version on the platform; return the new version with rows and predictions.
+
+        The prediction's column bears the target's name (with `_predicted` behind it where the truth goes along); a
+        column a class, `probability_<label>`, comes behind it.
+
+        Args:
+            dataset: the version, or its reference such as `applications@3`.
+            name: the new dataset's id; by default the old one's with `-scored` behind.
+            version: a model version's number or alias; by default the deployment's own. It answers for all rows.
+            columns: what goes along; by default every column.
+            batch_rows: rows predicted at a time; 0 leaves it to the platform.
+            timeout_seconds: how long to wait for the deployment to be ready.
+
+        Raises:
+            InvalidArgument: the dataset lacks a column, or holds a value that the model refuses: nothing is written.
+            DeadlineExceeded: the deployment was not ready in time.
+        """
+        ref = dataset.ref if isinstance(dataset, Dataset) else dataset
+        request = prediction_pb2.ScoreDatasetRequest(
+            dataset=ref,
+            deployment=self.name,
+            version=version,
+            output=name or names.to_id(ref.partition("@")[0][:56] + "-scored"),
+            columns=columns,
+            batch_rows=batch_rows,
+            request_id=names.request_id(),
+        )
+        with tracing.span("lepton.score"):
+            self.wait(timeout_seconds)
+            with progress.share(f"scoring {ref} with {self.name}") as update:
+                for answer in self.connection.prediction.ScoreDataset(request):
+                    update(answer.rows_done / max(answer.rows_total, 1), f"{answer.rows_per_second:,.0f} rows/s")
+        return Dataset(self.connection, answer.dataset)
+
     def status(self) -> inference_pb2.Deployment:
         """Return what the platform says of the deployment.
 
@@ -177,6 +264,13 @@ class Deploy:
         except errors.LeptonError as error:
             return html_table(repr(self), ("",), [(error.message,)])
         return html_table(repr(self), ("", ""), zip(_COLUMNS, row, strict=True))
+
+    def _typed(self, request: prediction_pb2.PredictRequest, version: str, timeout_seconds: float) -> pd.DataFrame:
+        request.deployment, request.version = self.name, version
+        with tracing.span("lepton.predict"):
+            signature = self._serving_version(self.wait(timeout_seconds)).signature
+            answer = self.connection.prediction.Predict(request, timeout=timeout_seconds)
+        return typed_rows.to_frame(answer.predictions, signature.target or "prediction", list(signature.classes))
 
     def _wanted(self) -> ModelVersion:
         if self._version is None:

@@ -1,7 +1,7 @@
 """Model versions in the registry: get, list, promote, roll back, download, upload."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +72,7 @@ class ModelVersion:
         model: str,
         onnx: str | Path | bytes,
         *,
+        files: Iterable[str | Path] = (),
         description: str = "",
         connection: Connection | None = None,
     ) -> "ModelVersion":
@@ -80,6 +81,7 @@ class ModelVersion:
         Args:
             model: the model's id.
             onnx: the file, or its bytes.
+            files: what stands beside it, such as its tokenizer.json or image.json.
             description: for people.
             connection: the platform; by default the one in use.
 
@@ -88,16 +90,19 @@ class ModelVersion:
         """
         connection = connection or current()
         content = onnx if isinstance(onnx, bytes) else Path(onnx).read_bytes()
-        artifact = registry_pb2.Artifact(
-            name="model.onnx", sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)
-        )
+        contents = {"model.onnx": content, **{Path(path).name: Path(path).read_bytes() for path in files}}
+        artifacts = [
+            registry_pb2.Artifact(name=name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+            for name, content in contents.items()
+        ]
         created = connection.registry.CreateVersion(
             registry_pb2.CreateVersionRequest(
-                model=model, artifacts=[artifact], description=description, request_id=names.request_id()
+                model=model, artifacts=artifacts, description=description, request_id=names.request_id()
             )
         )
         ref = f"{created.model}@{created.number}"
-        connection.registry.UploadArtifact(_upload(ref, artifact.name, content))
+        for name, content in contents.items():
+            connection.registry.UploadArtifact(_upload(ref, name, content))
         request = registry_pb2.FinalizeVersionRequest(ref=ref, request_id=names.request_id())
         version = cls(connection, connection.registry.FinalizeVersion(request, timeout=300))
         if version.state == "FAILED":

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 # Distributions whose module bears another name.
 MODULES = {
     "nats-py": "nats",
+    "pillow": "PIL",
     "onnxruntime-gpu": "onnxruntime",
     "opentelemetry-exporter-otlp-proto-grpc": "opentelemetry.exporter",
     "opentelemetry-sdk": "opentelemetry.sdk",

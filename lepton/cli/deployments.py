@@ -1,5 +1,6 @@
 """`lepton deploy`, `lepton deployments` and `lepton predict`."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,9 @@ Name = Annotated[str, typer.Argument(help="The deployment's id.")]
 def register(root: typer.Typer) -> None:
     """Add the commands that are verbs, and the noun."""
     root.command(epilog="Example: lepton deploy credit@champion --replicas 2")(deploy)
-    root.command(epilog="Example: lepton predict credit applications.csv --json")(predict)
+    root.command(
+        epilog="Examples: lepton predict credit applications.csv --json; lepton predict prices --row '{\"size\": 20}'"
+    )(predict)
     root.add_typer(app, name="deployments")
 
 
@@ -39,13 +42,30 @@ def deploy(
 
 def predict(
     name: Name,
-    path: Annotated[Path, typer.Argument(help="Rows: .csv, .parquet or .jsonl.", exists=True, dir_okay=False)],
+    path: Annotated[
+        Path | None, typer.Argument(help="Rows: .csv, .parquet or .jsonl.", exists=True, dir_okay=False)
+    ] = None,
+    row: Annotated[list[str] | None, typer.Option(help="A row as a JSON object; may be repeated.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text; may be repeated.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="A PNG or JPEG file; may be repeated.", exists=True, dir_okay=False)
+    ] = None,
     version: Annotated[str, typer.Option(help="A version number or alias; by default the deployment's own.")] = "",
     output: Annotated[Path | None, typer.Option(help="Write a CSV here instead of printing.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print predictions for the rows of a file."""
-    result = Deploy(name).predict(_read(path), version=version)
+    """Print predictions for the rows of a file, or for rows, texts or images given as options."""
+    if [path is not None, bool(row), bool(text), bool(image)].count(True) != 1:
+        raise errors.InvalidArgument("give a file, or --row, --text or --image: see `lepton predict --help`")
+    deployment = Deploy(name)
+    if path is not None:
+        result = deployment.predict(_read(path), version=version)
+    elif row:
+        result = deployment.predict_rows([_record(given) for given in row], version=version)
+    elif text:
+        result = deployment.predict_texts(text, version=version)
+    else:
+        result = deployment.predict_images(image or (), version=version)
     if output is None:
         show_table(result, as_json)
         return
@@ -65,6 +85,23 @@ def show(name: Name, as_json: Json = False) -> None:
     show_message(Deploy(name).status(), as_json, name)
 
 
+@app.command(epilog="Example: lepton deployments score credit applications@3 --output scored")
+def score(
+    name: Name,
+    dataset: Annotated[str, typer.Argument(help="The version to score: name@number, or the name alone.")],
+    output: Annotated[str | None, typer.Option(help="The new dataset's id; by default NAME-scored.")] = None,
+    version: Annotated[str, typer.Option(help="A version number or alias; by default the deployment's own.")] = "",
+    column: Annotated[list[str] | None, typer.Option(help="Carry this column along; may be repeated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Predict for every row of a dataset, into a new version with rows and predictions."""
+    scored = Deploy(name).score(dataset, name=output, version=version, columns=column or ())
+    if as_json:
+        show_message(scored.message, True, "")
+        return
+    typer.echo(f"{scored.ref}: {scored.message.rows:,} rows x {len(scored.columns)} columns")
+
+
 @app.command(epilog="Example: lepton deployments rollback credit")
 def rollback(name: Name, as_json: Json = False) -> None:
     """Serve again what was served before."""
@@ -77,6 +114,16 @@ def delete(name: Name, as_json: Json = False) -> None:
     """Stop serving."""
     Deploy(name).delete()
     show_done(f"deleted {name}", as_json, deleted=name)
+
+
+def _record(text: str) -> dict[str, object]:
+    try:
+        record = json.loads(text)
+    except ValueError as error:
+        raise errors.InvalidArgument(f"--row is no JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise errors.InvalidArgument(f"--row must be a JSON object, a value by column: got {text}")
+    return record
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -61,15 +61,21 @@ def aliases_(model: ModelName, as_json: Json = False) -> None:
     show_table(frame, as_json, "no aliases yet: lepton models promote")
 
 
-@app.command(epilog="Example: lepton models upload fraud fraud.onnx")
+@app.command(
+    epilog="Examples: lepton models upload fraud fraud.onnx; lepton models upload mood mood.onnx --file tokenizer.json"
+)
 def upload(
     model: ModelName,
     path: Annotated[Path, typer.Argument(help="An ONNX file.", exists=True, dir_okay=False)],
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file beside it, tokenizer.json say; may be repeated.", exists=True, dir_okay=False),
+    ] = None,
     description: Annotated[str, typer.Option(help="For people.")] = "",
     as_json: Json = False,
 ) -> None:
     """Register an ONNX model that was made elsewhere."""
-    version = ModelVersion.upload(model, path, description=description)
+    version = ModelVersion.upload(model, path, files=file or (), description=description)
     show_message(version.message, as_json, repr(version))
 
 

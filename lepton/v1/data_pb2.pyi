@@ -326,6 +326,7 @@ class Step(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     SPLIT_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def drop_missing(self) -> Global___DropMissing:
         """Drops rows with missing values."""
@@ -362,6 +363,10 @@ class Step(_message.Message):
     def sample(self) -> Global___Sample:
         """Keeps a seeded sample."""
 
+    @_builtins.property
+    def score(self) -> Global___Score:
+        """Adds a model's predictions. Kept as provenance by imports; a transform refuses it, for models answer elsewhere."""
+
     def __init__(
         self,
         *,
@@ -374,12 +379,13 @@ class Step(_message.Message):
         filter: Global___Filter | None = ...,
         split: Global___Split | None = ...,
         sample: Global___Sample | None = ...,
+        score: Global___Score | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cast", b"cast", "drop_columns", b"drop_columns", "drop_duplicates", b"drop_duplicates", "drop_missing", b"drop_missing", "fill_missing", b"fill_missing", "filter", b"filter", "kind", b"kind", "rename", b"rename", "sample", b"sample", "split", b"split"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cast", b"cast", "drop_columns", b"drop_columns", "drop_duplicates", b"drop_duplicates", "drop_missing", b"drop_missing", "fill_missing", b"fill_missing", "filter", b"filter", "kind", b"kind", "rename", b"rename", "sample", b"sample", "score", b"score", "split", b"split"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cast", b"cast", "drop_columns", b"drop_columns", "drop_duplicates", b"drop_duplicates", "drop_missing", b"drop_missing", "fill_missing", b"fill_missing", "filter", b"filter", "kind", b"kind", "rename", b"rename", "sample", b"sample", "split", b"split"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cast", b"cast", "drop_columns", b"drop_columns", "drop_duplicates", b"drop_duplicates", "drop_missing", b"drop_missing", "fill_missing", b"fill_missing", "filter", b"filter", "kind", b"kind", "rename", b"rename", "sample", b"sample", "score", b"score", "split", b"split"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["drop_missing", "fill_missing", "drop_columns", "drop_duplicates", "rename", "cast", "filter", "split", "sample"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["drop_missing", "fill_missing", "drop_columns", "drop_duplicates", "rename", "cast", "filter", "split", "sample", "score"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -670,6 +676,42 @@ class Sample(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Sample: _TypeAlias = Sample  # noqa: Y015
+
+@_typing.final
+class Score(_message.Message):
+    """Adds a model's predictions for each row."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model version that answered, as name@number."""
+    digest: _builtins.str
+    """Its digest, lower-case hex."""
+    deployment: _builtins.str
+    """The deployment that it answered for."""
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The columns that it added."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        deployment: _builtins.str = ...,
+        columns: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "deployment", b"deployment", "digest", b"digest", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Score: _TypeAlias = Score  # noqa: Y015
 
 @_typing.final
 class TransformDatasetRequest(_message.Message):

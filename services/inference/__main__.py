@@ -54,9 +54,13 @@ async def running_deployments(settings: InferenceSettings) -> AsyncIterator[Runn
 async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator[RunningServer]:
     """Serve predictions while the block runs."""
     from lepton.v1 import scheduler_pb2, scheduler_pb2_grpc
+    from lepton.v1.prediction_pb2_grpc import add_PredictionServiceServicer_to_server
     from servicekit.worker import Membership, WorkerAgent, machine_capacity, own_cores
+    from services.inference.adapters.datasets_client import DatasetsClient
     from services.inference.adapters.deployments_client import DeploymentsClient
     from services.inference.front import running_front
+    from services.inference.predict.scoring import Scorer
+    from services.inference.predict.servicer import PredictionServicer
     from services.inference.serving.admission import Admission
     from services.inference.serving.batcher import Batcher, QueueLimits
     from services.inference.serving.forwarding import Directory, Forwarder
@@ -92,7 +96,16 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
         replicas = await stack.enter_async_context(
             Replicas(RegistryClient(registry), table, servicer, batcher, settings.run_threads)
         )
-        server = await stack.enter_async_context(running_front(settings, table, batcher, servicer, forwarder))
+        data = await stack.enter_async_context(open_channel(settings.data_address, settings))
+        scorer = Scorer(predictions.run, DatasetsClient(data), settings.parallel_scorings)
+        typed = PredictionServicer(table, predictions.run, scorer, forwarder)
+        stack.callback(typed.close)
+        typed_service = Servicer(
+            "lepton.v1.PredictionService", lambda server: add_PredictionServiceServicer_to_server(typed, server)
+        )
+        server = await stack.enter_async_context(
+            running_front(settings, table, batcher, servicer, forwarder, [typed_service])
+        )
         capacity = machine_capacity(settings.worker_cores, settings.worker_memory_bytes, settings.worker_gpus)
         address = settings.worker_address or f"{settings.host}:{server.private_port}"
         membership = Membership(worker, scheduler_pb2.WORKER_KIND_INFERENCE, capacity, address)

@@ -21,8 +21,9 @@ def running_front(
     batcher: Batcher,
     servicer: OpenInferenceServicer,
     forwarder: Forwarder | None = None,
+    others: Sequence[Servicer] = (),
 ) -> AbstractAsyncContextManager[RunningServer]:
-    """Serve the Open Inference Protocol while the block runs.
+    """Serve the Open Inference Protocol, and what else is given, while the block runs.
 
     Args:
         settings: ports, limits, and which lane.
@@ -30,6 +31,7 @@ def running_front(
         batcher: runs predictions.
         servicer: the protocol's RPCs.
         forwarder: passes on what stands elsewhere; None for a worker alone.
+        others: further services of the port.
     """
 
     def fast_server(guard: Guard, options: Sequence[tuple[str, int]]) -> FastServer:
@@ -50,7 +52,7 @@ def running_front(
     )
     return running_server(
         settings,
-        [service],
+        [service, *others],
         # Workers of one machine share the public port: the kernel spreads connections over them.
         options={"grpc.so_reuseport": 1},
         make_server=fast_server if settings.fast_lane else None,

@@ -38,3 +38,4 @@ class WorkerSettings(ProcessSettings):
     max_queue_requests: int = Field(1024, ge=1, description="Requests of one model that may wait for their run.")
     max_queue_bytes: int = Field(512 << 20, ge=1 << 20, description="Bytes of requests that may wait, of all models.")
     typed_reply: str = Field("mirror", pattern="mirror|raw", description="What a typed request gets: mirror or raw.")
+    parallel_scorings: int = Field(2, ge=1, description="Datasets scored at a time; more are told to come back.")

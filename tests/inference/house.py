@@ -208,15 +208,13 @@ class House:
 
     def worker_environment(self, **more: object) -> dict[str, object]:
         """Return a worker's settings."""
-        return self.environment(
-            "inference",
-            registry_address=f"localhost:{self.registry.private_port}",
-            inference_address=f"localhost:{self.server.private_port}",
-            scheduler_address=f"localhost:{self.scheduler.private_port}",
-            worker_cores=4.0,
-            worker_memory_bytes=8 << 30,
-            **more,
-        )
+        addresses = {
+            "registry_address": f"localhost:{self.registry.private_port}",
+            "inference_address": f"localhost:{self.server.private_port}",
+            "scheduler_address": f"localhost:{self.scheduler.private_port}",
+        }
+        capacity = {"worker_cores": 4.0, "worker_memory_bytes": 8 << 30}
+        return self.environment("inference", **{**addresses, **capacity, **more})
 
     @contextlib.asynccontextmanager
     async def worker(self, name: str = "w1", **more: object) -> AsyncIterator[Worker]:

@@ -251,6 +251,13 @@ def _sample(schema: pa.Schema, arguments: Arguments) -> AnyStep:
     )
 
 
+def _score(schema: pa.Schema, arguments: Arguments) -> AnyStep:
+    raise InvalidArgument(
+        "a transform cannot ask a model: score the dataset with a deployment instead (ScoreDataset)",
+        reason="BAD_RECIPE",
+    )
+
+
 _MAKERS: Mapping[str, Callable[[pa.Schema, Arguments], AnyStep]] = {
     "drop_missing": _drop_missing,
     "fill_missing": _fill_missing,
@@ -261,6 +268,7 @@ _MAKERS: Mapping[str, Callable[[pa.Schema, Arguments], AnyStep]] = {
     "filter": _filter,
     "split": _split,
     "sample": _sample,
+    "score": _score,
 }
 
 

@@ -33,6 +33,7 @@ _LENGTH = struct.Struct("<I")
 _MAX_ELEMENTS = 1 << 40
 _MAX_PADDED_BYTES = 1 << 28
 _CLASSIFICATION = "classification"
+_COMPLETE = "a value in every row, for training had no missing one"
 # Triton's clients ask so for an empty last reply of models that give several; ours give one, which is the last.
 EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
 
@@ -193,21 +194,23 @@ def check_values(array: Array, spec: InputSpec, model: LoadedModel) -> None:
     """Check missing values, infinities and unknown categories.
 
     Raises:
-        InvalidArgument: one that the model does not take.
+        InvalidArgument: some value is none that the input takes.
     """
+    wrong = wrong_values(array, spec)
+    if wrong is not None:
+        raise _refused(model, spec.name, *wrong)
+
+
+def wrong_values(array: Array, spec: InputSpec) -> tuple[str, str] | None:
+    """Return what was expected and what some value is instead; None where all are well."""
     kind = array.dtype.kind
     if kind == "f":
         # Most predictions are of one row, and NumPy takes ten times as long for one value.
         is_finite = math.isfinite(array.item()) if array.size == 1 else np.isfinite(array).all()
-        if not is_finite:
-            _check_floats(array, spec, model)
-    elif spec.is_column and kind in "OS":
-        values = array.ravel().tolist()
-        if not spec.nullable and ("" in values or b"" in values):
-            raise _refused(model, spec.name, "a value in every row, for training had no missing one", "an empty text")
-        if spec.known is not None and not spec.known.issuperset(values):
-            unknown = next(value for value in values if value not in spec.known)
-            raise _refused(model, spec.name, "a category that training saw", repr(unknown))
+        return None if is_finite else _wrong_floats(array, spec)
+    if spec.is_column and kind in "OS":
+        return _wrong_texts(array.ravel().tolist(), spec)
+    return None
 
 
 def are_known(texts: list[str], spec: InputSpec) -> bool:
@@ -217,11 +220,21 @@ def are_known(texts: list[str], spec: InputSpec) -> bool:
     return (spec.nullable or "" not in texts) and (spec.known is None or spec.known.issuperset(texts))
 
 
-def _check_floats(array: Array, spec: InputSpec, model: LoadedModel) -> None:
+def _wrong_floats(array: Array, spec: InputSpec) -> tuple[str, str] | None:
     if np.isinf(array).any():
-        raise _refused(model, spec.name, "finite values", "an infinity")
+        return "finite values", "an infinity"
     if spec.is_column and not spec.nullable:
-        raise _refused(model, spec.name, "a value in every row, for training had no missing one", "NaN")
+        return _COMPLETE, "NaN"
+    return None
+
+
+def _wrong_texts(values: list[str | bytes], spec: InputSpec) -> tuple[str, str] | None:
+    if not spec.nullable and ("" in values or b"" in values):
+        return _COMPLETE, "an empty text"
+    if spec.known is not None and not spec.known.issuperset(values):
+        unknown = next(value for value in values if value not in spec.known)
+        return "a category that training saw", repr(unknown)
+    return None
 
 
 def _check_parameters(parameters: Any) -> None:

@@ -8,7 +8,7 @@ do not play ball.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -163,17 +163,65 @@ class Forwarder:
         Raises:
             LeptonError: `why` where nobody holds it; Unavailable for a marked request; else what the holder answered.
         """
-        if why.reason not in _ELSEWHERE:
-            raise why
-        if is_marked:
-            raise Unavailable(f"{why.message}; the request was passed on already", reason="NOT_HERE_EITHER") from why
-        holders = self._directory.holders(identity.workspace, *model)
-        for holder in holders[:2]:
+        for holder in self._holders(model, identity, why, is_marked=is_marked):
             try:
                 return await self._ask(holder, method, request, model, identity, seconds)
             except Unavailable as error:
                 why = error
         raise why
+
+    async def stream(
+        self,
+        method: str,
+        request: bytes,
+        model: tuple[str, str],
+        identity: Identity,
+        why: LeptonError,
+        *,
+        seconds: float | None,
+        is_marked: bool,
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield a holder's answers; a holder that is gone before its first one is passed over once.
+
+        Args and errors are those of `unary`.
+        """
+        for holder in self._holders(model, identity, why, is_marked=is_marked):
+            has_begun = False
+            ask: Any = self._channel(holder).unary_stream(method)
+            call = ask(request, timeout=seconds, metadata=_metadata(identity))
+            try:
+                async for reply in call:
+                    has_begun = True
+                    yield reply
+                return
+            except grpc.aio.AioRpcError as failure:
+                error = statuses.from_rpc_error(failure)
+                if has_begun or not isinstance(error, Unavailable):
+                    raise error from failure
+                why = error
+            finally:
+                call.cancel()
+        raise why
+
+    def _holders(
+        self, model: tuple[str, str], identity: Identity, why: LeptonError, *, is_marked: bool
+    ) -> list[Holder]:
+        """Return whom to ask, the best first.
+
+        Raises:
+            LeptonError: nobody: what this worker answers is no matter of where a model stands, or was passed on.
+        """
+        if why.reason not in _ELSEWHERE:
+            raise why
+        if is_marked:
+            raise Unavailable(f"{why.message}; the request was passed on already", reason="NOT_HERE_EITHER") from why
+        return self._directory.holders(identity.workspace, *model)[:2]
+
+    def _channel(self, holder: Holder) -> grpc.aio.Channel:
+        channel = self._channels.get(holder.address)
+        if channel is None:
+            channel = self._channels[holder.address] = self._open_channel(holder.address)
+        return channel
 
     async def _ask(
         self,
@@ -184,11 +232,8 @@ class Forwarder:
         identity: Identity,
         seconds: float | None,
     ) -> Forwarded:
-        channel = self._channels.get(holder.address)
-        if channel is None:
-            channel = self._channels[holder.address] = self._open_channel(holder.address)
         started = time.monotonic()
-        ask: Any = channel.unary_unary(method)
+        ask: Any = self._channel(holder).unary_unary(method)
         call = ask(request, timeout=seconds or _TIMEOUT_SECONDS, metadata=_metadata(identity))
         try:
             reply = await call

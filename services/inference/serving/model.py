@@ -1,9 +1,10 @@
 """A model version in ONNX Runtime, with what its requests are checked against."""
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -54,6 +55,7 @@ class InputSpec:
         is_column: whether it is a column that training saw, so that the rules of missing values hold.
         nullable: whether NaN or an empty text may stand for a missing value.
         known: the categories to insist on; None to take any.
+        is_boolean: whether it is a column of truth values, whatever its datatype.
     """
 
     name: str
@@ -63,6 +65,7 @@ class InputSpec:
     is_column: bool = False
     nullable: bool = False
     known: frozenset[str] | None = None
+    is_boolean: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,24 @@ class OutputSpec:
     datatype: str
     shape: tuple[int, ...]
     labels: tuple[str, ...] = ()
+
+
+class Preprocessing(Protocol):
+    """Makes a model's inputs of texts or images, as declarative files beside the model say.
+
+    Args:
+        takes: texts or images.
+    """
+
+    takes: str
+
+    def batches(self, items: Sequence[str | bytes]) -> Iterator[dict[str, Array]]:
+        """Yield the inputs of as many items as run together, in order. Blocks.
+
+        Raises:
+            InvalidArgument: an item is too large, or is none.
+        """
+        ...
 
 
 @dataclass
@@ -98,6 +119,10 @@ class LoadedModel:
         run_seconds: what a run of one row took at the warm-up.
         fixed_seconds: what a run takes beyond its rows, as far as that is known.
         row_seconds: mean of the last runs, a row.
+        model: the id of the model in the registry.
+        target: the name of the column that it predicts; empty where unknown.
+        held: who keep it beyond their runs, counted on the event loop alone.
+        preprocessing: makes its inputs of texts or images; None where no file beside it says how.
         statistics: what it did.
         cache: of its deployment's answers; None for none.
         forms: kinds of requests that it answered lately; see batches.find_form.
@@ -121,6 +146,10 @@ class LoadedModel:
     run_seconds: float = 0.0
     fixed_seconds: float = 0.0
     row_seconds: float = 0.0
+    model: str = ""
+    target: str = ""
+    held: int = 0
+    preprocessing: Preprocessing | None = None
     statistics: Statistics = field(default_factory=Statistics, repr=False)
     cache: "ResponseCache | None" = None
     forms: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -206,6 +235,7 @@ def load_model(
     inputs = {item.name: _input(item, specs.get(item.name), signature) for item in session.get_inputs()}
     outputs = {item.name: _output(item, tuple(signature.classes)) for item in session.get_outputs()}
     model = LoadedModel(deployment, version.number, version.digest, session, inputs, outputs, epoch, workspace)
+    model.model, model.target = version.model, signature.target
     _warm_up(model)
     return model
 
@@ -218,7 +248,16 @@ def _input(item: Any, spec: common_pb2.TensorSpec | None, signature: common_pb2.
     insists = signature.handle_unknown == "error" and spec.kind == common_pb2.COLUMN_KIND_CATEGORICAL
     # A missing value is no category, and is checked by itself.
     known = frozenset((*spec.categories, "")) if insists else None
-    return InputSpec(item.name, _datatype(item), shape, batch, is_column=True, nullable=spec.nullable, known=known)
+    return InputSpec(
+        item.name,
+        _datatype(item),
+        shape,
+        batch,
+        is_column=True,
+        nullable=spec.nullable,
+        known=known,
+        is_boolean=spec.kind == common_pb2.COLUMN_KIND_BOOLEAN,
+    )
 
 
 def _output(item: Any, classes: tuple[str, ...]) -> OutputSpec:

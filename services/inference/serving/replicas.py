@@ -13,6 +13,7 @@ from servicekit.auth import Identity, act_as
 from servicekit.errors import FailedPrecondition, LeptonError
 from servicekit.worker import Holding
 from services.inference.adapters.registry_client import RegistryClient
+from services.inference.predict.preprocessing import PREPROCESSING_FILES, load_preprocessing
 from services.inference.serving.batcher import Batcher
 from services.inference.serving.model import LoadedModel, load_model
 from services.inference.serving.servicer import OpenInferenceServicer
@@ -163,7 +164,8 @@ class Replicas:
                     reason="DIGEST_MISMATCH",
                 )
             content = await self._registry.model(version)
-        return await asyncio.to_thread(
+            files = await self._registry.files(version, PREPROCESSING_FILES)
+        model = await asyncio.to_thread(
             load_model,
             replica.deployment,
             version,
@@ -171,6 +173,8 @@ class Replicas:
             threads=self._threads,
             workspace=replica.workspace,
         )
+        model.preprocessing = await asyncio.to_thread(load_preprocessing, files, model.inputs)
+        return model
 
     def _fail(self, key: Key, message: str) -> None:
         workspace, deployment, number = _slot(key)
@@ -208,7 +212,7 @@ class Replicas:
         draining.add_done_callback(self._draining.discard)
 
     async def _drain(self, key: Key, model: LoadedModel) -> None:
-        while model.in_flight:  # noqa: ASYNC110  (a request pays for an event; a drain is rare)
+        while model.in_flight or model.held:  # noqa: ASYNC110  (a request pays for an event; a drain is rare)
             await asyncio.sleep(_DRAIN_LOOK_SECONDS)
         report = self._reports.get(key)
         if report is not None and report.state == pb.REPLICA_STATE_DRAINING:

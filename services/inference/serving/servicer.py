@@ -61,7 +61,7 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """Answer a prediction."""
-        answer = await self._predictions.infer(request, is_marked=_is_marked(context))
+        answer = await self._predictions.infer(request, is_marked=is_marked_call(context))
         context.set_trailing_metadata(answer.metadata)
         return answer.reply
 
@@ -206,12 +206,13 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
                 identity,
                 why,
                 seconds=bounded_timeout(None),
-                is_marked=_is_marked(context),
+                is_marked=is_marked_call(context),
             )
             return reply_type.FromString(forwarded.reply)
 
 
-def _is_marked(context: Context) -> bool:
+def is_marked_call(context: Context) -> bool:
+    """Return whether a call was passed on already, by one of Lepton's own processes."""
     metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
     return is_marked(metadata, context.peer_identities())
 

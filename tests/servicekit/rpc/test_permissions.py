@@ -24,12 +24,13 @@ def contract() -> list[ServiceDescriptor]:
     return [service for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
 
 
-def test_contract_holds_five_services() -> None:
+def test_contract_holds_the_platforms_services() -> None:
     assert {service.name for service in contract()} == {
         "DataService",
         "TrainingService",
         "RegistryService",
         "InferenceService",
+        "PredictionService",
         "SchedulerService",
     }
 

@@ -1,0 +1,64 @@
+"""Records of plain Python values as the rows of typed predictions, and their answers as a DataFrame."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import pandas as pd
+
+from lepton import errors
+from lepton.v1 import prediction_pb2
+
+# What fits the contract's integers.
+_LEAST, _MOST = -(2**63), 2**63 - 1
+
+
+def to_row(record: Mapping[Any, object]) -> prediction_pb2.Row:
+    """Return a record as a row; None and NaN are missing.
+
+    Raises:
+        InvalidArgument: a value is neither number, text nor truth value.
+    """
+    return prediction_pb2.Row(values={str(name): _to_value(str(name), value) for name, value in record.items()})
+
+
+def to_frame(predictions: Iterable[prediction_pb2.Prediction], target: str, classes: Sequence[str]) -> pd.DataFrame:
+    """Return predictions as a DataFrame: first the target's column, then a probability a class.
+
+    Args:
+        predictions: in the rows' order.
+        target: the first column's name.
+        classes: the order of the probabilities.
+    """
+    return pd.DataFrame([_to_record(prediction, target, classes) for prediction in predictions])
+
+
+def _to_record(prediction: prediction_pb2.Prediction, target: str, classes: Sequence[str]) -> dict[str, float | str]:
+    if len(prediction.values) == 1:
+        return {target: prediction.values[0]}
+    if prediction.values:
+        return {f"{target}_{place}": value for place, value in enumerate(prediction.values)}
+    probabilities = prediction.probabilities
+    return {
+        target: prediction.label,
+        **{f"probability_{label}": probabilities[label] for label in classes if label in probabilities},
+    }
+
+
+def _to_value(name: str, value: object) -> prediction_pb2.Value:
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return prediction_pb2.Value(missing=prediction_pb2.Missing())
+    # NumPy's bool is no bool of Python's.
+    if type(value).__name__ in ("bool", "bool_"):
+        return prediction_pb2.Value(boolean=bool(value))
+    if isinstance(value, Integral) and _LEAST <= int(value) <= _MOST:
+        return prediction_pb2.Value(integer=int(value))
+    if isinstance(value, Real):
+        return prediction_pb2.Value(number=float(value))
+    if isinstance(value, str):
+        return prediction_pb2.Value(text=value)
+    raise errors.InvalidArgument(
+        f"column {name!r} holds a {type(value).__name__}: expected a number, a text, a truth value or None",
+        reason="COLUMN_TYPE",
+    )

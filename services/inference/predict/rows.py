@@ -1,0 +1,149 @@
+"""Rows of named values to arrays by a model's signature: pure; a refusal names row, column, expected and got."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lepton.v1 import prediction_pb2 as pb
+from servicekit.errors import FailedPrecondition
+from services.inference.predict.problems import Problems, shortened
+from services.inference.serving.model import NUMPY_TYPES, Array, InputSpec, LoadedModel
+
+# Whole numbers beyond are not told apart as doubles.
+_EXACT = 2.0**53
+# Shapes of one value a row.
+_COLUMN_SHAPES = ((-1,), (-1, 1))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """How values become items of one input.
+
+    Args:
+        expected: for people.
+        takes: by the kind of a value, what makes it an item; raises ValueError for one that is none.
+        missing: stands for a missing value; None where nothing does.
+        filler: stands for a wrong one until the request is refused.
+    """
+
+    expected: str
+    takes: Mapping[str, Callable[[Any], Any]]
+    missing: Any
+    filler: Any
+
+
+def rows_to_arrays(rows: Sequence[pb.Row], model: LoadedModel) -> dict[str, Array]:
+    """Return a model's inputs by name, each (rows, 1) or (rows,) as the graph has it.
+
+    Args:
+        rows: at least one; what the model does not ask for is ignored.
+        model: whose signature counts.
+
+    Raises:
+        InvalidArgument: a row lacks a column, or has a value that the column does not take.
+        FailedPrecondition: the model is none of columns.
+    """
+    check_takes_columns(model)
+    problems = Problems(model.deployment, lambda row, column: f'rows[{row}].values["{column}"]')
+    arrays: dict[str, Array] = {}
+    for spec in model.inputs.values():
+        items = _items(rows, spec, problems)
+        arrays[spec.name] = as_column(items, spec)
+        problems.look(arrays[spec.name], spec)
+    problems.refuse()
+    return arrays
+
+
+def check_takes_columns(model: LoadedModel) -> None:
+    """Check that a model takes one value a row in every input.
+
+    Raises:
+        FailedPrecondition: it does not: rows say too little of its tensors.
+    """
+    for spec in model.inputs.values():
+        if spec.shape not in _COLUMN_SHAPES:
+            raise FailedPrecondition(
+                f"model {model.deployment!r} takes {spec.name!r} of shape {list(spec.shape)}, not one value a row: "
+                "send tensors by the Open Inference Protocol (ModelInfer)",
+                reason="NOT_COLUMNS",
+            )
+
+
+def as_column(items: "list[Any] | Array", spec: InputSpec) -> Array:
+    """Return items as an input's array; what is too large for its floats becomes an infinity, to be refused."""
+    shape = (len(items), *spec.shape[1:])
+    if spec.datatype == "BYTES":
+        texts = np.empty(len(items), dtype=object)
+        texts[:] = items
+        return texts.reshape(shape)
+    with np.errstate(over="ignore"):
+        return np.array(items, dtype=NUMPY_TYPES[spec.datatype]).reshape(shape)
+
+
+def _items(rows: Sequence[pb.Row], spec: InputSpec, problems: Problems) -> list[Any]:
+    reader = _reader(spec)
+    items: list[Any] = []
+    for index, row in enumerate(rows):
+        value = row.values.get(spec.name)
+        kind = value.WhichOneof("kind") if value is not None else None
+        try:
+            items.append(_item(value, kind, reader))
+        except ValueError:
+            problems.add(index, spec.name, reader.expected, _told(value, kind))
+            items.append(reader.filler)
+    return items
+
+
+def _item(value: pb.Value | None, kind: str | None, reader: _Reader) -> Any:
+    if kind == "missing":
+        if reader.missing is None:
+            raise ValueError(kind)
+        return reader.missing
+    if kind is None or kind not in reader.takes:
+        raise ValueError(kind)
+    return reader.takes[kind](getattr(value, kind))
+
+
+def _told(value: pb.Value | None, kind: str | None) -> str:
+    if value is None:
+        return "no such column"
+    if kind is None:
+        return "a value that says nothing"
+    return (
+        "a missing value, where training had none" if kind == "missing" else f"{kind} {shortened(getattr(value, kind))}"
+    )
+
+
+def _reader(spec: InputSpec) -> _Reader:
+    datatype = spec.datatype
+    or_missing = ", or missing" if spec.nullable else ""
+    if datatype == "BYTES":
+        # The empty text stands for a missing value on the wire.
+        filler = next((text for text in spec.known or () if text), "a")
+        return _Reader(f"a text{or_missing}", {"text": str}, "" if spec.nullable else None, filler)
+    if datatype == "BOOL":
+        return _Reader("a truth value", {"boolean": bool}, None, False)
+    if datatype.startswith("FP"):
+        missing = math.nan if spec.nullable else None
+        if spec.is_boolean:
+            return _Reader(f"a truth value{or_missing}", {"boolean": float}, missing, 0.0)
+        return _Reader(f"a number{or_missing}", {"number": float, "integer": float}, missing, 0.0)
+    limits = np.iinfo(NUMPY_TYPES[datatype])
+    least, most = int(limits.min), int(limits.max)
+    whole = _whole_within(least, most)
+    bounds = "" if datatype == "INT64" else f" from {least} to {most}"
+    return _Reader(f"a whole number{bounds}", {"integer": whole, "number": whole}, None, 0)
+
+
+def _whole_within(least: int, most: int) -> Callable[[float], int]:
+    def whole(value: float) -> int:
+        if isinstance(value, float) and not (value.is_integer() and abs(value) <= _EXACT):
+            raise ValueError(value)
+        if not least <= value <= most:
+            raise ValueError(value)
+        return int(value)
+
+    return whole

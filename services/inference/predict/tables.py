@@ -1,0 +1,130 @@
+"""Arrow batches to arrays by a model's signature, and answers to Arrow columns: pure."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from servicekit.errors import FailedPrecondition, InvalidArgument
+from services.inference.predict.answers import Answers
+from services.inference.predict.problems import Problems
+from services.inference.predict.rows import as_column
+from services.inference.serving.model import NUMPY_TYPES, Array, InputSpec, LoadedModel
+
+# A table with more is no table that people look at.
+_MOST_COLUMNS = 1000
+_PREDICTED = "_predicted"
+
+
+def batch_to_arrays(batch: pa.RecordBatch, model: LoadedModel, first_row: int = 0) -> dict[str, Array]:
+    """Return a model's inputs by name, each (rows, 1) or (rows,) as the graph has it.
+
+    Args:
+        batch: the rows, with a column for each input.
+        model: whose signature counts.
+        first_row: the number of the batch's first row in the dataset, for messages.
+
+    Raises:
+        InvalidArgument: a column is not what the input takes; with a violation for each value, the first 16 of them.
+    """
+    problems = Problems(model.deployment, lambda row, column: f"dataset row {row}, column {column!r}", first_row)
+    arrays: dict[str, Array] = {}
+    for spec in model.inputs.values():
+        column = batch.column(spec.name)
+        if spec.datatype == "BOOL" or not spec.datatype.startswith(("FP", "BYTES")):
+            for row in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist():
+                problems.add(row, spec.name, "a value in every row, for training had no missing one", "a missing value")
+        arrays[spec.name] = _array(column, spec, model)
+        problems.look(arrays[spec.name], spec)
+    problems.refuse()
+    return arrays
+
+
+def missing_columns(names: Sequence[str], model: LoadedModel) -> list[str]:
+    """Return the inputs of a model that some columns lack."""
+    return [name for name in model.inputs if name not in names]
+
+
+def answer_columns(answers: Answers, model: LoadedModel, carried: Sequence[str]) -> dict[str, pa.Array]:
+    """Return what goes behind the carried columns, by name: the prediction, then a probability a class.
+
+    Raises:
+        InvalidArgument: a carried column has the name of one of them.
+        FailedPrecondition: there are too many.
+    """
+    columns = _named_columns(answers, model, carried)
+    if len(columns) > _MOST_COLUMNS:
+        raise FailedPrecondition(
+            f"model {model.deployment!r} gives {len(columns):,} values a row, at most {_MOST_COLUMNS:,} become columns",
+            reason="TOO_MANY_OUTPUTS",
+        )
+    taken = [name for name in columns if name in carried]
+    if taken:
+        raise InvalidArgument(
+            f"the dataset has columns of the predictions' names: {', '.join(taken[:20])}; carry others along",
+            reason="COLUMN_TAKEN",
+            violations=[("columns", f"{name!r} is the name of a prediction") for name in taken[:20]],
+        )
+    return columns
+
+
+def _named_columns(answers: Answers, model: LoadedModel, carried: Sequence[str]) -> dict[str, pa.Array]:
+    target = model.target or "prediction"
+    prediction = answers.prediction
+    if prediction.shape[1] != 1:
+        return {f"{target}_{place}": _arrow(prediction[:, place]) for place in range(prediction.shape[1])}
+    # The truth stays beside what was predicted.
+    name = f"{target}{_PREDICTED}" if target in carried else target
+    columns = {name: _arrow(prediction[:, 0])}
+    if answers.probabilities is not None:
+        for place, label in enumerate(answers.classes):
+            columns[f"probability_{label}"] = _arrow(answers.probabilities[:, place])
+    return columns
+
+
+def _arrow(values: Array) -> pa.Array:
+    if values.dtype.kind in "OSU":
+        texts = [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values]
+        return pa.array(texts, pa.string())
+    # Tables hold no half floats.
+    return pa.array(values.astype(np.float32) if values.dtype == np.float16 else np.ascontiguousarray(values))
+
+
+def _array(column: pa.Array, spec: InputSpec, model: LoadedModel) -> Array:
+    wanted, takes = _wanted(column.type, spec)
+    try:
+        if not takes:
+            raise pa.ArrowInvalid(str(column.type))
+        if pa.types.is_boolean(column.type) and pa.types.is_floating(wanted):
+            column = column.cast(pa.int8())
+        # Integers beyond 2**53 may round on their way to doubles; a fraction never becomes an integer.
+        filled = pc.fill_null(column.cast(wanted, safe=not pa.types.is_floating(wanted)), _filler(wanted))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InvalidArgument(
+            f"model {model.deployment!r}, column {spec.name!r}: expected {spec.datatype} values, got {column.type} "
+            "ones that do not convert",
+            reason="COLUMN_TYPE",
+            metadata={"model": model.deployment, "column": spec.name},
+            violations=[(f"dataset column {spec.name!r}", f"expected {spec.datatype}, got {column.type}")],
+        ) from error
+    return as_column(filled.to_numpy(zero_copy_only=False), spec)
+
+
+def _wanted(found: pa.DataType, spec: InputSpec) -> tuple[pa.DataType, bool]:
+    """Return the Arrow type of an input, and whether a column's type may become it."""
+    if spec.datatype == "BYTES":
+        return pa.string(), True
+    is_number = pa.types.is_integer(found) or pa.types.is_floating(found)
+    if spec.datatype == "BOOL":
+        return pa.bool_(), pa.types.is_boolean(found)
+    if spec.datatype.startswith("FP"):
+        return pa.float64(), is_number or (spec.is_boolean and pa.types.is_boolean(found))
+    return pa.from_numpy_dtype(NUMPY_TYPES[spec.datatype]), is_number
+
+
+def _filler(kind: pa.DataType) -> pa.Scalar:
+    """Return what stands for a missing value on the wire, or, where nothing does, for one that is refused."""
+    if pa.types.is_string(kind):
+        return pa.scalar("", kind)
+    return pa.scalar(float("nan"), kind) if pa.types.is_floating(kind) else pa.scalar(0).cast(kind)

@@ -1,0 +1,47 @@
+"""Plain Python values become the contract's, and answers a DataFrame."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lepton import errors
+from lepton.typed_rows import to_frame, to_row
+from lepton.v1 import prediction_pb2 as pb
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "expected"),
+    [
+        (None, "missing", pb.Missing()),
+        (math.nan, "missing", pb.Missing()),
+        (np.float64("nan"), "missing", pb.Missing()),
+        (pd.NA, "missing", pb.Missing()),
+        (True, "boolean", True),
+        (np.False_, "boolean", False),
+        (7, "integer", 7),
+        (np.int32(-7), "integer", -7),
+        (2**63, "number", 2.0**63),
+        (2.5, "number", 2.5),
+        (np.float32(0.5), "number", 0.5),
+        ("car", "text", "car"),
+    ],
+)
+def test_value_becomes_one_of_its_kind(value: object, kind: str, expected: object) -> None:
+    found = to_row({"x": value}).values["x"]
+    assert found.WhichOneof("kind") == kind
+    assert getattr(found, kind) == expected
+
+
+def test_value_of_another_kind_is_refused_by_its_column() -> None:
+    with pytest.raises(errors.InvalidArgument, match="column 'x' holds a list"):
+        to_row({"x": [1]})
+
+
+def test_answers_become_columns_in_the_classes_order() -> None:
+    predictions = [pb.Prediction(label="b", probabilities={"b": 0.75, "a": 0.25})]
+    frame = to_frame(predictions, "kind", ["a", "b"])
+    assert frame.to_dict("records") == [{"kind": "b", "probability_a": 0.25, "probability_b": 0.75}]
+    assert to_frame([pb.Prediction(values=[1.5])], "price", []).to_dict("records") == [{"price": 1.5}]
+    assert list(to_frame([pb.Prediction(values=[1, 2])], "at", []).columns) == ["at_0", "at_1"]
