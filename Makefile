@@ -43,6 +43,21 @@ test: check  ## Every check, and every test but those marked slow or gpu.
 test-all: check  ## Every check and every test.
 	$(PYTEST) $(TESTS)
 
+# Coverage-guided; the fuzzer has an environment of its own beside the project's, for it has wheels for few Pythons.
+FUZZ_VENV := .venv-fuzz
+SECONDS ?= 60
+.PHONY: fuzz
+fuzz: install $(FUZZ_VENV)/installed  ## Throw bytes at the request parsers for SECONDS (60).
+	mkdir -p build/fuzz
+	PYTHONPATH=$(CURDIR):$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+	    $(FUZZ_VENV)/bin/python tests/fuzz/infer_request.py build/fuzz/corpus \
+	    -max_total_time=$(SECONDS) -rss_limit_mb=2048 -timeout=10 -artifact_prefix=build/fuzz/
+
+$(FUZZ_VENV)/installed:
+	$(PYTHON) -m venv $(FUZZ_VENV)
+	$(FUZZ_VENV)/bin/pip install --quiet 'atheris==3.0.0'
+	touch $@
+
 .PHONY: check
 check: lint types arrows contract stubs  ## Lint, format, types, arrows, contract, stubs.
 

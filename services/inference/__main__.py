@@ -115,6 +115,8 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
         await stack.enter_async_context(agent)
         yield server
         servicer.is_draining = True
+        # So that the scheduler does not give this very worker what it is about to let go.
+        await agent.announce_leave()
 
 
 async def serve(settings: InferenceSettings) -> None:
