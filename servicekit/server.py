@@ -53,7 +53,7 @@ class RunningServer:
         self, server: grpc.aio.Server, guard: Guard, health: HealthServicer, port: int, private_port: int
     ) -> None:
         self._server = server
-        self._guard = guard
+        self.guard = guard
         self._health = health
         self.port = port
         self.private_port = private_port
@@ -72,7 +72,7 @@ class RunningServer:
         stopping = asyncio.create_task(self._server.stop(seconds))
         # The intake closes first, or the watches' clients would come straight back.
         await asyncio.sleep(0)
-        self._guard.end_watches()
+        self.guard.end_watches()
         await stopping
 
 

@@ -15,6 +15,7 @@ SERVICE_OFFSETS = {"data": 11, "training": 12, "registry": 13, "scheduler": 14, 
 METRICS_OFFSETS = {"data": 31, "training": 32, "registry": 33, "scheduler": 34, "inference": 35}
 # Where Lepton's own processes call each other, with certificates.
 PRIVATE_OFFSETS = {"data": 51, "training": 52, "registry": 53, "scheduler": 54, "inference": 55}
+INFERENCE_REST_OFFSET = 0
 INFERENCE_GRPC_OFFSET = 1
 INFERENCE_METRICS_OFFSET = 2
 NATS_OFFSET = 22
@@ -131,6 +132,7 @@ def _inference_worker(home: Home, plan: Plan, number: int) -> Process:
         "LEPTON_PORT": str(plan.base_port + INFERENCE_GRPC_OFFSET),
         "LEPTON_PRIVATE_PORT": str(private_port),
         "LEPTON_METRICS_PORT": str(plan.base_port + metrics_offset),
+        "LEPTON_REST_PORT": str(plan.base_port + INFERENCE_REST_OFFSET),
         "LEPTON_ADMISSION_FILE": str(home.run / "admission"),
         **_share(plan.inference_workers),
         **_MALLOC,

@@ -61,6 +61,8 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
     from services.inference.front import running_front
     from services.inference.predict.scoring import Scorer
     from services.inference.predict.servicer import PredictionServicer
+    from services.inference.rest.app import RestApp
+    from services.inference.rest.server import running_rest
     from services.inference.serving.admission import Admission
     from services.inference.serving.batcher import Batcher, QueueLimits
     from services.inference.serving.forwarding import Directory, Forwarder
@@ -106,6 +108,15 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
         server = await stack.enter_async_context(
             running_front(settings, table, batcher, servicer, forwarder, [typed_service])
         )
+        if settings.rest_port is not None:
+            rest = RestApp(
+                servicer,
+                predictions,
+                server.guard,
+                most_bytes=settings.max_message_bytes,
+                default_seconds=settings.call_timeout_seconds,
+            )
+            await stack.enter_async_context(running_rest(settings, rest))
         capacity = machine_capacity(settings.worker_cores, settings.worker_memory_bytes, settings.worker_gpus)
         address = settings.worker_address or f"{settings.host}:{server.private_port}"
         membership = Membership(worker, scheduler_pb2.WORKER_KIND_INFERENCE, capacity, address)

@@ -20,6 +20,9 @@ class WorkerSettings(ProcessSettings):
     worker_gpus: float = Field(0.0, ge=0, description="GPUs that replicas may use.")
     worker_address: str = Field("", description="host:port where other workers reach this one; empty for its own.")
     fast_lane: bool = Field(True, description="Serve on gRPC's completion queue; false serves on grpc.aio.")
+    rest_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of the protocol over REST (TLS); 0 takes a free one, empty serves none."
+    )
     plaintext_port: int = Field(
         0,
         ge=0,

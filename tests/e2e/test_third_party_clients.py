@@ -1,5 +1,6 @@
 """Clients that other people wrote work unchanged, each in a process and an environment of its own."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -32,13 +33,20 @@ def test_tritonclient_works_unchanged(platform: Platform, model: str, client: st
     assert ran.stdout.endswith("conformant\n"), ran.stderr[-3000:]
 
 
+def test_tritonclients_http_client_works_unchanged(platform: Platform, model: str) -> None:
+    python = _environment(".venv-clients", "requirements.txt")
+    ran = _run(platform, [str(python), str(CLIENTS / "triton_http_client.py")], model, port=0)
+    assert ran.stdout.endswith("conformant\n"), ran.stderr[-3000:]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_kserves_client_works_unchanged(platform: Platform, model: str) -> None:
     python = _environment(".venv-kserve", "kserve-requirements.txt")
     signature = ModelVersion.get(model, connection=platform.connect()).signature
     columns = [f"{spec.name}={'text' if spec.datatype == 'BYTES' else 'number'}" for spec in signature.inputs]
-    ran = _run(platform, [str(python), str(CLIENTS / "kserve_client.py")], model, *columns)
+    rest = f"https://127.0.0.1:{platform.base_port}"
+    ran = _run(platform, [str(python), str(CLIENTS / "kserve_client.py")], model, rest, *columns)
     assert ran.stdout.endswith("conformant\n"), ran.stderr[-3000:]
 
 
@@ -60,7 +68,8 @@ def test_grpcurl_finds_its_way_by_reflection(platform: Platform, model: str) -> 
 def _environment(name: str, requirements: str) -> Path:
     """Return the interpreter of an environment with a client in it, made on first use."""
     python = ROOT / name / "bin" / "python"
-    done = ROOT / name / requirements
+    # Named by what it holds: other requirements make it anew.
+    done = ROOT / name / hashlib.sha256((CLIENTS / requirements).read_bytes()).hexdigest()[:16]
     if not done.exists():
         subprocess.run([sys.executable, "-m", "venv", str(ROOT / name)], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(CLIENTS / requirements)], check=True)
@@ -68,8 +77,10 @@ def _environment(name: str, requirements: str) -> Path:
     return python
 
 
-def _run(platform: Platform, command: list[str], model: str, *more: str) -> subprocess.CompletedProcess[str]:
+def _run(
+    platform: Platform, command: list[str], model: str, *more: str, port: int = 1
+) -> subprocess.CompletedProcess[str]:
     credentials = platform.home / "credentials"
     token = (credentials / "token").read_text()
-    arguments = [f"127.0.0.1:{platform.base_port + 1}", str(credentials / "ca.pem"), token, model, *more]
+    arguments = [f"127.0.0.1:{platform.base_port + port}", str(credentials / "ca.pem"), token, model, *more]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=100)

@@ -15,6 +15,8 @@ from services.inference.adapters.deployments_client import DeploymentsClient
 from services.inference.front import running_front
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.open_inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from services.inference.rest.app import RestApp
+from services.inference.rest.server import running_rest
 from services.inference.serving.admission import Admission
 from services.inference.serving.batcher import Batcher, QueueLimits
 from services.inference.serving.forwarding import Directory, Forwarder
@@ -37,6 +39,7 @@ class Served:
         servicer: it.
         batcher: runs its predictions.
         server: with its ports.
+        rest_port: of the same protocol over REST.
         channel, stub: to its public port.
         metadata: a token.
     """
@@ -45,6 +48,7 @@ class Served:
     servicer: OpenInferenceServicer
     batcher: Batcher
     server: RunningServer
+    rest_port: int
     channel: grpc.aio.Channel
     stub: Any
     metadata: Metadata
@@ -91,7 +95,12 @@ async def serving(
         async with (
             forwarder,
             running_front(process, table, batcher, servicer, forwarder) as server,
+            running_rest(process, RestApp(servicer, predictions, server.guard, **_limits(process))) as rest_port,
             public_channel(server.port, credentials) as channel,
         ):
             stub: Any = GRPCInferenceServiceStub(channel)
-            yield Served(table, servicer, batcher, server, channel, stub, metadata)
+            yield Served(table, servicer, batcher, server, rest_port, channel, stub, metadata)
+
+
+def _limits(settings: WorkerSettings) -> dict[str, Any]:
+    return {"most_bytes": settings.max_message_bytes, "default_seconds": settings.call_timeout_seconds}

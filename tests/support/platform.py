@@ -17,7 +17,7 @@ import pytest
 
 from lepton.connection import Connection
 
-_OFFSETS = (1, 2, 11, 12, 13, 14, 15, 22, 31, 32, 33, 34, 35, 51, 52, 53, 54, 55, 101, 102, 201, 202, 251, 252)
+_OFFSETS = (0, 1, 2, 11, 12, 13, 14, 15, 22, 31, 32, 33, 34, 35, 51, 52, 53, 54, 55, 101, 102, 201, 202, 251, 252)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """What a backend with KServe's unchanged client does: run in its own environment with ADDRESS CA TOKEN MODEL."""
 
 import asyncio
+import ssl
 import sys
 
 import grpc
 import numpy as np
-from kserve import InferenceGRPCClient, InferInput, InferRequest
+from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest
+from kserve.inference_client import RESTConfig
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc
 
@@ -17,7 +19,7 @@ _COLUMNS = {
 
 async def main() -> None:
     """Ask for health, readiness and a prediction, and print `conformant` at the end."""
-    address, ca, token, model, *columns = sys.argv[1:]
+    address, ca, token, model, rest, *columns = sys.argv[1:]
     headers = (("authorization", f"Bearer {token}"),)
     client = InferenceGRPCClient(address, use_ssl=True, root_certificates=ca)
     async with client:
@@ -42,8 +44,24 @@ async def main() -> None:
         else:
             code = grpc.StatusCode.OK
         assert code is grpc.StatusCode.INVALID_ARGUMENT, code
+        await _rest(rest, ca, dict(headers), model, inputs, outputs["probabilities"])
     await _stubs(address, ca, headers, model)
     print("conformant")
+
+
+async def _rest(
+    url: str, ca: str, headers: dict[str, str], model: str, inputs: list[InferInput], expected: np.ndarray
+) -> None:
+    """Ask the same over REST."""
+    client = InferenceRESTClient(RESTConfig(protocol="v2", verify=ssl.create_default_context(cafile=ca)))
+    assert await client.is_server_live(url, headers=headers)
+    assert await client.is_server_ready(url, headers=headers)
+    assert await client.is_model_ready(url, model, headers=headers)
+    request = InferRequest(model, inputs, request_id="an id")
+    answer = await client.infer(url, request, model_name=model, headers=headers)
+    assert answer.id == "an id"
+    outputs = {output.name: output.as_numpy() for output in answer.outputs}
+    assert np.allclose(outputs["probabilities"], expected, atol=1e-6)
 
 
 async def _stubs(address: str, ca: str, headers: tuple[tuple[str, str], ...], model: str) -> None:
