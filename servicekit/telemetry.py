@@ -15,6 +15,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from prometheus_client import Counter, Histogram
 
 from servicekit.metrics_page import serving_metrics
+from servicekit.otlp_metrics import exporting_metrics
 from servicekit.settings import ProcessSettings
 
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -34,7 +35,7 @@ def configure_telemetry(settings: ProcessSettings, service_name: str) -> Iterato
     configure_logs(service_name, settings.log_level)
     provider = _configure_traces(service_name)
     try:
-        with serving_metrics(settings.host, settings.metrics_port):
+        with serving_metrics(settings.host, settings.metrics_port), exporting_metrics(service_name):
             yield
     finally:
         if provider is not None:

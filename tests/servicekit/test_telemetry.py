@@ -13,7 +13,9 @@ from pathlib import Path
 import grpc
 import pytest
 from opentelemetry import trace
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.metrics.v1 import metrics_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from servicekit.telemetry import current_traceparent, linked_context
@@ -38,13 +40,29 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
 
+@dataclass
+class MetricsCollector(metrics_service_pb2_grpc.MetricsServiceServicer):
+    """Receives metrics by OTLP: the latest of each name."""
+
+    metrics: dict[str, metrics_pb2.Metric] = field(default_factory=dict)
+
+    async def Export(
+        self, request: metrics_service_pb2.ExportMetricsServiceRequest, context: object
+    ) -> metrics_service_pb2.ExportMetricsServiceResponse:
+        for resource in request.resource_metrics:
+            for scope in resource.scope_metrics:
+                self.metrics |= {metric.name: metric for metric in scope.metrics}
+        return metrics_service_pb2.ExportMetricsServiceResponse()
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What a traced process left: its log lines, its metrics as text, and the spans that it sent."""
+    """What a traced process left: its log lines, its metrics as text, and the spans and metrics that it sent."""
 
     lines: list[dict[str, str]]
     metrics: str
     spans: list[Span]
+    sent: dict[str, metrics_pb2.Metric]
 
 
 def free_port() -> int:
@@ -54,7 +72,7 @@ def free_port() -> int:
     return port
 
 
-async def outcome_of(credentials: Path, collector: Collector, **environment: str) -> Outcome:
+async def outcome_of(credentials: Path, collector: Collector, counted: MetricsCollector, **environment: str) -> Outcome:
     settings = {f"LEPTON_{name.upper()}": value for name, value in environment_of(credentials, "data").items()}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.servicekit.traced_process", str(credentials)),
@@ -64,20 +82,23 @@ async def outcome_of(credentials: Path, collector: Collector, **environment: str
     )
     output, errors = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, errors.decode()
-    return Outcome([json.loads(line) for line in output.splitlines()], errors.decode(), collector.spans)
+    return Outcome(
+        [json.loads(line) for line in output.splitlines()], errors.decode(), collector.spans, counted.metrics
+    )
 
 
 @pytest.fixture
 async def outcome(platform_files: Path) -> AsyncIterator[Outcome]:
     """A process that sends its spans to a collector."""
-    collector = Collector()
+    collector, counted = Collector(), MetricsCollector()
     server = grpc.aio.server()
+    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(counted, server)  # type: ignore[no-untyped-call]
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
         endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
-        yield await outcome_of(platform_files, collector, **endpoint)
+        yield await outcome_of(platform_files, collector, counted, **endpoint)
     finally:
         await server.stop(None)
 
@@ -113,8 +134,21 @@ async def test_metrics_count_calls_by_how_they_ended(outcome: Outcome) -> None:
     assert f'lepton_rpc_seconds_count{{method="/{METHOD}"}} 2.0' in outcome.metrics
 
 
+async def test_what_the_metrics_page_shows_is_sent_too(outcome: Outcome) -> None:
+    calls = {
+        tuple(sorted((item.key, item.value.string_value) for item in point.attributes)): point.as_double
+        for point in outcome.sent["lepton_rpc_calls"].sum.data_points
+    }
+    assert calls[("code", "OK"), ("method", f"/{METHOD}")] == 1.0
+    assert outcome.sent["lepton_rpc_calls"].sum.is_monotonic
+    (seconds,) = outcome.sent["lepton_rpc_seconds"].histogram.data_points
+    assert (seconds.count, sum(seconds.bucket_counts)) == (2, 2)
+    assert len(seconds.bucket_counts) == len(seconds.explicit_bounds) + 1
+    assert 0 < seconds.sum < 60
+
+
 async def test_without_a_collector_logs_still_share_the_trace(platform_files: Path) -> None:
-    outcome = await outcome_of(platform_files, Collector())
+    outcome = await outcome_of(platform_files, Collector(), MetricsCollector())
     assert line_of(outcome, "called")["trace_id"] == line_of(outcome, "call failed")["trace_id"]
     assert outcome.spans == []
 
