@@ -65,7 +65,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             Observed(),
             now,
             now,
-            tuning_from_proto(given.tuning),
+            tuning=tuning_from_proto(given.tuning),
         )
 
         async def act(repository: SqlRepository) -> pb.Deployment:

@@ -203,5 +203,5 @@ def _deployment(row: Any) -> Deployment:
         Observed(DeploymentState(row.state), row.ready_replicas, row.message, json.loads(row.providers)),
         row.create_time,
         row.update_time,
-        _tuning(row.tuning),
+        tuning=_tuning(row.tuning),
     )

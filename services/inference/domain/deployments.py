@@ -111,7 +111,7 @@ class Deployment:
     observed: Observed
     create_time: datetime
     update_time: datetime
-    tuning: Tuning = field(default_factory=Tuning)
+    tuning: Tuning = field(default_factory=Tuning, kw_only=True)
 
     @property
     def model(self) -> str:

@@ -1,6 +1,7 @@
 """A model version in ONNX Runtime, with what its requests are checked against."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ Array = np.ndarray[Any, Any]
 # CUDA where there is a GPU, else the processor. Asking for what lacks raises nothing: the session tells what it took.
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 _NVIDIA_DEVICE = "/dev/nvidiactl"
+_LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+}
 
 ORT_DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -85,6 +90,11 @@ class LoadedModel:
         in_flight: runs under way.
         run_seconds: what a run of one row took at the warm-up.
         row_seconds: mean of the last runs, a row.
+        plan: the name of its execution plan.
+        batch_rows: rows in a run beyond which throughput grows no more; 0 while nobody measured it.
+        fixed_seconds: what a run takes whatever its rows; 0 while nobody measured it.
+        added_seconds: what each row adds to that.
+        seconds_by_rows: what runs took when they were measured, by their rows.
         version: the number, as it is sent.
         provider: the execution provider that the session took.
     """
@@ -100,6 +110,11 @@ class LoadedModel:
     in_flight: int = 0
     run_seconds: float = 0.0
     row_seconds: float = 0.0
+    plan: str = "plain"
+    batch_rows: int = 0
+    fixed_seconds: float = 0.0
+    added_seconds: float = 0.0
+    seconds_by_rows: Mapping[int, float] = field(default_factory=dict)
     version: str = field(init=False)
     provider: str = field(init=False)
 
@@ -147,6 +162,8 @@ def load_model(
     epoch: int = 0,
     threads: int = 1,
     workspace: str = "",
+    optimization: str = "all",
+    provider: str = "",
 ) -> LoadedModel:
     """Load a version and try it on a row. Blocks.
 
@@ -157,22 +174,13 @@ def load_model(
         epoch: of its placement.
         threads: that one run may use.
         workspace: whose the deployment is.
+        optimization: ONNX Runtime's level of graph optimisation: all or extended.
+        provider: the execution provider to prefer; empty for the usual ones.
 
     Raises:
         FailedPrecondition: ONNX Runtime cannot load or run it.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    available = [provider for provider in PROVIDERS if provider in ort.get_available_providers()]
-    if not Path(_NVIDIA_DEVICE).exists():
-        # Without a GPU, asking for CUDA only prints errors for every model.
-        available = [provider for provider in available if provider == PROVIDERS[-1]]
-    try:
-        session = ort.InferenceSession(content, options, providers=available)
-    except Exception as error:
-        raise FailedPrecondition(f"the model cannot be loaded: {_first_line(error)}", reason="LOAD_FAILED") from error
+    session = open_session(content, threads, optimization, provider)
     signature = version.signature
     specs = {spec.name: spec for spec in signature.inputs}
     inputs = {item.name: _input(item, specs.get(item.name), signature) for item in session.get_inputs()}
@@ -180,6 +188,28 @@ def load_model(
     model = LoadedModel(deployment, version.number, version.digest, session, inputs, outputs, epoch, workspace)
     _warm_up(model)
     return model
+
+
+def open_session(content: bytes, threads: int, optimization: str = "all", provider: str = "") -> Any:
+    """Return an ONNX Runtime session of a graph; see `load_model`.
+
+    Raises:
+        FailedPrecondition: ONNX Runtime cannot load it.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = _LEVELS[optimization]
+    available = [name for name in PROVIDERS if name in ort.get_available_providers()]
+    if not Path(_NVIDIA_DEVICE).exists():
+        # Without a GPU, asking for CUDA only prints errors for every model.
+        available = [name for name in available if name == PROVIDERS[-1]]
+    preferred = [provider] if provider and provider not in available else []
+    try:
+        return ort.InferenceSession(content, options, providers=preferred + available)
+    except Exception as error:
+        raise FailedPrecondition(f"the model cannot be loaded: {_first_line(error)}", reason="LOAD_FAILED") from error
 
 
 def _input(item: Any, spec: common_pb2.TensorSpec | None, signature: common_pb2.Signature) -> InputSpec:
