@@ -55,8 +55,10 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
     """Serve predictions while the block runs."""
     from lepton.v1 import scheduler_pb2, scheduler_pb2_grpc
     from servicekit.worker import Membership, WorkerAgent, machine_capacity
+    from services.inference.adapters.data_client import DataClient
     from services.inference.adapters.deployments_client import DeploymentsClient
     from services.inference.open_inference.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+    from services.inference.plans.tuner import Tuner, limits_of
     from services.inference.serving.replicas import Replicas
     from services.inference.serving.servicer import OpenInferenceServicer
     from services.inference.serving.table import ServingTable
@@ -75,6 +77,16 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
         )
         replicas = await stack.enter_async_context(
             Replicas(RegistryClient(registry), table, servicer, settings.run_threads)
+        )
+        data = await stack.enter_async_context(open_channel(settings.data_address, settings))
+        await stack.enter_async_context(
+            Tuner(
+                replicas,
+                RegistryClient(registry),
+                DeploymentsClient(deployments),
+                DataClient(data),
+                limits_of(settings),
+            )
         )
         service = Servicer(
             "inference.GRPCInferenceService",

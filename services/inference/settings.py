@@ -19,4 +19,16 @@ class WorkerSettings(ProcessSettings):
     worker_address: str = Field("", description="host:port where other workers reach this one; empty for its own.")
     run_threads: int = Field(1, ge=1, description="Threads that one run of a model uses.")
     parallel_runs: int = Field(4, ge=1, description="Runs that take over a millisecond, at a time.")
+    tuning: str = Field(
+        "within_loss",
+        pattern="off|lossless|within_loss",
+        description="How far to go for a faster execution plan, where a deployment does not say.",
+    )
+    tuning_max_loss_points: float = Field(
+        0.5, ge=0, le=100, description="Quality that a plan may lose where a deployment does not say, points."
+    )
+    tuning_seconds: float = Field(60.0, gt=0, description="How long measuring one version's plans may take, seconds.")
+    tuning_memory_bytes: int = Field(
+        2 << 30, ge=1 << 28, description="Memory that measuring may take beside twelve times the model's size, bytes."
+    )
     typed_reply: str = Field("mirror", pattern="mirror|raw", description="What a typed request gets: mirror or raw.")

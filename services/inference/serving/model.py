@@ -95,6 +95,7 @@ class LoadedModel:
         fixed_seconds: what a run takes whatever its rows; 0 while nobody measured it.
         added_seconds: what each row adds to that.
         seconds_by_rows: what runs took when they were measured, by their rows.
+        tuned_for: what was wished when its plan was settled; None until then.
         version: the number, as it is sent.
         provider: the execution provider that the session took.
     """
@@ -115,6 +116,7 @@ class LoadedModel:
     fixed_seconds: float = 0.0
     added_seconds: float = 0.0
     seconds_by_rows: Mapping[int, float] = field(default_factory=dict)
+    tuned_for: object = None
     version: str = field(init=False)
     provider: str = field(init=False)
 

@@ -1,0 +1,55 @@
+"""Which rows a version's plans are judged on, and how they reach the child."""
+
+from collections.abc import AsyncIterator
+
+from lepton.v1 import data_pb2, registry_pb2
+from servicekit.errors import InvalidArgument, NotFound
+from services.inference.adapters.data_client import DataClient
+from services.inference.plans.wire import Source, frame
+
+
+async def find_source(version: registry_pb2.Version, dataset: str, data: DataClient) -> tuple[Source | None, str]:
+    """Return where a version's evaluation rows are from; or None, and why there are none.
+
+    A version trained here without a dataset of its own to be evaluated on was scored on a share of its training rows,
+    held out by seed: the same rows are drawn again.
+
+    Args:
+        version: which one.
+        dataset: that the deployment names, name@number; empty for the version's own.
+        data: the data service.
+    """
+    scored_on = version.evaluations[0].dataset if version.evaluations else ""
+    ref = dataset or scored_on
+    if not ref:
+        return None, "the version was not evaluated on any dataset: name one in the deployment's tuning"
+    try:
+        found = await data.version(ref)
+    except (NotFound, InvalidArgument):
+        return None, f"there is no dataset {ref}, which its evaluation names"
+    return _source(version, ref, found, is_own=not dataset), ""
+
+
+def _source(version: registry_pb2.Version, ref: str, found: data_pb2.DatasetVersion, *, is_own: bool) -> Source:
+    signature = version.signature
+    was_held_out = is_own and not version.uploaded and ref == version.lineage.dataset
+    return Source(
+        ref,
+        signature.target or found.label,
+        found.rows,
+        version.lineage.seed if was_held_out else None,
+        tuple(signature.classes) if was_held_out else (),
+    )
+
+
+async def frames(version: registry_pb2.Version, source: Source, data: DataClient) -> AsyncIterator[bytes]:
+    """Yield the rows as the child reads them: labels alone first, where held-out rows are to be drawn."""
+    known = {column.name for column in (await data.version(source.dataset)).columns}
+    target = [source.target] if source.target in known else []
+    inputs = [spec.name for spec in version.signature.inputs if spec.name in known and spec.name not in target]
+    tables = [target, [*inputs, *target]] if source.needs_labels else [[*inputs, *target]]
+    for columns in tables:
+        async for chunk in data.read(source.dataset, columns):
+            if chunk:
+                yield frame(chunk)
+        yield frame(b"")
