@@ -79,15 +79,9 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
             Replicas(RegistryClient(registry), table, servicer, settings.run_threads)
         )
         data = await stack.enter_async_context(open_channel(settings.data_address, settings))
-        await stack.enter_async_context(
-            Tuner(
-                replicas,
-                RegistryClient(registry),
-                DeploymentsClient(deployments),
-                DataClient(data),
-                limits_of(settings),
-            )
-        )
+        plans = DeploymentsClient(deployments)
+        tuner = Tuner(replicas, RegistryClient(registry), plans, DataClient(data), limits_of(settings))
+        await stack.enter_async_context(tuner)
         service = Servicer(
             "inference.GRPCInferenceService",
             lambda server: add_GRPCInferenceServiceServicer_to_server(servicer, server),

@@ -1,6 +1,6 @@
 """The data service, as an inference worker sees it: evaluation rows, passed on unread."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import grpc
 
@@ -26,7 +26,7 @@ class DataClient:
         """
         return await self._stub.GetDatasetVersion(data_pb2.GetDatasetVersionRequest(ref=ref))
 
-    async def read(self, ref: str, columns: Sequence[str]) -> AsyncIterator[bytes]:
+    async def read(self, ref: str, columns: Sequence[str]) -> AsyncGenerator[bytes, None]:
         """Yield the chunks of some columns as an Arrow stream."""
         async for answer in self._stub.ReadDataset(data_pb2.ReadDatasetRequest(ref=ref, columns=columns)):
             yield answer.arrow

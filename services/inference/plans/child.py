@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -27,7 +27,7 @@ class NoAnswer(Exception):
 
 
 async def ask(
-    header: Header, graph: bytes, rows: AsyncIterator[bytes], *, grace_seconds: float = _GRACE_SECONDS
+    header: Header, graph: bytes, rows: AsyncGenerator[bytes, None], *, grace_seconds: float = _GRACE_SECONDS
 ) -> tuple[pb.Plan, bytes]:
     """Return a child's plan, and the graph that it runs; empty where that is the registered one.
 
@@ -72,7 +72,9 @@ async def _start(folder: Path) -> asyncio.subprocess.Process:
     )
 
 
-async def _feed(process: asyncio.subprocess.Process, header: Header, graph: bytes, rows: AsyncIterator[bytes]) -> None:
+async def _feed(
+    process: asyncio.subprocess.Process, header: Header, graph: bytes, rows: AsyncGenerator[bytes, None]
+) -> None:
     pipe = process.stdin
     assert pipe is not None  # opened as a pipe
     # One that has enough rows, or died, reads no more.
@@ -80,9 +82,10 @@ async def _feed(process: asyncio.subprocess.Process, header: Header, graph: byte
         pipe.write(write_header(header))
         pipe.write(graph)
         try:
-            async for chunk in rows:
-                pipe.write(chunk)
-                await pipe.drain()
+            async with contextlib.aclosing(rows):
+                async for chunk in rows:
+                    pipe.write(chunk)
+                    await pipe.drain()
         except LeptonError:
             pipe.write(LENGTH.pack(BROKEN))
         await pipe.drain()

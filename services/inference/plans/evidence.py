@@ -1,6 +1,7 @@
 """Which rows a version's plans are judged on, and how they reach the child."""
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator
 
 from lepton.v1 import data_pb2, registry_pb2
 from servicekit.errors import InvalidArgument, NotFound
@@ -42,14 +43,16 @@ def _source(version: registry_pb2.Version, ref: str, found: data_pb2.DatasetVers
     )
 
 
-async def frames(version: registry_pb2.Version, source: Source, data: DataClient) -> AsyncIterator[bytes]:
+async def frames(version: registry_pb2.Version, source: Source, data: DataClient) -> AsyncGenerator[bytes, None]:
     """Yield the rows as the child reads them: labels alone first, where held-out rows are to be drawn."""
     known = {column.name for column in (await data.version(source.dataset)).columns}
     target = [source.target] if source.target in known else []
     inputs = [spec.name for spec in version.signature.inputs if spec.name in known and spec.name not in target]
     tables = [target, [*inputs, *target]] if source.needs_labels else [[*inputs, *target]]
     for columns in tables:
-        async for chunk in data.read(source.dataset, columns):
-            if chunk:
-                yield frame(chunk)
+        # Closed at once where the child has enough, so that the call ends, too.
+        async with contextlib.aclosing(data.read(source.dataset, columns)) as chunks:
+            async for chunk in chunks:
+                if chunk:
+                    yield frame(chunk)
         yield frame(b"")

@@ -57,7 +57,7 @@ async def only_one() -> AsyncIterator[None]:
     path = _shared_folder() / f"lepton-measuring-{os.geteuid()}.lock"
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        while not _locked(descriptor):
+        while not _locked(descriptor):  # noqa: ASYNC110  (another process lets go, and tells nobody)
             await asyncio.sleep(_LOCK_SECONDS)
         yield
     finally:

@@ -50,6 +50,9 @@ def answer(source: BinaryIO, out: BinaryIO, *, may_build: bool) -> None:
         plan, graph = _failed(error.message), b""
     except NotBuilt as error:
         plan, graph = _failed(str(error)), b""
+    except Exception as error:
+        # Its text may hold values of rows: those go nowhere.
+        plan, graph = _failed(f"measuring failed: {type(error).__name__}"), b""
     told = plan.SerializeToString()
     out.write(LENGTH.pack(len(told)) + told + graph)
 

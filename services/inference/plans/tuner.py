@@ -1,9 +1,11 @@
 """Gives each replica of a worker its best plan, while it serves: from what was stored, or by having a child measure."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import structlog
@@ -120,19 +122,23 @@ class Tuner:
             is_time = time.monotonic() - looked >= self._limits.look_seconds
             if serving and (is_time or any(model.tuned_for is None for _, _, model in serving)):
                 looked = time.monotonic()
-                try:
-                    await self.look()
-                except LeptonError as error:
-                    # A neighbour is away: what serves goes on serving, and is settled later.
-                    _log.info("plans not settled yet", why=error.message)
-                    await asyncio.sleep(self._limits.look_seconds)
-                except Exception as error:
-                    _log.warning("plans not settled", exc_info=error)
+                if not await self._try(self.look):
                     await asyncio.sleep(self._limits.look_seconds)
             await asyncio.sleep(min(1.0, self._limits.look_seconds))
 
-    async def look(self) -> None:
-        """Settle every replica whose plan is not what is wished now."""
+    async def _try(self, act: Callable[[], Awaitable[bool]]) -> bool:
+        """Do something that a neighbour who is away may hinder: what serves goes on serving, and is settled later."""
+        try:
+            return await act()
+        except LeptonError as error:
+            _log.info("plans not settled yet", why=error.message)
+        except Exception as error:
+            _log.warning("plans not settled", exc_info=error)
+        return False
+
+    async def look(self) -> bool:
+        """Settle every replica whose plan is not what is wished now; tell whether all went well."""
+        went_well = True
         with act_as(Identity.for_service(ALL_WORKSPACES, "inference")):
             wishes = await self._deployments.wishes()
         for key, replica, model in self._replicas.serving():
@@ -142,9 +148,10 @@ class Tuner:
             provider = _CPU if model.provider == _CPU else _CUDA
             case = _Case(key, replica, model, wish, read_hardware(provider, self._limits.threads))
             with act_as(Identity.for_service(replica.workspace, "inference")):
-                await self._settle(case)
+                went_well &= await self._try(partial(self._settle, case))
+        return went_well
 
-    async def _settle(self, case: _Case) -> None:
+    async def _settle(self, case: _Case) -> bool:
         if case.wish.mode is TuningMode.OFF:
             await self._apply(case, pb.Plan(name=PLAIN.name, threads=self._limits.threads), b"")
         elif case.model.run_seconds < _WORTH_SECONDS and case.model.plan == PLAIN.name:
@@ -157,6 +164,7 @@ class Tuner:
                 # Another worker of this machine may have measured meanwhile.
                 if not await self._reuse(case):
                     await self._measure(case)
+        return True
 
     async def _reuse(self, case: _Case) -> bool:
         """Take the plan that was measured before on such hardware under the same wish; tell whether there is one.
@@ -215,10 +223,11 @@ class Tuner:
             return None, "no quality was judged, for only lossless plans are wished"
         return await find_source(version, case.wish.dataset, self._data)
 
-    async def _rows(self, version: registry_pb2.Version, source: Source | None) -> AsyncIterator[bytes]:
+    async def _rows(self, version: registry_pb2.Version, source: Source | None) -> AsyncGenerator[bytes, None]:
         if source is not None:
-            async for chunk in frames(version, source, self._data):
-                yield chunk
+            async with contextlib.aclosing(frames(version, source, self._data)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
     def _header(
         self,
