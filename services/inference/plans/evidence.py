@@ -1,12 +1,15 @@
 """Which rows a version's plans are judged on, and how they reach the child."""
 
 import contextlib
+import re
 from collections.abc import AsyncGenerator
 
 from lepton.v1 import data_pb2, registry_pb2
 from servicekit.errors import InvalidArgument, NotFound
 from services.inference.adapters.data_client import DataClient
 from services.inference.plans.wire import Source, frame
+
+_SPREAD = re.compile(r"_\d+$")
 
 
 async def find_source(version: registry_pb2.Version, dataset: str, data: DataClient) -> tuple[Source | None, str]:
@@ -45,9 +48,11 @@ def _source(version: registry_pb2.Version, ref: str, found: data_pb2.DatasetVers
 
 async def frames(version: registry_pb2.Version, source: Source, data: DataClient) -> AsyncGenerator[bytes, None]:
     """Yield the rows as the child reads them: labels alone first, where held-out rows are to be drawn."""
-    known = {column.name for column in (await data.version(source.dataset)).columns}
+    known = [column.name for column in (await data.version(source.dataset)).columns]
     target = [source.target] if source.target in known else []
-    inputs = [spec.name for spec in version.signature.inputs if spec.name in known and spec.name not in target]
+    names = {spec.name for spec in version.signature.inputs}
+    # x, or x_0, x_1 and so on.
+    inputs = [name for name in known if name not in target and (name in names or _SPREAD.sub("", name) in names)]
     tables = [target, [*inputs, *target]] if source.needs_labels else [[*inputs, *target]]
     for columns in tables:
         # Closed at once where the child has enough, so that the call ends, too.

@@ -1,6 +1,7 @@
 """Rows of a dataset as a graph's inputs. For the child alone: it loads pyarrow."""
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -161,15 +162,13 @@ def texts_of(column: pa.ChunkedArray) -> list[str]:
 def to_groups(table: pa.Table, inputs: Sequence[Tensor]) -> list[Group]:
     """Return a table's rows as a graph takes them: each input is a column of its name.
 
-    A column holds one value a row, or a list of as many as the input's other dimensions ask for.
+    A column holds one value a row, or as many as the input's other dimensions ask for: as a list, as a JSON list in a
+    text, or spread over columns named after the input: x_0, x_1 and so on, row-major.
 
     Raises:
         Unusable: an input has no column, or one that does not convert.
     """
-    lacking = [tensor.name for tensor in inputs if tensor.name not in table.column_names]
-    if lacking:
-        raise Unusable(f"the evaluation data has no column {lacking[0]!r}, which the model takes")
-    rows = {tensor.name: _rows(table.column(tensor.name).combine_chunks(), tensor) for tensor in inputs}
+    rows = {tensor.name: _rows(_column(table, tensor), tensor) for tensor in inputs}
     by_shape: dict[tuple[tuple[int, ...], ...], list[int]] = {}
     for place in range(table.num_rows):
         by_shape.setdefault(tuple(found[place].shape for found in rows.values()), []).append(place)
@@ -207,6 +206,28 @@ def synthetic(inputs: Sequence[Tensor], limits: Mapping[str, int], free: int) ->
             # A mask of ones, say; zeros would hide everything.
             feed[tensor.name] = np.ones(shape, dtype=kind)
     return feed
+
+
+def _column(table: pa.Table, tensor: Tensor) -> pa.Array:
+    """Return an input's column, each row's values together."""
+    if tensor.name in table.column_names:
+        column = table.column(tensor.name).combine_chunks()
+        is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        return _parsed(column, tensor) if is_text and tensor.datatype != "BYTES" else column
+    parts: list[Array] = []
+    while (name := f"{tensor.name}_{len(parts)}") in table.column_names:
+        parts.append(_values(table.column(name).combine_chunks(), Tensor(name, tensor.datatype, tensor.shape)))
+    if not parts:
+        raise Unusable(f"the evaluation data has no column {tensor.name!r}, which the model takes")
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.stack(parts, axis=1).reshape(-1)), len(parts))
+
+
+def _parsed(column: pa.Array, tensor: Tensor) -> pa.Array:
+    """Return the lists that texts spell in JSON."""
+    try:
+        return pa.array([json.loads(text) for text in column.to_pylist()])
+    except (TypeError, ValueError) as error:
+        raise Unusable(f"column {tensor.name!r} holds texts; the model takes {tensor.datatype}") from error
 
 
 def _rows(column: pa.Array, tensor: Tensor) -> "Array | list[Array]":

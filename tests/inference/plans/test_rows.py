@@ -111,6 +111,14 @@ def test_columns_become_inputs() -> None:
     assert group.feed["flag"].tolist() == [True, False, True]
 
 
+def test_inputs_of_many_values_are_spread_over_columns_or_spelled_in_json() -> None:
+    # Datasets hold no lists.
+    table = pa.table({"x_0": [1.0, 2.0], "x_1": [3.0, 4.0], "ids": ["[1, 2]", "[3, 4]"]})
+    [group] = to_groups(table, [Tensor("x", "FP32", (-1, 2, 1)), Tensor("ids", "INT64", (-1, -1))])
+    assert group.feed["x"].tolist() == [[[1.0], [3.0]], [[2.0], [4.0]]]
+    assert group.feed["ids"].tolist() == [[1, 2], [3, 4]]
+
+
 def test_sequences_are_grouped_by_their_length() -> None:
     table = pa.table({"ids": [[1, 2], [3], [4, 5]]})
     groups = to_groups(table, [Tensor("ids", "INT64", (-1, -1))])
@@ -124,7 +132,7 @@ def test_sequences_are_grouped_by_their_length() -> None:
     ("values", "tensor", "message"),
     [
         ([1.0], Tensor("absent", "FP32", (-1, 1)), "no column 'absent'"),
-        (["a"], Tensor("x", "FP32", (-1, 1)), "holds string"),
+        (["a"], Tensor("x", "FP32", (-1, 1)), "holds texts"),
         ([1.5], Tensor("x", "INT64", (-1, 1)), "holds double"),
         ([None, 1], Tensor("x", "INT64", (-1, 1)), "lacks a value in 1 rows"),
         ([1.0], Tensor("x", "FP32", (-1, 4)), "one value a row"),
