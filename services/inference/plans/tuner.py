@@ -260,9 +260,10 @@ class Tuner:
             FailedPrecondition: it cannot be loaded; the present one stays.
         """
         threads = plan.threads or self._limits.threads
-        is_as_loaded = plan.name == case.model.plan == PLAIN.name and threads == self._limits.threads
+        loaded_threads = case.model.threads or self._limits.threads
+        is_as_loaded = plan.name == case.model.plan == PLAIN.name and threads == loaded_threads
         model = case.model if is_as_loaded else await self._load(case, plan, content, threads)
-        model.plan, model.tuned_for = plan.name, case.wish
+        model.plan, model.threads, model.tuned_for = plan.name, threads, case.wish
         model.batch_rows, model.fixed_seconds, model.added_seconds = (
             plan.batch_rows,
             plan.fixed_seconds,

@@ -91,6 +91,7 @@ class LoadedModel:
         run_seconds: what a run of one row took at the warm-up.
         row_seconds: mean of the last runs, a row.
         plan: the name of its execution plan.
+        threads: that one run uses; 0 for the worker's setting.
         batch_rows: rows in a run beyond which throughput grows no more; 0 while nobody measured it.
         fixed_seconds: what a run takes whatever its rows; 0 while nobody measured it.
         added_seconds: what each row adds to that.
@@ -112,6 +113,7 @@ class LoadedModel:
     run_seconds: float = 0.0
     row_seconds: float = 0.0
     plan: str = "plain"
+    threads: int = 0
     batch_rows: int = 0
     fixed_seconds: float = 0.0
     added_seconds: float = 0.0

@@ -4,7 +4,9 @@ import asyncio
 import hashlib
 import os
 import signal
+import sys
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,16 @@ from servicekit.errors import Unavailable
 from services.inference.plans import child
 from services.inference.plans.child import NoAnswer, ask
 from services.inference.plans.wire import frame
-from tests.inference.plans.graphs import convolutions, frames_of, header, labelled, layers, source_of, table_of
+from tests.inference.plans.graphs import (
+    convolutions,
+    frames_of,
+    hardware,
+    header,
+    labelled,
+    layers,
+    source_of,
+    table_of,
+)
 from tests.support import onnx_models
 
 
@@ -157,8 +168,6 @@ async def test_child_that_may_not_take_the_memory_says_so_or_ends() -> None:
     ["import sys; sys.stdout.write('nonsense')", "pass", "import sys; sys.stdout.buffer.write(b'\\0\\0\\0\\2zz')"],
 )
 async def test_nonsense_is_no_answer(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setattr(child, "_COMMAND", (sys.executable, "-c", script))
     graph = layers()
     with pytest.raises(NoAnswer, match="no plan"):
@@ -182,3 +191,15 @@ async def test_nothing_is_left_behind_and_no_row_was_in_a_file(monkeypatch: pyte
 
 def _children() -> list[psutil.Process]:
     return [item for item in psutil.Process().children() if "services.inference.plans" in " ".join(item.cmdline())]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not Path("/dev/nvidiactl").exists(), reason="needs a CUDA device")
+async def test_half_precision_is_tried_on_a_gpu() -> None:
+    graph = layers(width=2048)
+    table = table_of(*labelled(graph, 300))
+    question = header(graph, source_of(table), hardware=replace(hardware(), provider="CUDAExecutionProvider"))
+    plan, _ = await ask(question, graph, frames_of(table))
+    tried = next(item for item in plan.candidates if item.name == "fp16")
+    assert tried.speedup > 0, tried
+    assert plan.provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider")

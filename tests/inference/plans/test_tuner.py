@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import grpc
@@ -15,8 +17,10 @@ import pytest
 from lepton.v1 import data_pb2
 from lepton.v1 import inference_pb2 as deployments_pb
 from lepton.v1.data_pb2_grpc import DataServiceStub, add_DataServiceServicer_to_server
+from servicekit.auth import Identity, act_as
 from servicekit.database import open_database
 from servicekit.objects import Objects
+from servicekit.rpc import open_channel
 from servicekit.server import Servicer, running_server
 from servicekit.state import State
 from services.data.adapters import tables as data_tables
@@ -26,6 +30,8 @@ from services.data.domain.datasets import Datasets
 from services.data.domain.work import Work
 from services.data.servicer import DataServicer
 from services.data.settings import DataSettings
+from services.inference.adapters.deployments_client import DeploymentsClient
+from services.inference.domain.tuning import Tuning
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.plans import child
 from tests.inference.house import House, Worker, refused, until
@@ -211,8 +217,6 @@ async def test_tiny_model_is_not_measured(house: House, data: Data) -> None:
 async def test_child_that_fails_leaves_the_plain_plan_serving_with_a_message(
     house: House, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     monkeypatch.setattr(child, "_COMMAND", (sys.executable, "-c", "import sys; sys.exit(3)"))
     graph = layers(width=WIDE)
     x, _ = labelled(graph, 1)
@@ -250,3 +254,45 @@ async def test_plans_are_told_by_workers_alone_and_wishes_are_checked(house: Hou
     )
     changed = await house.deployments.update("m", "tuning", tuning=deployments_pb.Tuning())
     assert changed.tuning == deployments_pb.Tuning()
+
+
+async def test_plan_is_kept_once_for_a_version_and_hardware_and_goes_with_its_deployment(house: House) -> None:
+    await house.developer.register("m", {"model.onnx": onnx_models.linear_model()})
+    await house.deployments.create("m@1")
+    settings = house.process_settings("inference")
+    async with open_channel(f"localhost:{house.server.private_port}", settings) as channel:
+        workers = DeploymentsClient(channel)
+        with act_as(Identity.for_service("default", "inference")):
+            for number in range(20):
+                plan = deployments_pb.Plan(name="plain", digest="d", hardware=f"machine {number}")
+                await workers.record("m", plan)
+            before = await house.deployments.get("m")
+            # The same, told later, changes nothing; another choice takes its place.
+            plan.create_time.GetCurrentTime()
+            await workers.record("m", plan)
+            assert (await house.deployments.get("m")).sequence == before.sequence
+            plan.name = "fused"
+            await workers.record("m", plan)
+            kept = await workers.plans("m")
+            assert [(found.name, found.hardware) for found in kept[:2]] == [
+                ("fused", "machine 19"),
+                ("plain", "machine 18"),
+            ]
+            assert len(kept) == 16
+        with act_as(Identity.for_service("*", "inference")):
+            assert await workers.wishes() == {("default", "m"): Tuning()}
+    # Lists leave the tables of measurements out.
+    listed = await house.deployments.stub.ListDeployments(
+        deployments_pb.ListDeploymentsRequest(), metadata=house.deployments.metadata
+    )
+    assert not listed.deployments[0].plans
+    await house.deployments.delete("m")
+    await house.deployments.create("m@1")
+    assert not (await house.deployments.get("m")).plans
+
+
+def test_worker_loads_none_of_the_libraries_that_measuring_needs() -> None:
+    heavy = ["onnx", "pyarrow", "sympy", "torch", "onnxruntime.quantization", "onnxruntime.transformers"]
+    code = f"import sys, services.inference.plans.tuner; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
