@@ -57,6 +57,7 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
     from servicekit.worker import Membership, WorkerAgent, machine_capacity
     from services.inference.adapters.data_client import DataClient
     from services.inference.adapters.deployments_client import DeploymentsClient
+    from services.inference.adapters.training_client import TrainingClient
     from services.inference.open_inference.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
     from services.inference.plans.tuner import Tuner, limits_of
     from services.inference.serving.replicas import Replicas
@@ -79,8 +80,15 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
             Replicas(RegistryClient(registry), table, servicer, settings.run_threads)
         )
         data = await stack.enter_async_context(open_channel(settings.data_address, settings))
-        plans = DeploymentsClient(deployments)
-        tuner = Tuner(replicas, RegistryClient(registry), plans, DataClient(data), limits_of(settings))
+        training = await stack.enter_async_context(open_channel(settings.training_address, settings))
+        tuner = Tuner(
+            replicas,
+            RegistryClient(registry),
+            DeploymentsClient(deployments),
+            DataClient(data),
+            TrainingClient(training),
+            limits_of(settings),
+        )
         await stack.enter_async_context(tuner)
         service = Servicer(
             "inference.GRPCInferenceService",

@@ -7,39 +7,48 @@ from collections.abc import AsyncGenerator
 from lepton.v1 import data_pb2, registry_pb2
 from servicekit.errors import InvalidArgument, NotFound
 from services.inference.adapters.data_client import DataClient
+from services.inference.adapters.training_client import TrainingClient
 from services.inference.plans.wire import Source, frame
 
 _SPREAD = re.compile(r"_\d+$")
 
 
-async def find_source(version: registry_pb2.Version, dataset: str, data: DataClient) -> tuple[Source | None, str]:
+async def find_source(
+    version: registry_pb2.Version, dataset: str, data: DataClient, training: TrainingClient
+) -> tuple[Source | None, str]:
     """Return where a version's evaluation rows are from; or None, and why there are none.
 
     A version trained here without a dataset of its own to be evaluated on was scored on a share of its training rows,
-    held out by seed: the same rows are drawn again.
+    held out by seed: the same rows are drawn again. For one made elsewhere it is what it was last evaluated on.
 
     Args:
         version: which one.
         dataset: that the deployment names, name@number; empty for the version's own.
         data: the data service.
+        training: knows of evaluations since.
     """
-    scored_on = version.evaluations[0].dataset if version.evaluations else ""
-    ref = dataset or scored_on
+    ref, target = dataset, ""
+    if not ref and version.evaluations:
+        ref = version.evaluations[0].dataset
     if not ref:
-        return None, "the version was not evaluated on any dataset: name one in the deployment's tuning"
+        ref, target = await training.evaluated_on(f"{version.model}@{version.number}") or ("", "")
+    if not ref:
+        return None, "the version was not evaluated on any dataset: evaluate it, or name one in the deployment's tuning"
     try:
         found = await data.version(ref)
     except (NotFound, InvalidArgument):
         return None, f"there is no dataset {ref}, which its evaluation names"
-    return _source(version, ref, found, is_own=not dataset), ""
+    return _source(version, ref, target, found, is_own=not dataset), ""
 
 
-def _source(version: registry_pb2.Version, ref: str, found: data_pb2.DatasetVersion, *, is_own: bool) -> Source:
+def _source(
+    version: registry_pb2.Version, ref: str, target: str, found: data_pb2.DatasetVersion, *, is_own: bool
+) -> Source:
     signature = version.signature
     was_held_out = is_own and not version.uploaded and ref == version.lineage.dataset
     return Source(
         ref,
-        signature.target or found.label,
+        signature.target or target or found.label,
         found.rows,
         version.lineage.seed if was_held_out else None,
         tuple(signature.classes) if was_held_out else (),

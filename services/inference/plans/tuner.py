@@ -17,6 +17,7 @@ from servicekit.errors import FailedPrecondition, LeptonError
 from services.inference.adapters.data_client import DataClient
 from services.inference.adapters.deployments_client import DeploymentsClient
 from services.inference.adapters.registry_client import RegistryClient
+from services.inference.adapters.training_client import TrainingClient
 from services.inference.convert import tuning_to_proto
 from services.inference.domain.tuning import Tuning, TuningMode, Wish, resolve
 from services.inference.plans.candidates import PLAIN, Hardware, find_candidate
@@ -87,6 +88,7 @@ class Tuner:
         registry: where graphs come from.
         deployments: what is wished, and what was chosen before.
         data: evaluation rows.
+        training: what versions were evaluated on.
         limits: what it may do.
     """
 
@@ -96,12 +98,14 @@ class Tuner:
         registry: RegistryClient,
         deployments: DeploymentsClient,
         data: DataClient,
+        training: TrainingClient,
         limits: Limits,
     ) -> None:
         self._replicas = replicas
         self._registry = registry
         self._deployments = deployments
         self._data = data
+        self._training = training
         self._limits = limits
         self._task: asyncio.Task[None] | None = None
 
@@ -221,7 +225,7 @@ class Tuner:
     async def _source(self, case: _Case, version: registry_pb2.Version) -> tuple[Source | None, str]:
         if case.wish.mode is not TuningMode.WITHIN_LOSS:
             return None, "no quality was judged, for only lossless plans are wished"
-        return await find_source(version, case.wish.dataset, self._data)
+        return await find_source(version, case.wish.dataset, self._data, self._training)
 
     async def _rows(self, version: registry_pb2.Version, source: Source | None) -> AsyncGenerator[bytes, None]:
         if source is not None:
