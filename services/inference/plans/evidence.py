@@ -10,6 +10,8 @@ from services.inference.adapters.data_client import DataClient
 from services.inference.adapters.training_client import TrainingClient
 from services.inference.plans.wire import Source, frame
 
+# At rest, where tables take a fraction of what they do on their way. Of a larger dataset its first rows count alone.
+_MOST_BYTES = 256 << 20
 _SPREAD = re.compile(r"_\d+$")
 
 
@@ -52,6 +54,7 @@ def _source(
         found.rows,
         version.lineage.seed if was_held_out else None,
         tuple(signature.classes) if was_held_out else (),
+        max(1, int(found.rows * min(1.0, _MOST_BYTES / max(1, found.size_bytes)))),
     )
 
 

@@ -12,7 +12,7 @@ import onnx
 from servicekit.errors import FailedPrecondition
 from services.inference.domain.tuning import Wish
 from services.inference.plans.build import Feed, NotBuilt, build
-from services.inference.plans.candidates import PLAIN, Candidate, Hardware, worth_trying
+from services.inference.plans.candidates import LEAST_ROWS, PLAIN, Candidate, Hardware, worth_trying
 from services.inference.plans.choice import LEAST_GAIN, Timing, best_batch, best_threads, fit_cost, in_order, speedup
 from services.inference.plans.graph import index_limits, read_facts
 from services.inference.plans.measure import in_turn, processor_clock
@@ -24,6 +24,8 @@ Array = np.ndarray[Any, Any]
 
 # Shares of the time after which each step ends.
 _BUILT, _TIMED, _JUDGED = 0.5, 0.65, 0.9
+# The share that the plain plan may take to be judged; faster ones take less.
+_JUDGING = 0.2
 _TRIED_ROWS = (1, 8)
 _MOST_ROWS = 64
 _LONGEST_RUN_SECONDS = 0.5
@@ -265,7 +267,9 @@ class _Search:
 
     def _choose(self, tried: Sequence[Tried], plain: Tried) -> Tried:
         by_candidate = {each.candidate: each for each in tried}
-        judged = self._judge_of(plain) if self._evidence.rows else None
+        # A model so slow that few rows can be judged on in the time is judged on none.
+        is_judged = self._evidence.rows and self._judged_rows(plain) >= min(LEAST_ROWS, self._evidence.rows)
+        judged = self._judge_of(plain) if is_judged else None
         for timing in in_order([each.timing for each in tried[1:]], plain.timing):
             each = by_candidate[timing.candidate]
             if judged is not None and time.monotonic() > self._left(_JUDGED):
@@ -274,7 +278,9 @@ class _Search:
             each.quality = judged(each) if judged is not None else None
             if self._is_good(each):
                 return each
-            assert each.quality is not None  # else it would have been good, or not been tried
+            if each.quality is None:
+                each.outcome = f"not taken: {LEAST_ROWS} rows take too long to judge it on: raise LEPTON_TUNING_SECONDS"
+                continue
             each.outcome = (
                 f"not taken: it loses {each.quality.loss_points:.2f} points of {each.quality.metric}, more than "
                 f"{self._question.wish.max_quality_loss_points:g}"
@@ -308,8 +314,7 @@ class _Search:
 
     def _judged_rows(self, plain: Tried) -> int:
         seconds = min(taken / rows for rows, taken in plain.timing.seconds.items())
-        # The plain plan and some candidates are judged; each may take a tenth of the time.
-        return max(64, int(0.1 * self._question.seconds / seconds))
+        return int(_JUDGING * self._question.seconds / seconds)
 
     def _answers(self, session: Any, output: str, groups: Sequence[Group]) -> Array:
         parts = []

@@ -69,10 +69,11 @@ def _evidence(header: Header, content: bytes, stream: BinaryIO) -> Evidence:
 
 def _rows(source: Source, inputs: list[rows.Tensor], stream: BinaryIO) -> Evidence:
     if source.seed is None:
-        places = rows.even_places(source.rows)
+        places = rows.even_places(source.first or source.rows)
     else:
         labels = rows.texts_of(rows.read_table(stream).column(source.target)) if source.needs_labels else None
-        places = rows.thinned(rows.held_out_places(source.rows, source.seed, labels, source.classes))
+        held_out = rows.held_out_places(source.rows, source.seed, labels, source.classes)
+        places = rows.thinned(held_out[held_out < (source.first or source.rows)])
     if not len(places):
         return Evidence(message=f"{source.dataset} has no row")
     table = rows.read_places(stream, places)

@@ -25,6 +25,7 @@ class Source:
         rows: of the dataset version.
         seed: of the training run that held a share of the rows out; None where all rows may be judged on.
         classes: of the model, in its order; with a seed, the held-out share is drawn from each.
+        first: rows from the beginning that may be judged on; 0 for all.
     """
 
     dataset: str
@@ -32,6 +33,7 @@ class Source:
     rows: int
     seed: int | None = None
     classes: tuple[str, ...] = ()
+    first: int = 0
 
     @property
     def needs_labels(self) -> bool:

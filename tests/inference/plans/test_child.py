@@ -203,3 +203,38 @@ async def test_half_precision_is_tried_on_a_gpu() -> None:
     tried = next(item for item in plan.candidates if item.name == "fp16")
     assert tried.speedup > 0, tried
     assert plan.provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+
+
+async def test_of_a_large_dataset_the_first_rows_are_judged_on() -> None:
+    graph = layers()
+    table = table_of(*labelled(graph, 300))
+    question = header(graph, replace(source_of(table), first=200))
+    plan, _ = await ask(question, graph, frames_of(table))
+    assert plan.quality.rows == 160
+
+
+async def test_held_out_rows_are_drawn_from_the_labels_of_all() -> None:
+    graph = layers()
+    x, labels = labelled(graph, 1500)
+    table = table_of(x, labels)
+    classes = tuple(str(label) for label in range(4))
+    source = replace(source_of(table), seed=7, classes=classes)
+
+    async def both() -> AsyncGenerator[bytes, None]:
+        async for chunk in frames_of(table.select(["label"])):
+            yield chunk
+        async for chunk in frames_of(table):
+            yield chunk
+
+    plan, _ = await ask(header(graph, source), graph, both())
+    # A tenth of each class, and of these four fifths: the others are for ranges.
+    held_out = sum(round(0.1 * count) for count in np.bincount(labels, minlength=4))
+    assert plan.quality.rows == held_out - -(-held_out // 5)
+
+
+async def test_model_too_slow_to_be_judged_in_the_time_keeps_its_plan() -> None:
+    graph = convolutions()
+    table = table_of(*labelled(graph, 200))
+    plan, _ = await ask(header(graph, source_of(table), loss=100.0, seconds=0.02), graph, frames_of(table))
+    assert plan.precision == "as registered"
+    assert not plan.HasField("quality")
