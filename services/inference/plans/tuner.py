@@ -13,7 +13,7 @@ import structlog
 from lepton.v1 import inference_pb2 as pb
 from lepton.v1 import registry_pb2, scheduler_pb2
 from servicekit.auth import ALL_WORKSPACES, Identity, act_as
-from servicekit.errors import FailedPrecondition, LeptonError
+from servicekit.errors import FailedPrecondition, LeptonError, NotFound
 from services.inference.adapters.data_client import DataClient
 from services.inference.adapters.deployments_client import DeploymentsClient
 from services.inference.adapters.registry_client import RegistryClient
@@ -107,6 +107,8 @@ class Tuner:
         self._data = data
         self._training = training
         self._limits = limits
+        # Plans that the deployments service does not keep yet.
+        self._untold: dict[Key, pb.Plan] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -142,7 +144,7 @@ class Tuner:
 
     async def look(self) -> bool:
         """Settle every replica whose plan is not what is wished now; tell whether all went well."""
-        went_well = True
+        went_well = all([await self._try(partial(self._tell, key)) for key in tuple(self._untold)])
         with act_as(Identity.for_service(ALL_WORKSPACES, "inference")):
             wishes = await self._deployments.wishes()
         for key, replica, model in self._replicas.serving():
@@ -195,7 +197,11 @@ class Tuner:
         if built.graph_sha256 != stored.graph_sha256 or not content:
             _log.info("plan is measured anew: its graph came out otherwise", deployment=case.key[1], plan=stored.name)
             return False
-        await self._apply(case, stored, content)
+        try:
+            await self._apply(case, stored, content)
+        except FailedPrecondition as error:
+            _log.warning("stored plan not loaded", deployment=case.key[1], plan=stored.name, why=error.message)
+            return False
         return True
 
     async def _measure(self, case: _Case) -> None:
@@ -294,7 +300,16 @@ class Tuner:
         plan.digest, plan.hardware = case.key[3], case.hardware.key
         plan.tuning.CopyFrom(tuning_to_proto(_as_tuning(case.wish)))
         plan.create_time.GetCurrentTime()
-        await self._deployments.record(case.key[1], plan)
+        self._untold[case.key] = plan
+        await self._tell(case.key)
+
+    async def _tell(self, key: Key) -> bool:
+        """Have the deployments service keep a plan; while it is away the plan waits here."""
+        with act_as(Identity.for_service(key[0], "inference")), contextlib.suppress(NotFound):
+            # A deployment that was deleted meanwhile needs none.
+            await self._deployments.record(key[1], self._untold[key])
+        del self._untold[key]
+        return True
 
     async def _quiet(self) -> None:
         """Wait until the worker has little to do: a measuring neighbour takes memory bandwidth, if not its cores.
