@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from lepton import errors, names, open_inference, progress, tracing, typed_rows
+from lepton import errors, names, open_inference, plans, progress, tracing, typed_rows
 from lepton.connection import Connection, current
 from lepton.datasets import Dataset
 from lepton.models import Model, to_resources
@@ -40,6 +40,7 @@ class Deploy:
         name: the deployment's id; by default the model's.
         replicas: how many replicas are wanted, at least.
         resources: what a replica needs: cores, memory_bytes, gpus.
+        tuning: what a new deployment wishes of execution plans: see `tune`; by default the platform's own setting.
         connection: the platform; by default the model's, else the one in use.
     """
 
@@ -50,6 +51,7 @@ class Deploy:
         name: str | None = None,
         replicas: int = 1,
         resources: dict[str, float] | None = None,
+        tuning: str | None = None,
         connection: Connection | None = None,
     ) -> None:
         self._version = model.trained_version() if isinstance(model, Model) else None
@@ -61,6 +63,7 @@ class Deploy:
         self.name = name
         self.replicas = replicas
         self.resources = resources or {}
+        self._tuning = plans.to_tuning(tuning)
 
     def save(self, *, version: str | None = None) -> "Deploy":
         """Deploy the model, or change what the deployment serves; a repeat with the same model changes nothing.
@@ -233,6 +236,28 @@ class Deploy:
             present = self._next_change(present, left)
         return present
 
+    def tune(
+        self, mode: str, *, max_quality_loss_points: float | None = None, evaluation_dataset: str | None = None
+    ) -> inference_pb2.Deployment:
+        """Say how far workers may go for a faster execution plan; they follow while they serve. Return the deployment.
+
+        Args:
+            mode: `off`; `lossless`: graph optimisation, threads and batch; or `within_loss`: also int8 and fp16.
+            max_quality_loss_points: the most that a plan may lose, 100 times the metric; by default 0.5.
+            evaluation_dataset: a dataset version to judge on, name@number; by default the version's own.
+        """
+        wished = plans.to_tuning(mode, max_quality_loss_points, evaluation_dataset)
+        request = inference_pb2.UpdateDeploymentRequest(
+            deployment=inference_pb2.Deployment(name=self.name, tuning=wished),
+            update_mask=FieldMask(paths=["tuning"]),
+            request_id=names.request_id(),
+        )
+        return self.connection.inference.UpdateDeployment(request)
+
+    def plans(self) -> pd.DataFrame:
+        """Return one row an execution plan: version, hardware, what was chosen, its speed and its quality."""
+        return plans.plans_frame(self.status())
+
     def rollback(self) -> inference_pb2.Deployment:
         """Serve again what was served before; return the deployment."""
         request = inference_pb2.RollbackDeploymentRequest(name=self.name, request_id=names.request_id())
@@ -283,6 +308,7 @@ class Deploy:
             version=version,
             replicas=self.replicas,
             resources=to_resources(self.resources),
+            tuning=self._tuning,
         )
         request = inference_pb2.CreateDeploymentRequest(deployment=deployment, request_id=names.request_id())
         self.connection.inference.CreateDeployment(request)

@@ -10,6 +10,7 @@ import typer
 from lepton import errors
 from lepton.cli.output import Json, show_done, show_message, show_table
 from lepton.deployment import Deploy
+from lepton.plans import candidates_frame
 from lepton.versions import ModelVersion
 
 app = typer.Typer(help="What is served.")
@@ -30,12 +31,15 @@ def deploy(
     ref: Annotated[str, typer.Argument(help="name@3, name@champion (followed as it moves), or the name alone.")],
     name: Annotated[str | None, typer.Option(help="The deployment's id; by default the model's.")] = None,
     replicas: Annotated[int, typer.Option(help="Replicas wanted, at least.", min=1)] = 1,
+    tuning: Annotated[str | None, typer.Option(help="How far to go for a faster execution plan: see tune.")] = None,
     timeout: Annotated[float, typer.Option(help="How long to wait for it to serve, seconds; 0 not at all.")] = 60,
     as_json: Json = False,
 ) -> None:
     """Serve a model version, or change what a deployment serves."""
     version = ModelVersion.get(ref)
-    deployment = Deploy(version, name=name, replicas=replicas).save(version=ref if "@" in ref else version.ref)
+    deployment = Deploy(version, name=name, replicas=replicas, tuning=tuning).save(
+        version=ref if "@" in ref else version.ref
+    )
     status = deployment.wait(timeout) if timeout else deployment.status()
     show_message(status, as_json, f"{deployment.name} serves {status.version} (version {status.number})")
 
@@ -81,8 +85,47 @@ def list_(as_json: Json = False) -> None:
 
 @app.command(epilog="Example: lepton deployments show credit")
 def show(name: Name, as_json: Json = False) -> None:
-    """Show a deployment."""
-    show_message(Deploy(name).status(), as_json, name)
+    """Show a deployment, with its execution plans: what was tried, how fast it was, and what it would lose."""
+    status = Deploy(name).status()
+    if as_json:
+        show_message(status, as_json, name)
+        return
+    bare = type(status)()
+    bare.CopyFrom(status)
+    bare.ClearField("plans")
+    show_message(bare, as_json, name)
+    for plan in status.plans:
+        typer.echo(f"\nplan {plan.name} on {plan.hardware}: {plan.message}")
+        speeds = (
+            f"{item.rows}: {item.plain_rows_per_second:,.0f} -> {item.rows_per_second:,.0f}" for item in plan.speeds
+        )
+        if plan.speeds:
+            typer.echo(f"rows a second by batch, plain -> chosen: {', '.join(speeds)}; best batch {plan.batch_rows}")
+        if plan.HasField("quality"):
+            quality = plan.quality
+            typer.echo(
+                f"{quality.metric} {quality.points:.2f} points, plain {quality.plain_points:.2f}, "
+                f"on {quality.rows:,} rows of {quality.dataset}"
+            )
+        if plan.candidates:
+            show_table(candidates_frame(plan), as_json)
+
+
+@app.command(epilog="Example: lepton deployments tune credit within_loss --max-loss 0.5 --on credit-test@1")
+def tune(
+    name: Name,
+    mode: Annotated[
+        str, typer.Argument(help="off, lossless (graph, threads, batch) or within_loss (also int8, fp16).")
+    ],
+    max_loss: Annotated[
+        float | None, typer.Option(help="Most quality that a plan may lose, points; by default the platform's, 0.5.")
+    ] = None,
+    on: Annotated[str | None, typer.Option(help="Judge on this dataset version; by default the version's own.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how far workers may go for a faster execution plan; they follow while they serve."""
+    status = Deploy(name).tune(mode, max_quality_loss_points=max_loss, evaluation_dataset=on)
+    show_message(status, as_json, f"{name} is tuned anew: lepton deployments show {name} tells what is chosen")
 
 
 @app.command(epilog="Example: lepton deployments score credit applications@3 --output scored")

@@ -28,13 +28,23 @@ from lepton.v1 import common_pb2 as lepton_dot_v1_dot_common__pb2
 from lepton.v1 import options_pb2 as lepton_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lepton/v1/inference.proto\x12\tlepton.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16lepton/v1/common.proto\x1a\x17lepton/v1/options.proto\"\x9b\x04\n\nDeployment\x12\x14\n\x04name\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x10\x01\x12\x17\n\x07version\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x18\x01\x12\x0e\n\x06number\x18\x03 \x01(\x03\x12(\n\x08replicas\x18\x04 \x01(\x05\x42\x16\x92\xb5\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00@\x8f@\x12\x16\n\x0eready_replicas\x18\x05 \x01(\x05\x12\'\n\tresources\x18\x06 \x01(\x0b\x32\x14.lepton.v1.Resources\x12)\n\x05state\x18\x07 \x01(\x0e\x32\x1a.lepton.v1.DeploymentState\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12\x0e\n\x06\x64igest\x18\n \x01(\t\x12\x17\n\x0fprevious_number\x18\x0b \x01(\x03\x12\x10\n\x08sequence\x18\x0c \x01(\x03\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tworkspace\x18\x0f \x01(\t\x12\x37\n\tproviders\x18\x10 \x03(\x0b\x32$.lepton.v1.Deployment.ProvidersEntry\x1a\x30\n\x0eProvidersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"i\n\x17\x43reateDeploymentRequest\x12\x31\n\ndeployment\x18\x01 \x01(\x0b\x32\x15.lepton.v1.DeploymentB\x06\x92\xb5\x18\x02\x08\x01\x12\x1b\n\nrequest_id\x18\x02 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\".\n\x14GetDeploymentRequest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\"\x8b\x01\n\x16ListDeploymentsRequest\x12)\n\tpage_size\x18\x01 \x01(\x05\x42\x16\x92\xb5\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00@\x8f@\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x17\n\x06\x66ilter\x18\x03 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x08\x12\x19\n\x08order_by\x18\x04 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\"^\n\x17ListDeploymentsResponse\x12*\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32\x15.lepton.v1.Deployment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa2\x01\n\x17UpdateDeploymentRequest\x12\x31\n\ndeployment\x18\x01 \x01(\x0b\x32\x15.lepton.v1.DeploymentB\x06\x92\xb5\x18\x02\x08\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\x92\xb5\x18\x02\x08\x01\x12\x1b\n\nrequest_id\x18\x03 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\"f\n\x19RollbackDeploymentRequest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x14\n\x04\x65tag\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 @\x12\x1b\n\nrequest_id\x18\x03 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\"N\n\x17\x44\x65leteDeploymentRequest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x1b\n\nrequest_id\x18\x02 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\"\x1a\n\x18\x44\x65leteDeploymentResponse\"W\n\x16WatchDeploymentRequest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12%\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x42\r\x92\xb5\x18\t)\x00\x00\x00\x00\x00\x00\x00\x00\"D\n\x17WatchDeploymentResponse\x12)\n\ndeployment\x18\x01 \x01(\x0b\x32\x15.lepton.v1.Deployment*\xa9\x01\n\x0f\x44\x65ploymentState\x12 \n\x1c\x44\x45PLOYMENT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45PLOYMENT_STATE_PENDING\x10\x01\x12\x1a\n\x16\x44\x45PLOYMENT_STATE_READY\x10\x02\x12\x1d\n\x19\x44\x45PLOYMENT_STATE_UPDATING\x10\x03\x12\x1b\n\x17\x44\x45PLOYMENT_STATE_FAILED\x10\x04\x32\x89\x05\n\x10InferenceService\x12S\n\x10\x43reateDeployment\x12\".lepton.v1.CreateDeploymentRequest\x1a\x15.lepton.v1.Deployment\"\x04\x88\xb5\x18\x03\x12M\n\rGetDeployment\x12\x1f.lepton.v1.GetDeploymentRequest\x1a\x15.lepton.v1.Deployment\"\x04\x88\xb5\x18\x01\x12^\n\x0fListDeployments\x12!.lepton.v1.ListDeploymentsRequest\x1a\".lepton.v1.ListDeploymentsResponse\"\x04\x88\xb5\x18\x01\x12S\n\x10UpdateDeployment\x12\".lepton.v1.UpdateDeploymentRequest\x1a\x15.lepton.v1.Deployment\"\x04\x88\xb5\x18\x03\x12W\n\x12RollbackDeployment\x12$.lepton.v1.RollbackDeploymentRequest\x1a\x15.lepton.v1.Deployment\"\x04\x88\xb5\x18\x03\x12\x61\n\x10\x44\x65leteDeployment\x12\".lepton.v1.DeleteDeploymentRequest\x1a#.lepton.v1.DeleteDeploymentResponse\"\x04\x88\xb5\x18\x03\x12`\n\x0fWatchDeployment\x12!.lepton.v1.WatchDeploymentRequest\x1a\".lepton.v1.WatchDeploymentResponse\"\x04\x88\xb5\x18\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lepton/v1/inference.proto\x12\tlepton.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16lepton/v1/common.proto\x1a\x17lepton/v1/options.proto\"\xa0\x01\n\x06Tuning\x12#\n\x04mode\x18\x01 \x01(\x0e\x32\x15.lepton.v1.TuningMode\x12<\n\x17max_quality_loss_points\x18\x02 \x01(\x01\x42\x16\x92\xb5\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00Y@H\x00\x88\x01\x01\x12\x17\n\x07\x64\x61taset\x18\x03 \x01(\tB\x06\x92\xb5\x18\x02\x18\x01\x42\x1a\n\x18_max_quality_loss_points\"Q\n\tPlanSpeed\x12\x0c\n\x04rows\x18\x01 \x01(\x05\x12\x1d\n\x15plain_rows_per_second\x18\x02 \x01(\x01\x12\x17\n\x0frows_per_second\x18\x03 \x01(\x01\"\x91\x01\n\x0bPlanQuality\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\x14\n\x0cplain_points\x18\x02 \x01(\x01\x12\x0e\n\x06points\x18\x03 \x01(\x01\x12\x13\n\x0bloss_points\x18\x04 \x01(\x01\x12\x18\n\x10\x61greement_points\x18\x05 \x01(\x01\x12\x0c\n\x04rows\x18\x06 \x01(\x03\x12\x0f\n\x07\x64\x61taset\x18\x07 \x01(\t\"i\n\rPlanCandidate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07speedup\x18\x02 \x01(\x01\x12\x18\n\x0bloss_points\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07outcome\x18\x04 \x01(\tB\x0e\n\x0c_loss_points\"\xf2\x03\n\x04Plan\x12\x18\n\x06\x64igest\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01 @\x12\x1b\n\x08hardware\x18\x02 \x01(\tB\t\x92\xb5\x18\x05\x08\x01 \xff\x01\x12\x16\n\x04name\x18\x03 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01 @\x12\x11\n\tprecision\x18\x04 \x01(\t\x12\x14\n\x0coptimization\x18\x05 \x01(\t\x12\x0f\n\x07threads\x18\x06 \x01(\x05\x12\x12\n\nbatch_rows\x18\x07 \x01(\x05\x12\x10\n\x08provider\x18\x08 \x01(\t\x12$\n\x06speeds\x18\t \x03(\x0b\x32\x14.lepton.v1.PlanSpeed\x12\'\n\x07quality\x18\n \x01(\x0b\x32\x16.lepton.v1.PlanQuality\x12,\n\ncandidates\x18\x0b \x03(\x0b\x32\x18.lepton.v1.PlanCandidate\x12!\n\x06tuning\x18\x0c \x01(\x0b\x32\x11.lepton.v1.Tuning\x12\x0f\n\x07message\x18\r \x01(\t\x12\x14\n\x0cgraph_sha256\x18\x0e \x01(\t\x12\x15\n\rfixed_seconds\x18\x0f \x01(\x01\x12\x13\n\x0brow_seconds\x18\x10 \x01(\x01\x12\x17\n\x0fmeasure_seconds\x18\x11 \x01(\x01\x12/\n\x0b\x63reate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xde\x04\n\nDeployment\x12\x14\n\x04name\x18\x01 \x01(\tB\x06\x92\xb5\x18\x02\x10\x01\x12\x17\n\x07version\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02\x18\x01\x12\x0e\n\x06number\x18\x03 \x01(\x03\x12(\n\x08replicas\x18\x04 \x01(\x05\x42\x16\x92\xb5\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00@\x8f@\x12\x16\n\x0eready_replicas\x18\x05 \x01(\x05\x12\'\n\tresources\x18\x06 \x01(\x0b\x32\x14.lepton.v1.Resources\x12)\n\x05state\x18\x07 \x01(\x0e\x32\x1a.lepton.v1.DeploymentState\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x12\x0e\n\x06\x64igest\x18\n \x01(\t\x12\x17\n\x0fprevious_number\x18\x0b \x01(\x03\x12\x10\n\x08sequence\x18\x0c \x01(\x03\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tworkspace\x18\x0f \x01(\t\x12\x37\n\tproviders\x18\x10 \x03(\x0b\x32$.lepton.v1.Deployment.ProvidersEntry\x12!\n\x06tuning\x18\x1e \x01(\x0b\x32\x11.lepton.v1.Tuning\x12\x1e\n\x05plans\x18\x1f \x03(\x0b\x32\x0f.lepton.v1.Plan\x1a\x30\n\x0eProvidersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"i\n\x17\x43reateDeploymentRequest\x12\x31\n\ndeployment\x18\x01 \x01(\x0b\x32\x15.lepton.v1.DeploymentB\x06\x92\xb5\x18\x02\x08\x01\x12\x1b\n\nrequest_id\x18\x02 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\".\n\x14GetDeploymentRequest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\"\x8b\x01\n\x16ListDeploymentsRequest\x12)\n\tpage_size\x18\x01 \x01(\x05\x42\x16\x92\xb5\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00@\x8f@\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x17\n\x06\x66ilter\x18\x03 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x08\x12\x19\n\x08order_by\x18\x04 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\"^\n\x17ListDeploymentsResponse\x12*\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32\x15.lepton.v1.Deployment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa2\x01\n\x17UpdateDeploymentRequest\x12\x31\n\ndeployment\x18\x01 \x01(\x0b\x32\x15.lepton.v1.DeploymentB\x06\x92\xb5\x18\x02\x08\x01\x12\x37\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x06\x92\xb5\x18\x02\x08\x01\x12\x1b\n\nrequest_id\x18\x03 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\"f\n\x19RollbackDeploymentRequest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x14\n\x04\x65tag\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 @\x12\x1b\n\nrequest_id\x18\x03 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\"N\n\x17\x44\x65leteDeploymentRequest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x1b\n\nrequest_id\x18\x02 \x01(\tB\x07\x92\xb5\x18\x03 \x80\x01\"\x1a\n\x18\x44\x65leteDeploymentResponse\"X\n\x11RecordPlanRequest\x12\x1c\n\ndeployment\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12%\n\x04plan\x18\x02 \x01(\x0b\x32\x0f.lepton.v1.PlanB\x06\x92\xb5\x18\x02\x08\x01\"\x14\n\x12RecordPlanResponse\"W\n\x16WatchDeploymentRequest\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12%\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x42\r\x92\xb5\x18\t)\x00\x00\x00\x00\x00\x00\x00\x00\"D\n\x17WatchDeploymentResponse\x12)\n\ndeployment\x18\x01 \x01(\x0b\x32\x15.lepton.v1.Deployment*\xa9\x01\n\x0f\x44\x65ploymentState\x12 \n\x1c\x44\x45PLOYMENT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45PLOYMENT_STATE_PENDING\x10\x01\x12\x1a\n\x16\x44\x45PLOYMENT_STATE_READY\x10\x02\x12\x1d\n\x19\x44\x45PLOYMENT_STATE_UPDATING\x10\x03\x12\x1b\n\x17\x44\x45PLOYMENT_STATE_FAILED\x10\x04*u\n\nTuningMode\x12\x1b\n\x17TUNING_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fTUNING_MODE_OFF\x10\x01\x12\x18\n\x14TUNING_MODE_LOSSLESS\x10\x02\x12\x1b\n\x17TUNING_MODE_WITHIN_LOSS\x10\x03\x32\xda\x05\n\x10InferenceService\x12S\n\x10\x43reateDeployment\x12\".lepton.v1.CreateDeploymentRequest\x1a\x15.lepton.v1.Deployment\"\x04\x88\xb5\x18\x03\x12M\n\rGetDeployment\x12\x1f.lepton.v1.GetDeploymentRequest\x1a\x15.lepton.v1.Deployment\"\x04\x88\xb5\x18\x01\x12^\n\x0fListDeployments\x12!.lepton.v1.ListDeploymentsRequest\x1a\".lepton.v1.ListDeploymentsResponse\"\x04\x88\xb5\x18\x01\x12S\n\x10UpdateDeployment\x12\".lepton.v1.UpdateDeploymentRequest\x1a\x15.lepton.v1.Deployment\"\x04\x88\xb5\x18\x03\x12W\n\x12RollbackDeployment\x12$.lepton.v1.RollbackDeploymentRequest\x1a\x15.lepton.v1.Deployment\"\x04\x88\xb5\x18\x03\x12\x61\n\x10\x44\x65leteDeployment\x12\".lepton.v1.DeleteDeploymentRequest\x1a#.lepton.v1.DeleteDeploymentResponse\"\x04\x88\xb5\x18\x03\x12O\n\nRecordPlan\x12\x1c.lepton.v1.RecordPlanRequest\x1a\x1d.lepton.v1.RecordPlanResponse\"\x04\x88\xb5\x18\x06\x12`\n\x0fWatchDeployment\x12!.lepton.v1.WatchDeploymentRequest\x1a\".lepton.v1.WatchDeploymentResponse\"\x04\x88\xb5\x18\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lepton.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TUNING'].fields_by_name['max_quality_loss_points']._loaded_options = None
+  _globals['_TUNING'].fields_by_name['max_quality_loss_points']._serialized_options = b'\222\265\030\022)\000\000\000\000\000\000\000\0001\000\000\000\000\000\000Y@'
+  _globals['_TUNING'].fields_by_name['dataset']._loaded_options = None
+  _globals['_TUNING'].fields_by_name['dataset']._serialized_options = b'\222\265\030\002\030\001'
+  _globals['_PLAN'].fields_by_name['digest']._loaded_options = None
+  _globals['_PLAN'].fields_by_name['digest']._serialized_options = b'\222\265\030\004\010\001 @'
+  _globals['_PLAN'].fields_by_name['hardware']._loaded_options = None
+  _globals['_PLAN'].fields_by_name['hardware']._serialized_options = b'\222\265\030\005\010\001 \377\001'
+  _globals['_PLAN'].fields_by_name['name']._loaded_options = None
+  _globals['_PLAN'].fields_by_name['name']._serialized_options = b'\222\265\030\004\010\001 @'
   _globals['_DEPLOYMENT_PROVIDERSENTRY']._loaded_options = None
   _globals['_DEPLOYMENT_PROVIDERSENTRY']._serialized_options = b'8\001'
   _globals['_DEPLOYMENT'].fields_by_name['name']._loaded_options = None
@@ -71,6 +81,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEDEPLOYMENTREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\004\010\001\020\001'
   _globals['_DELETEDEPLOYMENTREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_DELETEDEPLOYMENTREQUEST'].fields_by_name['request_id']._serialized_options = b'\222\265\030\003 \200\001'
+  _globals['_RECORDPLANREQUEST'].fields_by_name['deployment']._loaded_options = None
+  _globals['_RECORDPLANREQUEST'].fields_by_name['deployment']._serialized_options = b'\222\265\030\004\010\001\020\001'
+  _globals['_RECORDPLANREQUEST'].fields_by_name['plan']._loaded_options = None
+  _globals['_RECORDPLANREQUEST'].fields_by_name['plan']._serialized_options = b'\222\265\030\002\010\001'
   _globals['_WATCHDEPLOYMENTREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_WATCHDEPLOYMENTREQUEST'].fields_by_name['name']._serialized_options = b'\222\265\030\004\010\001\020\001'
   _globals['_WATCHDEPLOYMENTREQUEST'].fields_by_name['after_sequence']._loaded_options = None
@@ -87,34 +101,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFERENCESERVICE'].methods_by_name['RollbackDeployment']._serialized_options = b'\210\265\030\003'
   _globals['_INFERENCESERVICE'].methods_by_name['DeleteDeployment']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['DeleteDeployment']._serialized_options = b'\210\265\030\003'
+  _globals['_INFERENCESERVICE'].methods_by_name['RecordPlan']._loaded_options = None
+  _globals['_INFERENCESERVICE'].methods_by_name['RecordPlan']._serialized_options = b'\210\265\030\006'
   _globals['_INFERENCESERVICE'].methods_by_name['WatchDeployment']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['WatchDeployment']._serialized_options = b'\210\265\030\001'
-  _globals['_DEPLOYMENTSTATE']._serialized_start=1628
-  _globals['_DEPLOYMENTSTATE']._serialized_end=1797
-  _globals['_DEPLOYMENT']._serialized_start=157
-  _globals['_DEPLOYMENT']._serialized_end=696
-  _globals['_DEPLOYMENT_PROVIDERSENTRY']._serialized_start=648
-  _globals['_DEPLOYMENT_PROVIDERSENTRY']._serialized_end=696
-  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_start=698
-  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_end=803
-  _globals['_GETDEPLOYMENTREQUEST']._serialized_start=805
-  _globals['_GETDEPLOYMENTREQUEST']._serialized_end=851
-  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=854
-  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=993
-  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_start=995
-  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_end=1089
-  _globals['_UPDATEDEPLOYMENTREQUEST']._serialized_start=1092
-  _globals['_UPDATEDEPLOYMENTREQUEST']._serialized_end=1254
-  _globals['_ROLLBACKDEPLOYMENTREQUEST']._serialized_start=1256
-  _globals['_ROLLBACKDEPLOYMENTREQUEST']._serialized_end=1358
-  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_start=1360
-  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_end=1438
-  _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_start=1440
-  _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_end=1466
-  _globals['_WATCHDEPLOYMENTREQUEST']._serialized_start=1468
-  _globals['_WATCHDEPLOYMENTREQUEST']._serialized_end=1555
-  _globals['_WATCHDEPLOYMENTRESPONSE']._serialized_start=1557
-  _globals['_WATCHDEPLOYMENTRESPONSE']._serialized_end=1625
-  _globals['_INFERENCESERVICE']._serialized_start=1800
-  _globals['_INFERENCESERVICE']._serialized_end=2449
+  _globals['_DEPLOYMENTSTATE']._serialized_start=2809
+  _globals['_DEPLOYMENTSTATE']._serialized_end=2978
+  _globals['_TUNINGMODE']._serialized_start=2980
+  _globals['_TUNINGMODE']._serialized_end=3097
+  _globals['_TUNING']._serialized_start=157
+  _globals['_TUNING']._serialized_end=317
+  _globals['_PLANSPEED']._serialized_start=319
+  _globals['_PLANSPEED']._serialized_end=400
+  _globals['_PLANQUALITY']._serialized_start=403
+  _globals['_PLANQUALITY']._serialized_end=548
+  _globals['_PLANCANDIDATE']._serialized_start=550
+  _globals['_PLANCANDIDATE']._serialized_end=655
+  _globals['_PLAN']._serialized_start=658
+  _globals['_PLAN']._serialized_end=1156
+  _globals['_DEPLOYMENT']._serialized_start=1159
+  _globals['_DEPLOYMENT']._serialized_end=1765
+  _globals['_DEPLOYMENT_PROVIDERSENTRY']._serialized_start=1717
+  _globals['_DEPLOYMENT_PROVIDERSENTRY']._serialized_end=1765
+  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_start=1767
+  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_end=1872
+  _globals['_GETDEPLOYMENTREQUEST']._serialized_start=1874
+  _globals['_GETDEPLOYMENTREQUEST']._serialized_end=1920
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=1923
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=2062
+  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_start=2064
+  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_end=2158
+  _globals['_UPDATEDEPLOYMENTREQUEST']._serialized_start=2161
+  _globals['_UPDATEDEPLOYMENTREQUEST']._serialized_end=2323
+  _globals['_ROLLBACKDEPLOYMENTREQUEST']._serialized_start=2325
+  _globals['_ROLLBACKDEPLOYMENTREQUEST']._serialized_end=2427
+  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_start=2429
+  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_end=2507
+  _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_start=2509
+  _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_end=2535
+  _globals['_RECORDPLANREQUEST']._serialized_start=2537
+  _globals['_RECORDPLANREQUEST']._serialized_end=2625
+  _globals['_RECORDPLANRESPONSE']._serialized_start=2627
+  _globals['_RECORDPLANRESPONSE']._serialized_end=2647
+  _globals['_WATCHDEPLOYMENTREQUEST']._serialized_start=2649
+  _globals['_WATCHDEPLOYMENTREQUEST']._serialized_end=2736
+  _globals['_WATCHDEPLOYMENTRESPONSE']._serialized_start=2738
+  _globals['_WATCHDEPLOYMENTRESPONSE']._serialized_end=2806
+  _globals['_INFERENCESERVICE']._serialized_start=3100
+  _globals['_INFERENCESERVICE']._serialized_end=3830
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,278 @@ DEPLOYMENT_STATE_FAILED: DeploymentState.ValueType  # 4
 """The wanted version cannot be loaded or placed."""
 Global___DeploymentState: _TypeAlias = DeploymentState  # noqa: Y015
 
+class _TuningMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TuningModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TuningMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TUNING_MODE_UNSPECIFIED: _TuningMode.ValueType  # 0
+    """As the worker's own setting says: LEPTON_TUNING, within_loss unless it is changed."""
+    TUNING_MODE_OFF: _TuningMode.ValueType  # 1
+    """The model runs as it was registered."""
+    TUNING_MODE_LOSSLESS: _TuningMode.ValueType  # 2
+    """Only what leaves the outputs as they are, but for rounding: graph optimisation, threads and batch."""
+    TUNING_MODE_WITHIN_LOSS: _TuningMode.ValueType  # 3
+    """Also int8 and fp16, where the quality on the evaluation data stays within the stated loss."""
+
+class TuningMode(_TuningMode, metaclass=_TuningModeEnumTypeWrapper):
+    """How far a worker may go in search of a faster execution plan."""
+
+TUNING_MODE_UNSPECIFIED: TuningMode.ValueType  # 0
+"""As the worker's own setting says: LEPTON_TUNING, within_loss unless it is changed."""
+TUNING_MODE_OFF: TuningMode.ValueType  # 1
+"""The model runs as it was registered."""
+TUNING_MODE_LOSSLESS: TuningMode.ValueType  # 2
+"""Only what leaves the outputs as they are, but for rounding: graph optimisation, threads and batch."""
+TUNING_MODE_WITHIN_LOSS: TuningMode.ValueType  # 3
+"""Also int8 and fp16, where the quality on the evaluation data stays within the stated loss."""
+Global___TuningMode: _TypeAlias = TuningMode  # noqa: Y015
+
+@_typing.final
+class Tuning(_message.Message):
+    """What is wished of execution plans."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    MAX_QUALITY_LOSS_POINTS_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    mode: Global___TuningMode.ValueType
+    """How far workers may go."""
+    max_quality_loss_points: _builtins.float
+    """The most quality that a plan may lose, in points (100 times the metric); unset means the worker's setting, 0.5."""
+    dataset: _builtins.str
+    """The dataset version to judge on, as name@number; empty means the evaluation data of the version that is served."""
+    def __init__(
+        self,
+        *,
+        mode: Global___TuningMode.ValueType = ...,
+        max_quality_loss_points: _builtins.float | None = ...,
+        dataset: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_quality_loss_points", b"_max_quality_loss_points", "max_quality_loss_points", b"max_quality_loss_points"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_quality_loss_points", b"_max_quality_loss_points", "dataset", b"dataset", "max_quality_loss_points", b"max_quality_loss_points", "mode", b"mode"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_quality_loss_points: _TypeAlias = _typing.Literal["max_quality_loss_points"]  # noqa: Y015
+    _WhichOneofArgType__max_quality_loss_points: _TypeAlias = _typing.Literal["_max_quality_loss_points", b"_max_quality_loss_points"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_quality_loss_points) -> _WhichOneofReturnType__max_quality_loss_points | None: ...
+
+Global___Tuning: _TypeAlias = Tuning  # noqa: Y015
+
+@_typing.final
+class PlanSpeed(_message.Message):
+    """How fast a plan is at one batch size."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    PLAIN_ROWS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    ROWS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """Rows in a run."""
+    plain_rows_per_second: _builtins.float
+    """Rows a second of the model as it was registered: median, one run at a time, by the processor time of its thread."""
+    rows_per_second: _builtins.float
+    """Rows a second of the chosen plan, measured in turn with it."""
+    def __init__(
+        self,
+        *,
+        rows: _builtins.int = ...,
+        plain_rows_per_second: _builtins.float = ...,
+        rows_per_second: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plain_rows_per_second", b"plain_rows_per_second", "rows", b"rows", "rows_per_second", b"rows_per_second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanSpeed: _TypeAlias = PlanSpeed  # noqa: Y015
+
+@_typing.final
+class PlanQuality(_message.Message):
+    """How good a plan is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METRIC_FIELD_NUMBER: _builtins.int
+    PLAIN_POINTS_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    LOSS_POINTS_FIELD_NUMBER: _builtins.int
+    AGREEMENT_POINTS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
+    metric: _builtins.str
+    """accuracy or r2 against the dataset's labels; without labels agreement or r2_to_plain, against the plain model."""
+    plain_points: _builtins.float
+    """The plain model's, points."""
+    points: _builtins.float
+    """The chosen plan's, points."""
+    loss_points: _builtins.float
+    """The difference, points; negative where the plan is better."""
+    agreement_points: _builtins.float
+    """Share of rows for which both plans say the same, points: labels that are equal, or the r2 of values to the plain ones."""
+    rows: _builtins.int
+    """Rows judged on."""
+    dataset: _builtins.str
+    """The dataset version they are of, as name@number."""
+    def __init__(
+        self,
+        *,
+        metric: _builtins.str = ...,
+        plain_points: _builtins.float = ...,
+        points: _builtins.float = ...,
+        loss_points: _builtins.float = ...,
+        agreement_points: _builtins.float = ...,
+        rows: _builtins.int = ...,
+        dataset: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreement_points", b"agreement_points", "dataset", b"dataset", "loss_points", b"loss_points", "metric", b"metric", "plain_points", b"plain_points", "points", b"points", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanQuality: _TypeAlias = PlanQuality  # noqa: Y015
+
+@_typing.final
+class PlanCandidate(_message.Message):
+    """A plan that was tried, or why it was not."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SPEEDUP_FIELD_NUMBER: _builtins.int
+    LOSS_POINTS_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    speedup: _builtins.float
+    """How many times as fast as the plain model, geometric mean over the batch sizes tried; 0 where it was not measured."""
+    loss_points: _builtins.float
+    """What it loses in quality, points; unset where that was not measured."""
+    outcome: _builtins.str
+    """chosen, or why not, for people."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        speedup: _builtins.float = ...,
+        loss_points: _builtins.float | None = ...,
+        outcome: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss_points", b"_loss_points", "loss_points", b"loss_points"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss_points", b"_loss_points", "loss_points", b"loss_points", "name", b"name", "outcome", b"outcome", "speedup", b"speedup"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__loss_points: _TypeAlias = _typing.Literal["loss_points"]  # noqa: Y015
+    _WhichOneofArgType__loss_points: _TypeAlias = _typing.Literal["_loss_points", b"_loss_points"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_points) -> _WhichOneofReturnType__loss_points | None: ...
+
+Global___PlanCandidate: _TypeAlias = PlanCandidate  # noqa: Y015
+
+@_typing.final
+class Plan(_message.Message):
+    """How a version is executed on one kind of hardware, chosen by measuring."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    HARDWARE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    OPTIMIZATION_FIELD_NUMBER: _builtins.int
+    THREADS_FIELD_NUMBER: _builtins.int
+    BATCH_ROWS_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    SPEEDS_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    TUNING_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    GRAPH_SHA256_FIELD_NUMBER: _builtins.int
+    FIXED_SECONDS_FIELD_NUMBER: _builtins.int
+    ROW_SECONDS_FIELD_NUMBER: _builtins.int
+    MEASURE_SECONDS_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """The digest of the version."""
+    hardware: _builtins.str
+    """The processor, its cores, ONNX Runtime's version and the execution provider, that it was measured on."""
+    name: _builtins.str
+    """Its name: plain, extended, fused, int8_dynamic, int8_static, fp16, tensorrt, ..."""
+    precision: _builtins.str
+    """What it computes in: as registered, int8 or fp16."""
+    optimization: _builtins.str
+    """ONNX Runtime's level of graph optimisation: all or extended."""
+    threads: _builtins.int
+    """Threads that one run uses."""
+    batch_rows: _builtins.int
+    """Rows in a run beyond which throughput grows no more; 0 where that was not measured."""
+    provider: _builtins.str
+    """The execution provider."""
+    message: _builtins.str
+    """What led to the choice, for people."""
+    graph_sha256: _builtins.str
+    """SHA-256 of the graph that it runs, lower-case hex: it is built again from the version, and must come out the same."""
+    fixed_seconds: _builtins.float
+    """What a run takes whatever its rows, seconds: the line fitted to the chosen plan's speeds."""
+    row_seconds: _builtins.float
+    """What each row adds, seconds."""
+    measure_seconds: _builtins.float
+    """How long measuring took, seconds."""
+    @_builtins.property
+    def speeds(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanSpeed]:
+        """Speeds by batch size."""
+
+    @_builtins.property
+    def quality(self) -> Global___PlanQuality:
+        """Its quality; unset where there was nothing to judge on."""
+
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanCandidate]:
+        """What was tried, the plain one first; empty where nothing was measured."""
+
+    @_builtins.property
+    def tuning(self) -> Global___Tuning:
+        """What was wished when it was chosen."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was chosen."""
+
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        hardware: _builtins.str = ...,
+        name: _builtins.str = ...,
+        precision: _builtins.str = ...,
+        optimization: _builtins.str = ...,
+        threads: _builtins.int = ...,
+        batch_rows: _builtins.int = ...,
+        provider: _builtins.str = ...,
+        speeds: _abc.Iterable[Global___PlanSpeed] | None = ...,
+        quality: Global___PlanQuality | None = ...,
+        candidates: _abc.Iterable[Global___PlanCandidate] | None = ...,
+        tuning: Global___Tuning | None = ...,
+        message: _builtins.str = ...,
+        graph_sha256: _builtins.str = ...,
+        fixed_seconds: _builtins.float = ...,
+        row_seconds: _builtins.float = ...,
+        measure_seconds: _builtins.float = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "quality", b"quality", "tuning", b"tuning"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_rows", b"batch_rows", "candidates", b"candidates", "create_time", b"create_time", "digest", b"digest", "fixed_seconds", b"fixed_seconds", "graph_sha256", b"graph_sha256", "hardware", b"hardware", "measure_seconds", b"measure_seconds", "message", b"message", "name", b"name", "optimization", b"optimization", "precision", b"precision", "provider", b"provider", "quality", b"quality", "row_seconds", b"row_seconds", "speeds", b"speeds", "threads", b"threads", "tuning", b"tuning"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Plan: _TypeAlias = Plan  # noqa: Y015
+
 @_typing.final
 class Deployment(_message.Message):
     """What should be served."""
@@ -96,6 +368,8 @@ class Deployment(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     WORKSPACE_FIELD_NUMBER: _builtins.int
     PROVIDERS_FIELD_NUMBER: _builtins.int
+    TUNING_FIELD_NUMBER: _builtins.int
+    PLANS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its id: the Open Inference model_name."""
     version: _builtins.str
@@ -136,6 +410,14 @@ class Deployment(_message.Message):
     def providers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The execution providers that its replicas took, by worker id."""
 
+    @_builtins.property
+    def tuning(self) -> Global___Tuning:
+        """What is wished of execution plans."""
+
+    @_builtins.property
+    def plans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Plan]:
+        """The plans chosen for its versions, one a version and kind of hardware, newest first, at most 16; left out of lists."""
+
     def __init__(
         self,
         *,
@@ -155,10 +437,12 @@ class Deployment(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         workspace: _builtins.str = ...,
         providers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        tuning: Global___Tuning | None = ...,
+        plans: _abc.Iterable[Global___Plan] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "resources", b"resources", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "resources", b"resources", "tuning", b"tuning", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "digest", b"digest", "etag", b"etag", "message", b"message", "name", b"name", "number", b"number", "previous_number", b"previous_number", "providers", b"providers", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "resources", b"resources", "sequence", b"sequence", "state", b"state", "update_time", b"update_time", "version", b"version", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "digest", b"digest", "etag", b"etag", "message", b"message", "name", b"name", "number", b"number", "plans", b"plans", "previous_number", b"previous_number", "providers", b"providers", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "resources", b"resources", "sequence", b"sequence", "state", b"state", "tuning", b"tuning", "update_time", b"update_time", "version", b"version", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -176,7 +460,7 @@ class CreateDeploymentRequest(_message.Message):
     """The caller's id for this mutation."""
     @_builtins.property
     def deployment(self) -> Global___Deployment:
-        """Its name, version, replicas and resources; the name defaults to the model's."""
+        """Its name, version, replicas, resources and tuning; the name defaults to the model's."""
 
     def __init__(
         self,
@@ -293,7 +577,7 @@ class UpdateDeploymentRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which of version, replicas and resources to change."""
+        """Which of version, replicas, resources and tuning to change."""
 
     def __init__(
         self,
@@ -382,6 +666,51 @@ class DeleteDeploymentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteDeploymentResponse: _TypeAlias = DeleteDeploymentResponse  # noqa: Y015
+
+@_typing.final
+class RecordPlanRequest(_message.Message):
+    """A worker's plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    deployment: _builtins.str
+    """The deployment's id."""
+    @_builtins.property
+    def plan(self) -> Global___Plan:
+        """The plan."""
+
+    def __init__(
+        self,
+        *,
+        deployment: _builtins.str = ...,
+        plan: Global___Plan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordPlanRequest: _TypeAlias = RecordPlanRequest  # noqa: Y015
+
+@_typing.final
+class RecordPlanResponse(_message.Message):
+    """Confirms that a plan is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordPlanResponse: _TypeAlias = RecordPlanResponse  # noqa: Y015
 
 @_typing.final
 class WatchDeploymentRequest(_message.Message):

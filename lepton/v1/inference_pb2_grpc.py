@@ -65,6 +65,11 @@ class InferenceServiceStub:
                 request_serializer=lepton_dot_v1_dot_inference__pb2.DeleteDeploymentRequest.SerializeToString,
                 response_deserializer=lepton_dot_v1_dot_inference__pb2.DeleteDeploymentResponse.FromString,
                 _registered_method=True)
+        self.RecordPlan = channel.unary_unary(
+                '/lepton.v1.InferenceService/RecordPlan',
+                request_serializer=lepton_dot_v1_dot_inference__pb2.RecordPlanRequest.SerializeToString,
+                response_deserializer=lepton_dot_v1_dot_inference__pb2.RecordPlanResponse.FromString,
+                _registered_method=True)
         self.WatchDeployment = channel.unary_stream(
                 '/lepton.v1.InferenceService/WatchDeployment',
                 request_serializer=lepton_dot_v1_dot_inference__pb2.WatchDeploymentRequest.SerializeToString,
@@ -118,6 +123,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordPlan(self, request, context):
+        """A worker tells the execution plan that it chose for a version on its hardware; the same once more changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchDeployment(self, request, context):
         """Streams a deployment each time that it changes, from a sequence number on.
         """
@@ -157,6 +169,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.DeleteDeployment,
                     request_deserializer=lepton_dot_v1_dot_inference__pb2.DeleteDeploymentRequest.FromString,
                     response_serializer=lepton_dot_v1_dot_inference__pb2.DeleteDeploymentResponse.SerializeToString,
+            ),
+            'RecordPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordPlan,
+                    request_deserializer=lepton_dot_v1_dot_inference__pb2.RecordPlanRequest.FromString,
+                    response_serializer=lepton_dot_v1_dot_inference__pb2.RecordPlanResponse.SerializeToString,
             ),
             'WatchDeployment': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchDeployment,
@@ -327,6 +344,33 @@ class InferenceService:
             '/lepton.v1.InferenceService/DeleteDeployment',
             lepton_dot_v1_dot_inference__pb2.DeleteDeploymentRequest.SerializeToString,
             lepton_dot_v1_dot_inference__pb2.DeleteDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.v1.InferenceService/RecordPlan',
+            lepton_dot_v1_dot_inference__pb2.RecordPlanRequest.SerializeToString,
+            lepton_dot_v1_dot_inference__pb2.RecordPlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

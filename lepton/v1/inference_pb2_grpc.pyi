@@ -45,6 +45,8 @@ class InferenceServiceStub:
     """Serves again the version that was served before the current one."""
     DeleteDeployment: _grpc.UnaryUnaryMultiCallable[_inference_pb2.DeleteDeploymentRequest, _inference_pb2.DeleteDeploymentResponse]
     """Stops serving."""
+    RecordPlan: _grpc.UnaryUnaryMultiCallable[_inference_pb2.RecordPlanRequest, _inference_pb2.RecordPlanResponse]
+    """A worker tells the execution plan that it chose for a version on its hardware; the same once more changes nothing."""
     WatchDeployment: _grpc.UnaryStreamMultiCallable[_inference_pb2.WatchDeploymentRequest, _inference_pb2.WatchDeploymentResponse]
     """Streams a deployment each time that it changes, from a sequence number on."""
 
@@ -65,6 +67,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Serves again the version that was served before the current one."""
     DeleteDeployment: _aio.UnaryUnaryMultiCallable[_inference_pb2.DeleteDeploymentRequest, _inference_pb2.DeleteDeploymentResponse]  # type: ignore[assignment]
     """Stops serving."""
+    RecordPlan: _aio.UnaryUnaryMultiCallable[_inference_pb2.RecordPlanRequest, _inference_pb2.RecordPlanResponse]  # type: ignore[assignment]
+    """A worker tells the execution plan that it chose for a version on its hardware; the same once more changes nothing."""
     WatchDeployment: _aio.UnaryStreamMultiCallable[_inference_pb2.WatchDeploymentRequest, _inference_pb2.WatchDeploymentResponse]  # type: ignore[assignment]
     """Streams a deployment each time that it changes, from a sequence number on."""
 
@@ -118,6 +122,14 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.DeleteDeploymentResponse, _abc.Awaitable[_inference_pb2.DeleteDeploymentResponse]]:
         """Stops serving."""
+
+    @_abc_1.abstractmethod
+    def RecordPlan(
+        self,
+        request: _inference_pb2.RecordPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.RecordPlanResponse, _abc.Awaitable[_inference_pb2.RecordPlanResponse]]:
+        """A worker tells the execution plan that it chose for a version on its hardware; the same once more changes nothing."""
 
     @_abc_1.abstractmethod
     def WatchDeployment(

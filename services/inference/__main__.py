@@ -56,9 +56,12 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
     from lepton.v1 import scheduler_pb2, scheduler_pb2_grpc
     from lepton.v1.prediction_pb2_grpc import add_PredictionServiceServicer_to_server
     from servicekit.worker import Membership, WorkerAgent, machine_capacity, own_cores
+    from services.inference.adapters.data_client import DataClient
     from services.inference.adapters.datasets_client import DatasetsClient
     from services.inference.adapters.deployments_client import DeploymentsClient
+    from services.inference.adapters.training_client import TrainingClient
     from services.inference.front import running_front
+    from services.inference.plans.tuner import Tuner, limits_of
     from services.inference.predict.scoring import Scorer
     from services.inference.predict.servicer import PredictionServicer
     from services.inference.rest.app import RestApp
@@ -99,6 +102,16 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
             Replicas(RegistryClient(registry), table, servicer, batcher, settings.run_threads)
         )
         data = await stack.enter_async_context(open_channel(settings.data_address, settings))
+        training = await stack.enter_async_context(open_channel(settings.training_address, settings))
+        tuner = Tuner(
+            replicas,
+            RegistryClient(registry),
+            DeploymentsClient(deployments),
+            DataClient(data),
+            TrainingClient(training),
+            limits_of(settings),
+        )
+        await stack.enter_async_context(tuner)
         scorer = Scorer(predictions.run, DatasetsClient(data), settings.parallel_scorings)
         typed = PredictionServicer(table, predictions.run, scorer, forwarder)
         stack.callback(typed.close)

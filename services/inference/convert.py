@@ -13,6 +13,7 @@ from services.inference.domain.deployments import (
     Resources,
     SeenReplica,
 )
+from services.inference.domain.tuning import Tuning, TuningMode
 
 STATES: dict[DeploymentState, "pb.DeploymentState.ValueType"] = {
     DeploymentState.PENDING: pb.DEPLOYMENT_STATE_PENDING,
@@ -25,6 +26,14 @@ REPLICA_STATES: dict["scheduler_pb2.ReplicaState.ValueType", ReplicaState] = {
     scheduler_pb2.REPLICA_STATE_READY: ReplicaState.READY,
     scheduler_pb2.REPLICA_STATE_FAILED: ReplicaState.FAILED,
     scheduler_pb2.REPLICA_STATE_DRAINING: ReplicaState.DRAINING,
+}
+
+TUNING_MODES: dict["pb.TuningMode.ValueType", TuningMode | None] = {
+    # Not a gap: the worker's own setting is what was wished.
+    pb.TUNING_MODE_UNSPECIFIED: None,
+    pb.TUNING_MODE_OFF: TuningMode.OFF,
+    pb.TUNING_MODE_LOSSLESS: TuningMode.LOSSLESS,
+    pb.TUNING_MODE_WITHIN_LOSS: TuningMode.WITHIN_LOSS,
 }
 
 
@@ -46,6 +55,7 @@ def deployment_to_proto(deployment: Deployment, *, with_workspace: bool = False)
         sequence=deployment.sequence,
         workspace=deployment.workspace if with_workspace else "",
         providers=observed.providers,
+        tuning=tuning_to_proto(deployment.tuning),
     )
     message.create_time.FromDatetime(_utc(deployment.create_time))
     message.update_time.FromDatetime(_utc(deployment.update_time))
@@ -60,6 +70,26 @@ def resources_from_proto(message: common_pb2.Resources) -> Resources:
 def resources_to_proto(resources: Resources) -> common_pb2.Resources:
     """Return the message of what a replica needs."""
     return common_pb2.Resources(cores=resources.cores, memory_bytes=resources.memory_bytes, gpus=resources.gpus)
+
+
+def tuning_from_proto(message: pb.Tuning) -> Tuning:
+    """Return what is wished of execution plans.
+
+    Raises:
+        InvalidArgument: the mode is unknown.
+    """
+    if message.mode not in TUNING_MODES:
+        raise InvalidArgument("unknown tuning mode", reason="BAD_TUNING_MODE")
+    loss = message.max_quality_loss_points if message.HasField("max_quality_loss_points") else None
+    return Tuning(TUNING_MODES[message.mode], loss, message.dataset)
+
+
+def tuning_to_proto(tuning: Tuning) -> pb.Tuning:
+    """Return the message of what is wished of execution plans."""
+    modes = {mode: value for value, mode in TUNING_MODES.items()}
+    return pb.Tuning(
+        mode=modes[tuning.mode], max_quality_loss_points=tuning.max_quality_loss_points, dataset=tuning.dataset
+    )
 
 
 def version_from_proto(message: registry_pb2.Version) -> ModelVersion:

@@ -12,7 +12,7 @@ from servicekit.paging import Page
 from servicekit.rpc import Context
 from servicekit.state import State
 from services.inference.adapters.repository import SqlRepository
-from services.inference.convert import deployment_to_proto, resources_from_proto
+from services.inference.convert import deployment_to_proto, resources_from_proto, tuning_from_proto
 from services.inference.domain.deployments import (
     Deployment,
     ModelVersion,
@@ -26,7 +26,7 @@ from services.inference.domain.deployments import (
 from services.inference.observation import Changes
 from services.inference.ports import Registry
 
-_UPDATABLE = ("version", "replicas", "resources")
+_UPDATABLE = ("version", "replicas", "resources", "tuning")
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -65,6 +65,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             Observed(),
             now,
             now,
+            tuning=tuning_from_proto(given.tuning),
         )
 
         async def act(repository: SqlRepository) -> pb.Deployment:
@@ -77,7 +78,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def GetDeployment(self, request: pb.GetDeploymentRequest, context: Context) -> pb.Deployment:
         """Return a deployment."""
         async with self._state.reading() as repository:
-            return deployment_to_proto(await repository.find(current_identity().workspace, request.name))
+            return await _whole(repository, await repository.find(current_identity().workspace, request.name))
 
     async def ListDeployments(self, request: pb.ListDeploymentsRequest, context: Context) -> pb.ListDeploymentsResponse:
         """Return a page of deployments; of all workspaces for a service that asks so."""
@@ -112,6 +113,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 wanted = replace(wanted, replicas=max(1, given.replicas))
             if "resources" in paths:
                 wanted = replace(wanted, resources=with_defaults(resources_from_proto(given.resources), version))
+            if "tuning" in paths:
+                wanted = replace(wanted, tuning=tuning_from_proto(given.tuning))
             return deployment_to_proto(await repository.save(wanted))
 
         answer = await self._state.once(request, pb.Deployment, act)
@@ -161,6 +164,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         await self._changes.tell()
         return answer
 
+    async def RecordPlan(self, request: pb.RecordPlanRequest, context: Context) -> pb.RecordPlanResponse:
+        """Keep the plan that a worker chose."""
+        async with self._state.writing() as repository:
+            present = await repository.find(current_identity().workspace, request.deployment)
+            if await repository.keep_plan(present, request.plan):
+                await repository.save_observed(present)
+        await self._changes.tell()
+        return pb.RecordPlanResponse()
+
     async def WatchDeployment(
         self, request: pb.WatchDeploymentRequest, context: Context
     ) -> AsyncIterator[pb.WatchDeploymentResponse]:
@@ -172,7 +184,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             turn = self._changes.turn
             async with self._state.reading() as repository:
                 present = await repository.find(workspace, request.name)
-            if present.sequence > sequence:
+                told = await _whole(repository, present) if present.sequence > sequence else None
+            if told is not None:
                 sequence = present.sequence
-                yield pb.WatchDeploymentResponse(deployment=deployment_to_proto(present))
+                yield pb.WatchDeploymentResponse(deployment=told)
             await self._changes.wait(turn)
+
+
+async def _whole(repository: SqlRepository, deployment: Deployment) -> pb.Deployment:
+    """Return a deployment's message with its plans."""
+    message = deployment_to_proto(deployment)
+    message.plans.extend(await repository.plans(deployment.workspace, deployment.name))
+    return message

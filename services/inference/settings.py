@@ -40,5 +40,17 @@ class WorkerSettings(ProcessSettings):
     )
     max_queue_requests: int = Field(1024, ge=1, description="Requests of one model that may wait for their run.")
     max_queue_bytes: int = Field(512 << 20, ge=1 << 20, description="Bytes of requests that may wait, of all models.")
+    tuning: str = Field(
+        "within_loss",
+        pattern="off|lossless|within_loss",
+        description="How far to go for a faster execution plan, where a deployment does not say.",
+    )
+    tuning_max_loss_points: float = Field(
+        0.5, ge=0, le=100, description="Quality that a plan may lose where a deployment does not say, points."
+    )
+    tuning_seconds: float = Field(60.0, gt=0, description="How long measuring one version's plans may take, seconds.")
+    tuning_memory_bytes: int = Field(
+        2 << 30, ge=1 << 28, description="Memory that measuring may take beside twelve times the model's size, bytes."
+    )
     typed_reply: str = Field("mirror", pattern="mirror|raw", description="What a typed request gets: mirror or raw.")
     parallel_scorings: int = Field(2, ge=1, description="Datasets scored at a time; more are told to come back.")

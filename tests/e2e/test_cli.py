@@ -27,6 +27,9 @@ def test_csv_to_prediction_by_commands(platform: Platform) -> None:
     rows = json.loads(platform.lepton("predict", "cli", str(CREDIT), "--json").stdout)
     assert len(rows) == 1000
     assert set(rows[0]) == {"creditability", "probability_bad", "probability_good"}
+    tuned = json.loads(platform.lepton("deployments", "tune", "cli", "lossless", "--json").stdout)
+    assert tuned["tuning"]["mode"] == "TUNING_MODE_LOSSLESS"
+    assert "TUNING_MODE_LOSSLESS" in platform.lepton("deployments", "show", "cli").stdout
     placements = json.loads(platform.lepton("workers", "placements", "--json").stdout)
     assert {"worker": "inference-worker-1", "kind": "replica", "name": "cli", "number": 1, "waits": ""} in placements
 

@@ -1,4 +1,4 @@
-"""The deployments service, as a worker sees it when a client asks it to load or unload a model."""
+"""The deployments service, as a worker sees it: loads and unloads for clients, wishes and plans of its own."""
 
 import contextlib
 
@@ -7,6 +7,10 @@ import grpc
 from lepton.v1 import inference_pb2 as pb
 from lepton.v1.inference_pb2_grpc import InferenceServiceStub
 from servicekit.errors import AlreadyExists, FailedPrecondition
+from services.inference.convert import tuning_from_proto
+from services.inference.domain.tuning import Tuning
+
+_PAGE = 200
 
 
 class DeploymentsClient:
@@ -41,3 +45,30 @@ class DeploymentsClient:
             NotFound: there is none.
         """
         await self._stub.DeleteDeployment(pb.DeleteDeploymentRequest(name=name))
+
+    async def wishes(self) -> dict[tuple[str, str], Tuning]:
+        """Return, by workspace and name, what is wished of execution plans: of all workspaces, as a service."""
+        found: dict[tuple[str, str], Tuning] = {}
+        token = ""
+        while True:
+            page = await self._stub.ListDeployments(pb.ListDeploymentsRequest(page_size=_PAGE, page_token=token))
+            found |= {(item.workspace, item.name): tuning_from_proto(item.tuning) for item in page.deployments}
+            token = page.next_page_token
+            if not token:
+                return found
+
+    async def plans(self, name: str) -> list[pb.Plan]:
+        """Return the plans that a deployment keeps.
+
+        Raises:
+            NotFound: there is none.
+        """
+        return list((await self._stub.GetDeployment(pb.GetDeploymentRequest(name=name))).plans)
+
+    async def record(self, name: str, plan: pb.Plan) -> None:
+        """Have a deployment keep a plan.
+
+        Raises:
+            NotFound: there is none.
+        """
+        await self._stub.RecordPlan(pb.RecordPlanRequest(deployment=name, plan=plan))

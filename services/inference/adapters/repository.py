@@ -8,16 +8,19 @@ from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 
-from lepton.v1 import events_pb2
+from lepton.v1 import events_pb2, inference_pb2
 from servicekit.errors import AlreadyExists, NotFound
 from servicekit.paging import Page, next_token, page_query
 from servicekit.state import Unit
-from services.inference.adapters.tables import deployments
+from services.inference.adapters.tables import deployments, plans
 from services.inference.convert import deployment_to_proto
 from services.inference.domain.deployments import Deployment, DeploymentState, Observed, Resources
+from services.inference.domain.tuning import Tuning, TuningMode
 from services.inference.ports import Listing
 
 _CHANGED = "inference.deployment.changed"
+# Of a deployment: its present version and some former ones, on a few kinds of hardware.
+_MOST_PLANS = 16
 
 
 class SqlRepository:
@@ -78,7 +81,34 @@ class SqlRepository:
     async def remove(self, deployment: Deployment) -> None:
         """Delete a deployment, publishing inference.deployment.changed."""
         await self._unit.execute(delete(deployments).where(_key(deployment.workspace, deployment.name)))
+        await self._unit.execute(delete(plans).where(_plans_of(deployment.workspace, deployment.name)))
         await self._publish(deployment, deleted=True)
+
+    async def plans(self, workspace: str, name: str) -> list[inference_pb2.Plan]:
+        """Return a deployment's plans, newest first."""
+        query = select(plans.c.content).where(_plans_of(workspace, name)).order_by(plans.c.time.desc())
+        return [inference_pb2.Plan.FromString(row.content) for row in (await self._unit.execute(query)).all()]
+
+    async def keep_plan(self, deployment: Deployment, plan: inference_pb2.Plan) -> bool:
+        """Keep a plan in the place of the one for the same version and hardware; tell whether it is another one."""
+        kept = await self.plans(deployment.workspace, deployment.name)
+        same = [other for other in kept if (other.digest, other.hardware) == (plan.digest, plan.hardware)]
+        if same and _without_times(same[0]) == _without_times(plan):
+            return False
+        oldest = [other for other in kept if other not in same][_MOST_PLANS - 1 :]
+        for other in (*same, *oldest):
+            found = (plans.c.digest == other.digest) & (plans.c.hardware == other.hardware)
+            await self._unit.execute(delete(plans).where(_plans_of(deployment.workspace, deployment.name) & found))
+        row = {
+            "workspace": deployment.workspace,
+            "name": deployment.name,
+            "digest": plan.digest,
+            "hardware": plan.hardware,
+            "content": plan.SerializeToString(),
+            "time": datetime.now(UTC),
+        }
+        await self._unit.execute(insert(plans).values(row))
+        return True
 
     async def followers(self, workspace: str, ref: str) -> list[Deployment]:
         """Return the deployments that follow an alias, name@alias."""
@@ -115,9 +145,38 @@ def _key(workspace: str, name: str) -> Any:
     return (deployments.c.workspace == workspace) & (deployments.c.name == name)
 
 
+def _plans_of(workspace: str, name: str) -> Any:
+    return (plans.c.workspace == workspace) & (plans.c.name == name)
+
+
+def _without_times(plan: inference_pb2.Plan) -> inference_pb2.Plan:
+    bare = inference_pb2.Plan()
+    bare.CopyFrom(plan)
+    bare.ClearField("create_time")
+    return bare
+
+
+def _tuning_text(tuning: Tuning) -> str:
+    given: dict[str, object] = {}
+    if tuning.mode is not None:
+        given["mode"] = tuning.mode.value
+    if tuning.max_quality_loss_points is not None:
+        given["max_quality_loss_points"] = tuning.max_quality_loss_points
+    if tuning.dataset:
+        given["dataset"] = tuning.dataset
+    return json.dumps(given, sort_keys=True)
+
+
+def _tuning(text: str) -> Tuning:
+    given = json.loads(text)
+    mode = given.get("mode")
+    return Tuning(TuningMode(mode) if mode else None, given.get("max_quality_loss_points"), given.get("dataset", ""))
+
+
 def _row(deployment: Deployment) -> dict[str, Any]:
     observed = deployment.observed
-    plain = {name: value for name, value in vars(deployment).items() if name not in ("observed", "resources")}
+    kept_apart = ("observed", "resources", "tuning")
+    plain = {name: value for name, value in vars(deployment).items() if name not in kept_apart}
     return {
         **plain,
         **vars(deployment.resources),
@@ -125,6 +184,7 @@ def _row(deployment: Deployment) -> dict[str, Any]:
         "ready_replicas": observed.ready_replicas,
         "message": observed.message,
         "providers": json.dumps(observed.providers, sort_keys=True),
+        "tuning": _tuning_text(deployment.tuning),
     }
 
 
@@ -143,4 +203,5 @@ def _deployment(row: Any) -> Deployment:
         Observed(DeploymentState(row.state), row.ready_replicas, row.message, json.loads(row.providers)),
         row.create_time,
         row.update_time,
+        tuning=_tuning(row.tuning),
     )

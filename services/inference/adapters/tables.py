@@ -1,6 +1,6 @@
 """The inference service's schema."""
 
-from sqlalchemy import Column, DateTime, Float, Integer, MetaData, String, Table, Text
+from sqlalchemy import Column, DateTime, Float, Integer, LargeBinary, MetaData, String, Table, Text
 
 from servicekit.database import BigNumber
 from servicekit.state import KitTables
@@ -30,4 +30,19 @@ deployments = Table(
     Column("providers", Text, nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
     Column("update_time", DateTime(timezone=True), nullable=False),
+    # JSON object: mode, max_quality_loss_points and dataset, those that were given.
+    Column("tuning", Text, nullable=False, server_default="{}"),
+)
+
+# What workers chose and measured; nothing is decided by its inside, so it is kept as it was told.
+plans = Table(
+    "plans",
+    metadata,
+    Column("workspace", String(63), primary_key=True),
+    Column("name", String(63), primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    Column("hardware", String(255), primary_key=True),
+    # A lepton.v1.Plan, serialised.
+    Column("content", LargeBinary, nullable=False),
+    Column("time", DateTime(timezone=True), nullable=False),
 )

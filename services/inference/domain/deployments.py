@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import Enum
 
 from servicekit.errors import Aborted, FailedPrecondition
+from services.inference.domain.tuning import Tuning
 
 _LEAST_MEMORY_BYTES = 64 << 20
 _MEMORY_FACTOR = 4
@@ -94,6 +95,7 @@ class Deployment:
         sequence: counts changes of what is wanted and of what is so.
         observed: how far it is true.
         create_time, update_time: when it was made, and when what is wanted changed last.
+        tuning: what is wished of execution plans.
     """
 
     workspace: str
@@ -109,6 +111,7 @@ class Deployment:
     observed: Observed
     create_time: datetime
     update_time: datetime
+    tuning: Tuning = field(default_factory=Tuning, kw_only=True)
 
     @property
     def model(self) -> str:

@@ -21,6 +21,10 @@ Array = np.ndarray[Any, Any]
 # CUDA where there is a GPU, else the processor. Asking for what lacks raises nothing: the session tells what it took.
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 _NVIDIA_DEVICE = "/dev/nvidiactl"
+_LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+}
 
 # The warm-up measures what a batch saves, but of a model that is slow already.
 _SLOW_SECONDS = 0.05
@@ -126,6 +130,9 @@ class LoadedModel:
         statistics: what it did.
         cache: of its deployment's answers; None for none.
         forms: kinds of requests that it answered lately; see batches.find_form.
+        plan: the name of its execution plan.
+        threads: that one run uses; 0 for the worker's setting.
+        tuned_for: what was wished when its plan was settled; None until then.
         version: the number, as it is sent.
         provider: the execution provider that the session took.
     """
@@ -153,6 +160,9 @@ class LoadedModel:
     statistics: Statistics = field(default_factory=Statistics, repr=False)
     cache: "ResponseCache | None" = None
     forms: dict[Any, Any] = field(default_factory=dict, repr=False)
+    plan: str = "plain"
+    threads: int = 0
+    tuned_for: object = None
     version: str = field(init=False)
     provider: str = field(init=False)
 
@@ -163,6 +173,14 @@ class LoadedModel:
     def expected_seconds(self, rows: int) -> float:
         """Return how long a run of some rows may take, by what runs took before."""
         return max(self.run_seconds, self.row_seconds * rows)
+
+    def take_over(self, old: "LoadedModel") -> None:
+        """Take what is the version's from the one whose place this one takes: only how it runs is another."""
+        self.epoch = old.epoch
+        self.statistics, self.cache = old.statistics, old.cache
+        self.preprocessing = old.preprocessing
+        # Integer arithmetic scales by the batch: its rows differ by more than the warm-up allows, and were judged so.
+        self.is_batchable = old.is_batchable
 
     def queue_seconds(self) -> float:
         """Return how long what waits now will take."""
@@ -204,6 +222,8 @@ def load_model(
     epoch: int = 0,
     threads: int = 1,
     workspace: str = "",
+    optimization: str = "all",
+    provider: str = "",
 ) -> LoadedModel:
     """Load a version and try it on a row. Blocks.
 
@@ -214,22 +234,13 @@ def load_model(
         epoch: of its placement.
         threads: that one run may use.
         workspace: whose the deployment is.
+        optimization: ONNX Runtime's level of graph optimisation: all or extended.
+        provider: the execution provider to prefer; empty for the usual ones.
 
     Raises:
         FailedPrecondition: ONNX Runtime cannot load or run it.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    available = [provider for provider in PROVIDERS if provider in ort.get_available_providers()]
-    if not Path(_NVIDIA_DEVICE).exists():
-        # Without a GPU, asking for CUDA only prints errors for every model.
-        available = [provider for provider in available if provider == PROVIDERS[-1]]
-    try:
-        session = ort.InferenceSession(content, options, providers=available)
-    except Exception as error:
-        raise FailedPrecondition(f"the model cannot be loaded: {_first_line(error)}", reason="LOAD_FAILED") from error
+    session = open_session(content, threads, optimization, provider)
     signature = version.signature
     specs = {spec.name: spec for spec in signature.inputs}
     inputs = {item.name: _input(item, specs.get(item.name), signature) for item in session.get_inputs()}
@@ -238,6 +249,28 @@ def load_model(
     model.model, model.target = version.model, signature.target
     _warm_up(model)
     return model
+
+
+def open_session(content: bytes, threads: int, optimization: str = "all", provider: str = "") -> Any:
+    """Return an ONNX Runtime session of a graph; see `load_model`.
+
+    Raises:
+        FailedPrecondition: ONNX Runtime cannot load it.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = _LEVELS[optimization]
+    available = [name for name in PROVIDERS if name in ort.get_available_providers()]
+    if not Path(_NVIDIA_DEVICE).exists():
+        # Without a GPU, asking for CUDA only prints errors for every model.
+        available = [name for name in available if name == PROVIDERS[-1]]
+    preferred = [provider] if provider and provider not in available else []
+    try:
+        return ort.InferenceSession(content, options, providers=preferred + available)
+    except Exception as error:
+        raise FailedPrecondition(f"the model cannot be loaded: {_first_line(error)}", reason="LOAD_FAILED") from error
 
 
 def _input(item: Any, spec: common_pb2.TensorSpec | None, signature: common_pb2.Signature) -> InputSpec:

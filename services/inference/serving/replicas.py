@@ -103,6 +103,27 @@ class Replicas:
             requests_per_second=self._rate.update(self._batcher.served),
         )
 
+    def serving(self) -> list[tuple[Key, pb.Replica, LoadedModel]]:
+        """Return the replicas that serve, each with the model that stands in the table for it."""
+        ready = [(key, told) for key, told in self._reports.items() if told.state == pb.REPLICA_STATE_READY]
+        found = [(key, told, self._table.get(*key[:2]).models.get(key[2])) for key, told in ready]
+        return [(key, told, model) for key, told, model in found if model is not None and model.digest == key[3]]
+
+    def swap(self, key: Key, old: LoadedModel, new: LoadedModel) -> bool:
+        """Put the same version, loaded otherwise, in its place; tell whether it still stood there.
+
+        Requests under way end on the old one, which goes with the last of them.
+        """
+        workspace, deployment, number = _slot(key)
+        entry = self._table.get(workspace, deployment)
+        if entry.models.get(number) is not old or key not in self._reports:
+            return False
+        new.take_over(old)
+        self._table.set(workspace, deployment, replace(entry, models={**entry.models, number: new}))
+        self._report(key, self._reports[key], pb.REPLICA_STATE_READY, provider=new.provider)
+        self.on_change()
+        return True
+
     def _settle(self, *done: Key) -> None:
         """Be ready once every replica of the first assignment serves, failed or is gone."""
         if self._first is not None:
