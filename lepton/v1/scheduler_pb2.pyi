@@ -332,6 +332,7 @@ class ReplicaRouting(_message.Message):
     COMPARE_PERCENT_FIELD_NUMBER: _builtins.int
     TOLERANCE_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
+    START_PERCENT_FIELD_NUMBER: _builtins.int
     role: Global___ReplicaRole.ValueType
     """What the version is to its deployment."""
     weight_percent: _builtins.float
@@ -342,6 +343,10 @@ class ReplicaRouting(_message.Message):
     """How far apart two numbers may be and still agree, relative to the larger one (0.01 is one percent)."""
     window: _builtins.int
     """Statistics begin anew whenever this changes: it numbers the windows over which versions are compared."""
+    start_percent: _builtins.float
+    """Where its share begins: of points from 0 to 100, one a request or a sticky key, it takes those from here on up to its
+    weight.
+    """
     def __init__(
         self,
         *,
@@ -350,10 +355,11 @@ class ReplicaRouting(_message.Message):
         compare_percent: _builtins.float = ...,
         tolerance: _builtins.float = ...,
         window: _builtins.int = ...,
+        start_percent: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_percent", b"compare_percent", "role", b"role", "tolerance", b"tolerance", "weight_percent", b"weight_percent", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_percent", b"compare_percent", "role", b"role", "start_percent", b"start_percent", "tolerance", b"tolerance", "weight_percent", b"weight_percent", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

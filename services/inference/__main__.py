@@ -73,6 +73,7 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
             settings.parallel_runs,
             typed_mirrors=settings.typed_reply == "mirror",
         )
+        stack.callback(servicer.close)
         replicas = await stack.enter_async_context(
             Replicas(RegistryClient(registry), table, servicer, settings.run_threads)
         )

@@ -13,6 +13,8 @@ from services.inference.domain.deployments import (
     Resources,
     SeenReplica,
 )
+from services.inference.domain.measurements import Measured
+from services.inference.serving.routing import Role, Route
 
 STATES: dict[DeploymentState, "pb.DeploymentState.ValueType"] = {
     DeploymentState.PENDING: pb.DEPLOYMENT_STATE_PENDING,
@@ -25,6 +27,15 @@ REPLICA_STATES: dict["scheduler_pb2.ReplicaState.ValueType", ReplicaState] = {
     scheduler_pb2.REPLICA_STATE_READY: ReplicaState.READY,
     scheduler_pb2.REPLICA_STATE_FAILED: ReplicaState.FAILED,
     scheduler_pb2.REPLICA_STATE_DRAINING: ReplicaState.DRAINING,
+}
+
+ROLES: dict["scheduler_pb2.ReplicaRole.ValueType", Role] = {
+    scheduler_pb2.REPLICA_ROLE_UNSPECIFIED: Role.SERVING,
+    scheduler_pb2.REPLICA_ROLE_SERVING: Role.SERVING,
+    scheduler_pb2.REPLICA_ROLE_TARGET: Role.TARGET,
+    scheduler_pb2.REPLICA_ROLE_CANARY: Role.CANARY,
+    scheduler_pb2.REPLICA_ROLE_SHADOW: Role.SHADOW,
+    scheduler_pb2.REPLICA_ROLE_STANDBY: Role.STANDBY,
 }
 
 
@@ -79,6 +90,50 @@ def seen_from_proto(worker: str, message: scheduler_pb2.Replica) -> SeenReplica:
         raise InvalidArgument("unknown replica state", reason="BAD_STATE")
     state = REPLICA_STATES[message.state]
     return SeenReplica(worker, message.number, message.digest, state, message.message, message.provider)
+
+
+def measured_from_proto(message: scheduler_pb2.ReplicaStatistics) -> Measured:
+    """Return what came of a replica's requests."""
+    return Measured(
+        message.window,
+        message.seconds,
+        message.requests,
+        dict(message.errors),
+        message.latency_seconds,
+        tuple(message.latency_buckets),
+        message.compared,
+        message.agreed,
+        message.compare_failed,
+        message.compare_dropped,
+    )
+
+
+def measured_to_proto(measured: Measured) -> scheduler_pb2.ReplicaStatistics:
+    """Return the message of what came of a replica's requests."""
+    return scheduler_pb2.ReplicaStatistics(
+        window=measured.window,
+        seconds=measured.seconds,
+        requests=measured.requests,
+        errors=measured.errors,
+        latency_seconds=measured.latency_seconds,
+        latency_buckets=measured.buckets,
+        compared=measured.compared,
+        agreed=measured.agreed,
+        compare_failed=measured.compare_failed,
+        compare_dropped=measured.compare_dropped,
+    )
+
+
+def route_from_proto(message: scheduler_pb2.ReplicaRouting) -> Route:
+    """Return which requests a replica takes; a scheduler of before says nothing, and means all."""
+    return Route(
+        ROLES.get(message.role, Role.SERVING),
+        message.weight_percent,
+        message.compare_percent,
+        message.tolerance,
+        message.window,
+        message.start_percent,
+    )
 
 
 def _utc(time: datetime) -> datetime:

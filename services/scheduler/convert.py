@@ -237,13 +237,21 @@ def routing_to_proto(routing: Routing) -> scheduler_pb2.ReplicaRouting:
         compare_percent=routing.compare_percent,
         tolerance=routing.tolerance,
         window=routing.window,
+        start_percent=routing.start_percent,
     )
 
 
 def routing_from_proto(message: scheduler_pb2.ReplicaRouting) -> Routing:
     """Return which requests a replica takes."""
     role = next((known for known, wire in _ROLES.items() if wire == message.role), Role.SERVING)
-    return Routing(role, message.weight_percent, message.compare_percent, message.tolerance, message.window)
+    return Routing(
+        role,
+        message.weight_percent,
+        message.compare_percent,
+        message.tolerance,
+        message.window,
+        message.start_percent,
+    )
 
 
 def job_from_proto(message: training_pb2.Job, workspace: str) -> WantedJob | None:
@@ -289,8 +297,12 @@ def _companions(
         if key != wanted.key:
             found.setdefault(key, replace(wanted, key=key, digest=digest, aliases=(), routing=routing))
 
-    for target in message.traffic:
-        add(target.version, target.number, target.digest, Routing(Role.TARGET, target.weight_percent))
+    start = 0.0
+    # Always in the same order: a version that grows takes keys from those after it, and gives none away.
+    for target in sorted(message.traffic, key=lambda target: target.number):
+        routing = Routing(Role.TARGET, target.weight_percent, start_percent=start)
+        add(target.version, target.number, target.digest, routing)
+        start += target.weight_percent
     if canary is not None:
         compared = canary.compare_percent if canary.min_agreement else 0.0
         routing = Routing(Role.CANARY, canary.percent, compared, canary.tolerance, canary.window)

@@ -33,7 +33,7 @@ def test_assignments_survive_the_wire() -> None:
                 "abc",
                 ("champion",),
                 9,
-                routing=Routing(Role.CANARY, 5.0, 10.0, 0.01, 3),
+                routing=Routing(Role.CANARY, 5.0, 10.0, 0.01, 3, 20.0),
             ),
         ),
         (JobPlacement("w1", JobKey("ws", "j"), Resources(1, 20), 8),),
@@ -90,6 +90,7 @@ def test_every_role_of_a_version_survives_the_wire() -> None:
 
 def test_versions_beside_a_deployments_own_are_its_companions() -> None:
     message = inference_pb2.Deployment(name="d", version="m@champion", number=3, workspace="ws", digest="x")
+    message.traffic.add(version="m@7", number=7, digest="z", weight_percent=20)
     message.traffic.add(version="m@4", number=4, digest="y", weight_percent=10)
     message.canary.CopyFrom(
         inference_pb2.Canary(
@@ -103,12 +104,13 @@ def test_versions_beside_a_deployments_own_are_its_companions() -> None:
     assert wanted.routing == Routing(window=7)
     assert [(item.key.model, item.key.number, item.aliases, item.routing) for item in wanted.companions] == [
         ("m", 4, (), Routing(Role.TARGET, 10.0)),
+        ("m", 7, (), Routing(Role.TARGET, 20.0, start_percent=10.0)),
         ("other", 5, (), Routing(Role.CANARY, 5.0, 20.0, 0.5, 7)),
         ("m", 6, (), Routing(Role.SHADOW, 0.0, 30.0, 0.1, 8)),
     ]
     message.canary.state = inference_pb2.CANARY_STATE_ROLLED_BACK
     ended = convert.deployment_from_proto(message, "")
-    assert ended.routing == Routing() and {item.key.number for item in ended.companions} == {4, 6}
+    assert ended.routing == Routing() and {item.key.number for item in ended.companions} == {4, 6, 7}
 
 
 def test_only_queued_and_running_jobs_are_wanted() -> None:

@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from lepton.v1 import common_pb2, registry_pb2
 from servicekit.errors import FailedPrecondition, Internal, InvalidArgument
+from services.inference.serving.release_statistics import ReleaseStatistics
 
 Array = np.ndarray[Any, Any]
 
@@ -85,6 +86,7 @@ class LoadedModel:
         in_flight: runs under way.
         run_seconds: what a run of one row took at the warm-up.
         row_seconds: mean of the last runs, a row.
+        release: what came of its requests, for whoever compares versions.
         version: the number, as it is sent.
         provider: the execution provider that the session took.
     """
@@ -100,6 +102,7 @@ class LoadedModel:
     in_flight: int = 0
     run_seconds: float = 0.0
     row_seconds: float = 0.0
+    release: ReleaseStatistics = field(default_factory=ReleaseStatistics)
     version: str = field(init=False)
     provider: str = field(init=False)
 

@@ -21,9 +21,10 @@ from servicekit.rpc import Context
 from services.inference.adapters.deployments_client import DeploymentsClient
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.open_inference import grpc_service_pb2_grpc
-from services.inference.serving.codec import parse_inputs, requested_outputs
+from services.inference.serving.codec import STICKY_METADATA, parse_inputs, requested_outputs, sticky_key_of
 from services.inference.serving.model import Array, LoadedModel
 from services.inference.serving.replies import build_reply
+from services.inference.serving.shadow import Shadow
 from services.inference.serving.table import Entry, ServingTable
 
 _log = structlog.get_logger(__name__)
@@ -78,24 +79,41 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self._queue_length = threads * _QUEUE_FACTOR
         self._queued = 0
         self._typed_mirrors = typed_mirrors
+        self._shadow = Shadow()
         # Latched: ready after the first reconciliation, until the drain; hot swaps do not flip it.
         self.is_ready = False
         self.is_draining = False
         self.served = 0
 
+    def close(self) -> None:
+        """Forget what waits in the background."""
+        self._shadow.close()
+
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """Answer a prediction."""
-        answer = await self.infer(request)
+        answer = await self.infer(request, _sticky_key(context))
         context.set_trailing_metadata(answer.metadata)
         return answer.reply
 
-    async def infer(self, request: pb.ModelInferRequest) -> Answer:
-        """Answer a prediction of the current identity, whatever it came by."""
-        model = self._table.find(current_identity().workspace, request.model_name, request.model_version)
-        inputs = parse_inputs(request, model)
-        names = requested_outputs(request, model)
-        arrays = await self._run(model, inputs, names)
-        reply = build_reply(request, model, names, arrays, typed_mirrors=self._typed_mirrors)
+    async def infer(self, request: pb.ModelInferRequest, sticky_key: str = "") -> Answer:
+        """Answer a prediction of the current identity, whatever it came by.
+
+        Args:
+            request: what is asked; its parameter lepton_sticky_key goes before the other.
+            sticky_key: of the call's metadata.
+        """
+        workspace = current_identity().workspace
+        key = sticky_key_of(request) or sticky_key
+        model = self._table.route(workspace, request.model_name, request.model_version, key)
+        with model.release.measuring():
+            inputs = parse_inputs(request, model)
+            names = requested_outputs(request, model)
+            arrays = await self._run(model, inputs, names)
+            reply = build_reply(request, model, names, arrays, typed_mirrors=self._typed_mirrors)
+        if not request.model_version:
+            entry = self._table.get(workspace, request.model_name)
+            if entry.split.compared:
+                self._shadow.offer(entry, model, inputs, dict(zip(names, arrays, strict=True)))
         return Answer(reply, (("lepton-prediction-id", uuid.uuid4().hex), ("lepton-provider", model.provider)))
 
     async def _run(self, model: LoadedModel, inputs: dict[str, Array], names: list[str]) -> list[Array]:
@@ -230,6 +248,13 @@ def _rows(inputs: dict[str, Array]) -> int:
     for array in inputs.values():
         return array.shape[0] if array.shape else 1
     return 1
+
+
+def _sticky_key(context: Context) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == STICKY_METADATA:
+            return str(value)
+    return ""
 
 
 def _metadata(name: str, datatype: str, shape: tuple[int, ...]) -> "pb.ModelMetadataResponse.TensorMetadata":

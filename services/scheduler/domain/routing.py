@@ -23,3 +23,4 @@ class Routing:
     compare_percent: float = 0.0
     tolerance: float = 0.0
     window: int = 0
+    start_percent: float = 0.0
