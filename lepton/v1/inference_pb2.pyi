@@ -172,7 +172,7 @@ class Deployment(_message.Message):
     @_builtins.property
     def traffic(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficTarget]:
         """Other versions that answer a share of the requests that name no version; the deployment's own takes the rest.
-        Setting `version` without this ends the split.
+        Serving another version ends a split, and a canary, that the same update does not set.
         """
 
     @_builtins.property

@@ -26,6 +26,7 @@ async def running_deployments(settings: InferenceSettings) -> AsyncIterator[Runn
     from services.inference.adapters.repository import SqlRepository
     from services.inference.adapters.version_resolver import VersionResolver
     from services.inference.observation import ALIAS_MOVED, AliasFollower, Changes, Observer
+    from services.inference.release_controller import ReleaseController
     from services.inference.servicer import InferenceServicer
 
     async with AsyncExitStack() as stack:
@@ -39,11 +40,16 @@ async def running_deployments(settings: InferenceSettings) -> AsyncIterator[Runn
         state = State(database, tables.kit, SqlRepository)
         await state.forget_old_requests()
         changes = Changes()
-        await stack.enter_async_context(Observer(state, nats, changes))
-        follower = await stack.enter_async_context(AliasFollower(state, resolver, changes))
+        observer = await stack.enter_async_context(Observer(state, nats, changes))
+        standby_seconds = settings.standby_seconds
+        controller = ReleaseController(state, observer, changes, settings.release_look_seconds, standby_seconds)
+        await stack.enter_async_context(controller)
+        follower = await stack.enter_async_context(
+            AliasFollower(state, resolver, changes, standby_seconds=standby_seconds)
+        )
         following = asyncio.create_task(nats.follow("inference-aliases", [ALIAS_MOVED], follower.handle))
         stack.callback(following.cancel)
-        servicer = InferenceServicer(state, resolver, changes)
+        servicer = InferenceServicer(state, resolver, changes, observer, standby_seconds)
         service = Servicer(
             "lepton.v1.InferenceService", lambda server: add_InferenceServiceServicer_to_server(servicer, server)
         )

@@ -14,6 +14,7 @@ from services.inference.domain.deployments import (
     SeenReplica,
 )
 from services.inference.domain.measurements import Measured
+from services.inference.release_convert import release_to_proto
 from services.inference.serving.routing import Role, Route
 
 STATES: dict[DeploymentState, "pb.DeploymentState.ValueType"] = {
@@ -60,6 +61,7 @@ def deployment_to_proto(deployment: Deployment, *, with_workspace: bool = False)
     )
     message.create_time.FromDatetime(_utc(deployment.create_time))
     message.update_time.FromDatetime(_utc(deployment.update_time))
+    release_to_proto(deployment.release, message)
     return message
 
 
@@ -77,7 +79,8 @@ def version_from_proto(message: registry_pb2.Version) -> ModelVersion:
     """Return a version as the registry has it."""
     size = sum(artifact.size_bytes for artifact in message.artifacts if artifact.name.endswith(".onnx"))
     is_ready = message.state == registry_pb2.VERSION_STATE_READY
-    return ModelVersion(message.model, message.number, message.digest, size, is_ready)
+    inputs = tuple((spec.name, spec.datatype, tuple(spec.shape)) for spec in message.signature.inputs)
+    return ModelVersion(message.model, message.number, message.digest, size, is_ready, inputs)
 
 
 def seen_from_proto(worker: str, message: scheduler_pb2.Replica) -> SeenReplica:

@@ -16,6 +16,7 @@ from services.inference.adapters.tables import deployments
 from services.inference.convert import deployment_to_proto
 from services.inference.domain.deployments import Deployment, DeploymentState, Observed, Resources
 from services.inference.ports import Listing
+from services.inference.release_convert import release_from_json, release_to_json
 
 _CHANGED = "inference.deployment.changed"
 
@@ -117,7 +118,9 @@ def _key(workspace: str, name: str) -> Any:
 
 def _row(deployment: Deployment) -> dict[str, Any]:
     observed = deployment.observed
-    plain = {name: value for name, value in vars(deployment).items() if name not in ("observed", "resources")}
+    plain = {
+        name: value for name, value in vars(deployment).items() if name not in ("observed", "resources", "release")
+    }
     return {
         **plain,
         **vars(deployment.resources),
@@ -125,6 +128,7 @@ def _row(deployment: Deployment) -> dict[str, Any]:
         "ready_replicas": observed.ready_replicas,
         "message": observed.message,
         "providers": json.dumps(observed.providers, sort_keys=True),
+        "release": release_to_json(deployment.release),
     }
 
 
@@ -143,4 +147,5 @@ def _deployment(row: Any) -> Deployment:
         Observed(DeploymentState(row.state), row.ready_replicas, row.message, json.loads(row.providers)),
         row.create_time,
         row.update_time,
+        release_from_json(row.release),
     )

@@ -30,4 +30,6 @@ deployments = Table(
     Column("providers", Text, nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
     Column("update_time", DateTime(timezone=True), nullable=False),
+    # JSON object: what stands beside the version; see services.inference.release_convert.
+    Column("release", Text, nullable=False, server_default="{}"),
 )

@@ -45,7 +45,8 @@ def _close(one: Array, other: Array, tolerance: float) -> Array:
     one, other = one.astype(np.float64), other.astype(np.float64)
     with np.errstate(invalid="ignore"):
         near: Array = np.abs(one - other) <= tolerance * np.maximum(np.abs(one), np.abs(other))
-    return near | (one == other) | (np.isnan(one) & np.isnan(other))
+    same: Array = near | (one == other) | (np.isnan(one) & np.isnan(other))
+    return same
 
 
 def _rows(array: Array) -> int:
