@@ -82,6 +82,34 @@ TUNING_MODE_WITHIN_LOSS: TuningMode.ValueType  # 3
 """Also int8 and fp16, where the quality on the evaluation data stays within the stated loss."""
 Global___TuningMode: _TypeAlias = TuningMode  # noqa: Y015
 
+class _CanaryState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CanaryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CanaryState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CANARY_STATE_UNSPECIFIED: _CanaryState.ValueType  # 0
+    """Never valid."""
+    CANARY_STATE_RUNNING: _CanaryState.ValueType  # 1
+    """It answers its share, and is compared."""
+    CANARY_STATE_PROMOTED: _CanaryState.ValueType  # 2
+    """Its version became the deployment's own."""
+    CANARY_STATE_ROLLED_BACK: _CanaryState.ValueType  # 3
+    """It answers nothing any more; the deployment's own version stayed."""
+
+class CanaryState(_CanaryState, metaclass=_CanaryStateEnumTypeWrapper):
+    """Where a canary stands."""
+
+CANARY_STATE_UNSPECIFIED: CanaryState.ValueType  # 0
+"""Never valid."""
+CANARY_STATE_RUNNING: CanaryState.ValueType  # 1
+"""It answers its share, and is compared."""
+CANARY_STATE_PROMOTED: CanaryState.ValueType  # 2
+"""Its version became the deployment's own."""
+CANARY_STATE_ROLLED_BACK: CanaryState.ValueType  # 3
+"""It answers nothing any more; the deployment's own version stayed."""
+Global___CanaryState: _TypeAlias = CanaryState  # noqa: Y015
+
 @_typing.final
 class Tuning(_message.Message):
     """What is wished of execution plans."""
@@ -370,6 +398,11 @@ class Deployment(_message.Message):
     PROVIDERS_FIELD_NUMBER: _builtins.int
     TUNING_FIELD_NUMBER: _builtins.int
     PLANS_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    STANDBY_FIELD_NUMBER: _builtins.int
+    STATISTICS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its id: the Open Inference model_name."""
     version: _builtins.str
@@ -418,6 +451,28 @@ class Deployment(_message.Message):
     def plans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Plan]:
         """The plans chosen for its versions, one a version and kind of hardware, newest first, at most 16; left out of lists."""
 
+    @_builtins.property
+    def traffic(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficTarget]:
+        """Other versions that answer a share of the requests that name no version; the deployment's own takes the rest.
+        Serving another version ends a split, and a canary, that the same update does not set.
+        """
+
+    @_builtins.property
+    def canary(self) -> Global___Canary:
+        """A version that takes over step by step as long as it does as well as the deployment's own; unset for none."""
+
+    @_builtins.property
+    def shadow(self) -> Global___Shadow:
+        """A version on which requests are run once more, to compare its answers; unset for none."""
+
+    @_builtins.property
+    def standby(self) -> Global___Standby:
+        """The version served before, while it stays loaded so that a rollback is instant; unset for none."""
+
+    @_builtins.property
+    def statistics(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionStatistics]:
+        """What each version that workers hold has done, as the asked process has heard; never part of events."""
+
     def __init__(
         self,
         *,
@@ -439,14 +494,320 @@ class Deployment(_message.Message):
         providers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         tuning: Global___Tuning | None = ...,
         plans: _abc.Iterable[Global___Plan] | None = ...,
+        traffic: _abc.Iterable[Global___TrafficTarget] | None = ...,
+        canary: Global___Canary | None = ...,
+        shadow: Global___Shadow | None = ...,
+        standby: Global___Standby | None = ...,
+        statistics: _abc.Iterable[Global___VersionStatistics] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "resources", b"resources", "tuning", b"tuning", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "create_time", b"create_time", "resources", b"resources", "shadow", b"shadow", "standby", b"standby", "tuning", b"tuning", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "digest", b"digest", "etag", b"etag", "message", b"message", "name", b"name", "number", b"number", "plans", b"plans", "previous_number", b"previous_number", "providers", b"providers", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "resources", b"resources", "sequence", b"sequence", "state", b"state", "tuning", b"tuning", "update_time", b"update_time", "version", b"version", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "create_time", b"create_time", "digest", b"digest", "etag", b"etag", "message", b"message", "name", b"name", "number", b"number", "plans", b"plans", "previous_number", b"previous_number", "providers", b"providers", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "resources", b"resources", "sequence", b"sequence", "shadow", b"shadow", "standby", b"standby", "state", b"state", "statistics", b"statistics", "traffic", b"traffic", "tuning", b"tuning", "update_time", b"update_time", "version", b"version", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Deployment: _TypeAlias = Deployment  # noqa: Y015
+
+@_typing.final
+class TrafficTarget(_message.Message):
+    """A version that answers a share of a deployment's requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    WEIGHT_PERCENT_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The model version, as name@number or name@alias; an alias is resolved once. Its inputs must be the deployment's."""
+    number: _builtins.int
+    """The number that the version resolved to."""
+    digest: _builtins.str
+    """The digest of that version."""
+    weight_percent: _builtins.float
+    """Its share, percent; all together at most 100."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        number: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        weight_percent: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "number", b"number", "version", b"version", "weight_percent", b"weight_percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrafficTarget: _TypeAlias = TrafficTarget  # noqa: Y015
+
+@_typing.final
+class Canary(_message.Message):
+    """A version that takes over step by step. Both versions are measured over the same time, anew with each step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    STEP_SECONDS_FIELD_NUMBER: _builtins.int
+    MIN_REQUESTS_FIELD_NUMBER: _builtins.int
+    MAX_ERROR_RATE_INCREASE_FIELD_NUMBER: _builtins.int
+    MAX_LATENCY_RATIO_FIELD_NUMBER: _builtins.int
+    MIN_AGREEMENT_FIELD_NUMBER: _builtins.int
+    COMPARE_PERCENT_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The model version, as name@number or name@alias; an alias is resolved once. Its inputs must be the deployment's."""
+    number: _builtins.int
+    """The number that the version resolved to."""
+    digest: _builtins.str
+    """The digest of that version."""
+    percent: _builtins.float
+    """Its share now, percent."""
+    step_seconds: _builtins.float
+    """How long a step lasts at least, seconds; 0 means 60."""
+    min_requests: _builtins.int
+    """Requests that each of the two versions must have had in a step before it ends; 0 means 100."""
+    max_error_rate_increase: _builtins.float
+    """How much larger its share of failed requests may be than the other's, 0 to 1; unset means 0.01."""
+    max_latency_ratio: _builtins.float
+    """How many times the other's 99th percentile of latency its own may be; unset means 1.5, 0 asks for nothing.
+    Differences under a millisecond never count.
+    """
+    min_agreement: _builtins.float
+    """The least share of answers that must agree with the other's, 0 to 1; 0 asks for nothing, and compares nothing."""
+    compare_percent: _builtins.float
+    """Share of the other's requests that are run on the canary, too, to compare the answers, percent; 0 means 10."""
+    tolerance: _builtins.float
+    """How far apart two numbers may be and still agree, relative to the larger one; 0 means 0.01."""
+    state: Global___CanaryState.ValueType
+    """Where it stands."""
+    message: _builtins.str
+    """Why, for people; while it runs, what it waits for."""
+    window: _builtins.int
+    """Numbers the time over which the versions are measured: one a step."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Its shares, percent, rising; less than 100, for the deployment's own version must be measured, too. After the last
+        one it is promoted. None means 5, 25, 50.
+        """
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When its share or its state changed last."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        number: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        percent: _builtins.float = ...,
+        steps: _abc.Iterable[_builtins.float] | None = ...,
+        step_seconds: _builtins.float = ...,
+        min_requests: _builtins.int = ...,
+        max_error_rate_increase: _builtins.float | None = ...,
+        max_latency_ratio: _builtins.float | None = ...,
+        min_agreement: _builtins.float = ...,
+        compare_percent: _builtins.float = ...,
+        tolerance: _builtins.float = ...,
+        state: Global___CanaryState.ValueType = ...,
+        message: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        window: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_error_rate_increase", b"_max_error_rate_increase", "_max_latency_ratio", b"_max_latency_ratio", "create_time", b"create_time", "max_error_rate_increase", b"max_error_rate_increase", "max_latency_ratio", b"max_latency_ratio", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_error_rate_increase", b"_max_error_rate_increase", "_max_latency_ratio", b"_max_latency_ratio", "compare_percent", b"compare_percent", "create_time", b"create_time", "digest", b"digest", "max_error_rate_increase", b"max_error_rate_increase", "max_latency_ratio", b"max_latency_ratio", "message", b"message", "min_agreement", b"min_agreement", "min_requests", b"min_requests", "number", b"number", "percent", b"percent", "state", b"state", "step_seconds", b"step_seconds", "steps", b"steps", "tolerance", b"tolerance", "update_time", b"update_time", "version", b"version", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_error_rate_increase: _TypeAlias = _typing.Literal["max_error_rate_increase"]  # noqa: Y015
+    _WhichOneofArgType__max_error_rate_increase: _TypeAlias = _typing.Literal["_max_error_rate_increase", b"_max_error_rate_increase"]  # noqa: Y015
+    _WhichOneofReturnType__max_latency_ratio: _TypeAlias = _typing.Literal["max_latency_ratio"]  # noqa: Y015
+    _WhichOneofArgType__max_latency_ratio: _TypeAlias = _typing.Literal["_max_latency_ratio", b"_max_latency_ratio"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_error_rate_increase) -> _WhichOneofReturnType__max_error_rate_increase | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_latency_ratio) -> _WhichOneofReturnType__max_latency_ratio | None: ...
+
+Global___Canary: _TypeAlias = Canary  # noqa: Y015
+
+@_typing.final
+class Shadow(_message.Message):
+    """A version on which requests are run once more. It answers nobody, delays nobody, and is left out when workers are busy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The model version, as name@number or name@alias; an alias is resolved once. Its inputs must be the deployment's."""
+    number: _builtins.int
+    """The number that the version resolved to."""
+    digest: _builtins.str
+    """The digest of that version."""
+    percent: _builtins.float
+    """Share of the requests answered by the deployment's own version that are run on it, too, percent; 0 means 100."""
+    tolerance: _builtins.float
+    """How far apart two numbers may be and still agree, relative to the larger one; 0 means 0.01."""
+    window: _builtins.int
+    """Numbers the time over which answers are compared."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        number: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        percent: _builtins.float = ...,
+        tolerance: _builtins.float = ...,
+        window: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "number", b"number", "percent", b"percent", "tolerance", b"tolerance", "version", b"version", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shadow: _TypeAlias = Shadow  # noqa: Y015
+
+@_typing.final
+class Standby(_message.Message):
+    """A version that stays loaded for a rollback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """The model version, as name@number."""
+    number: _builtins.int
+    """Its number."""
+    digest: _builtins.str
+    """Its digest."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when it stays."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        number: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "expire_time", b"expire_time", "number", b"number", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Standby: _TypeAlias = Standby  # noqa: Y015
+
+@_typing.final
+class VersionStatistics(_message.Message):
+    """What a version has done for a deployment, over all workers that report: since a canary's step or a shadow began, else
+    since it was loaded.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ErrorsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    READY_REPLICAS_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    MEAN_LATENCY_SECONDS_FIELD_NUMBER: _builtins.int
+    P99_LATENCY_SECONDS_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    AGREED_FIELD_NUMBER: _builtins.int
+    COMPARE_FAILED_FIELD_NUMBER: _builtins.int
+    COMPARE_DROPPED_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """The version's number."""
+    digest: _builtins.str
+    """Its digest."""
+    ready_replicas: _builtins.int
+    """Replicas of it that are loaded."""
+    requests: _builtins.int
+    """Requests that it was to answer."""
+    mean_latency_seconds: _builtins.float
+    """Mean time that a request took, seconds."""
+    p99_latency_seconds: _builtins.float
+    """99th percentile of that time, seconds, exact to a fifth."""
+    compared: _builtins.int
+    """Answers (rows) that were compared with those of the deployment's own version."""
+    agreed: _builtins.int
+    """Those that agreed."""
+    compare_failed: _builtins.int
+    """Requests that were to be compared and failed on this version."""
+    compare_dropped: _builtins.int
+    """Requests that were to be compared and were left out, for the worker was busy."""
+    @_builtins.property
+    def errors(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Those that failed, by reason (stable, UPPER_SNAKE)."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        digest: _builtins.str = ...,
+        ready_replicas: _builtins.int = ...,
+        requests: _builtins.int = ...,
+        errors: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        mean_latency_seconds: _builtins.float = ...,
+        p99_latency_seconds: _builtins.float = ...,
+        compared: _builtins.int = ...,
+        agreed: _builtins.int = ...,
+        compare_failed: _builtins.int = ...,
+        compare_dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "compare_dropped", b"compare_dropped", "compare_failed", b"compare_failed", "compared", b"compared", "digest", b"digest", "errors", b"errors", "mean_latency_seconds", b"mean_latency_seconds", "number", b"number", "p99_latency_seconds", b"p99_latency_seconds", "ready_replicas", b"ready_replicas", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersionStatistics: _TypeAlias = VersionStatistics  # noqa: Y015
 
 @_typing.final
 class CreateDeploymentRequest(_message.Message):
@@ -577,7 +938,9 @@ class UpdateDeploymentRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which of version, replicas, resources and tuning to change."""
+        """Which of version, replicas, resources, tuning, traffic, canary and shadow to change; an unset canary or shadow, and an
+        empty traffic, end what there is.
+        """
 
     def __init__(
         self,
@@ -596,7 +959,7 @@ Global___UpdateDeploymentRequest: _TypeAlias = UpdateDeploymentRequest  # noqa: 
 
 @_typing.final
 class RollbackDeploymentRequest(_message.Message):
-    """Asks for the previous version."""
+    """Asks to take the latest change back."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -623,6 +986,66 @@ class RollbackDeploymentRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RollbackDeploymentRequest: _TypeAlias = RollbackDeploymentRequest  # noqa: Y015
+
+@_typing.final
+class PromoteCanaryRequest(_message.Message):
+    """Asks to serve a canary's version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The deployment's id."""
+    etag: _builtins.str
+    """Its etag as last seen; empty promotes whatever runs."""
+    request_id: _builtins.str
+    """The caller's id for this mutation."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteCanaryRequest: _TypeAlias = PromoteCanaryRequest  # noqa: Y015
+
+@_typing.final
+class AbortCanaryRequest(_message.Message):
+    """Asks to end a canary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The deployment's id."""
+    etag: _builtins.str
+    """Its etag as last seen; empty ends whatever runs."""
+    request_id: _builtins.str
+    """The caller's id for this mutation."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AbortCanaryRequest: _TypeAlias = AbortCanaryRequest  # noqa: Y015
 
 @_typing.final
 class DeleteDeploymentRequest(_message.Message):

@@ -60,6 +60,16 @@ class InferenceServiceStub:
                 request_serializer=lepton_dot_v1_dot_inference__pb2.RollbackDeploymentRequest.SerializeToString,
                 response_deserializer=lepton_dot_v1_dot_inference__pb2.Deployment.FromString,
                 _registered_method=True)
+        self.PromoteCanary = channel.unary_unary(
+                '/lepton.v1.InferenceService/PromoteCanary',
+                request_serializer=lepton_dot_v1_dot_inference__pb2.PromoteCanaryRequest.SerializeToString,
+                response_deserializer=lepton_dot_v1_dot_inference__pb2.Deployment.FromString,
+                _registered_method=True)
+        self.AbortCanary = channel.unary_unary(
+                '/lepton.v1.InferenceService/AbortCanary',
+                request_serializer=lepton_dot_v1_dot_inference__pb2.AbortCanaryRequest.SerializeToString,
+                response_deserializer=lepton_dot_v1_dot_inference__pb2.Deployment.FromString,
+                _registered_method=True)
         self.DeleteDeployment = channel.unary_unary(
                 '/lepton.v1.InferenceService/DeleteDeployment',
                 request_serializer=lepton_dot_v1_dot_inference__pb2.DeleteDeploymentRequest.SerializeToString,
@@ -110,7 +120,22 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackDeployment(self, request, context):
-        """Serves again the version that was served before the current one.
+        """Takes the latest change of what answers back: ends a canary or a split that is under way, so that the deployment's
+        own version answers alone; where there is neither, serves again the version that was served before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteCanary(self, request, context):
+        """Ends a running canary by serving its version, whatever was measured.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbortCanary(self, request, context):
+        """Ends a running canary: the deployment's own version answers alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,6 +188,16 @@ def add_InferenceServiceServicer_to_server(servicer, server):
             'RollbackDeployment': grpc.unary_unary_rpc_method_handler(
                     servicer.RollbackDeployment,
                     request_deserializer=lepton_dot_v1_dot_inference__pb2.RollbackDeploymentRequest.FromString,
+                    response_serializer=lepton_dot_v1_dot_inference__pb2.Deployment.SerializeToString,
+            ),
+            'PromoteCanary': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteCanary,
+                    request_deserializer=lepton_dot_v1_dot_inference__pb2.PromoteCanaryRequest.FromString,
+                    response_serializer=lepton_dot_v1_dot_inference__pb2.Deployment.SerializeToString,
+            ),
+            'AbortCanary': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbortCanary,
+                    request_deserializer=lepton_dot_v1_dot_inference__pb2.AbortCanaryRequest.FromString,
                     response_serializer=lepton_dot_v1_dot_inference__pb2.Deployment.SerializeToString,
             ),
             'DeleteDeployment': grpc.unary_unary_rpc_method_handler(
@@ -316,6 +351,60 @@ class InferenceService:
             target,
             '/lepton.v1.InferenceService/RollbackDeployment',
             lepton_dot_v1_dot_inference__pb2.RollbackDeploymentRequest.SerializeToString,
+            lepton_dot_v1_dot_inference__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteCanary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.v1.InferenceService/PromoteCanary',
+            lepton_dot_v1_dot_inference__pb2.PromoteCanaryRequest.SerializeToString,
+            lepton_dot_v1_dot_inference__pb2.Deployment.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbortCanary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.v1.InferenceService/AbortCanary',
+            lepton_dot_v1_dot_inference__pb2.AbortCanaryRequest.SerializeToString,
             lepton_dot_v1_dot_inference__pb2.Deployment.FromString,
             options,
             channel_credentials,

@@ -42,7 +42,13 @@ class InferenceServiceStub:
     UpdateDeployment: _grpc.UnaryUnaryMultiCallable[_inference_pb2.UpdateDeploymentRequest, _inference_pb2.Deployment]
     """Changes what a deployment serves, or how."""
     RollbackDeployment: _grpc.UnaryUnaryMultiCallable[_inference_pb2.RollbackDeploymentRequest, _inference_pb2.Deployment]
-    """Serves again the version that was served before the current one."""
+    """Takes the latest change of what answers back: ends a canary or a split that is under way, so that the deployment's
+    own version answers alone; where there is neither, serves again the version that was served before.
+    """
+    PromoteCanary: _grpc.UnaryUnaryMultiCallable[_inference_pb2.PromoteCanaryRequest, _inference_pb2.Deployment]
+    """Ends a running canary by serving its version, whatever was measured."""
+    AbortCanary: _grpc.UnaryUnaryMultiCallable[_inference_pb2.AbortCanaryRequest, _inference_pb2.Deployment]
+    """Ends a running canary: the deployment's own version answers alone."""
     DeleteDeployment: _grpc.UnaryUnaryMultiCallable[_inference_pb2.DeleteDeploymentRequest, _inference_pb2.DeleteDeploymentResponse]
     """Stops serving."""
     RecordPlan: _grpc.UnaryUnaryMultiCallable[_inference_pb2.RecordPlanRequest, _inference_pb2.RecordPlanResponse]
@@ -64,7 +70,13 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     UpdateDeployment: _aio.UnaryUnaryMultiCallable[_inference_pb2.UpdateDeploymentRequest, _inference_pb2.Deployment]  # type: ignore[assignment]
     """Changes what a deployment serves, or how."""
     RollbackDeployment: _aio.UnaryUnaryMultiCallable[_inference_pb2.RollbackDeploymentRequest, _inference_pb2.Deployment]  # type: ignore[assignment]
-    """Serves again the version that was served before the current one."""
+    """Takes the latest change of what answers back: ends a canary or a split that is under way, so that the deployment's
+    own version answers alone; where there is neither, serves again the version that was served before.
+    """
+    PromoteCanary: _aio.UnaryUnaryMultiCallable[_inference_pb2.PromoteCanaryRequest, _inference_pb2.Deployment]  # type: ignore[assignment]
+    """Ends a running canary by serving its version, whatever was measured."""
+    AbortCanary: _aio.UnaryUnaryMultiCallable[_inference_pb2.AbortCanaryRequest, _inference_pb2.Deployment]  # type: ignore[assignment]
+    """Ends a running canary: the deployment's own version answers alone."""
     DeleteDeployment: _aio.UnaryUnaryMultiCallable[_inference_pb2.DeleteDeploymentRequest, _inference_pb2.DeleteDeploymentResponse]  # type: ignore[assignment]
     """Stops serving."""
     RecordPlan: _aio.UnaryUnaryMultiCallable[_inference_pb2.RecordPlanRequest, _inference_pb2.RecordPlanResponse]  # type: ignore[assignment]
@@ -113,7 +125,25 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.RollbackDeploymentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.Deployment, _abc.Awaitable[_inference_pb2.Deployment]]:
-        """Serves again the version that was served before the current one."""
+        """Takes the latest change of what answers back: ends a canary or a split that is under way, so that the deployment's
+        own version answers alone; where there is neither, serves again the version that was served before.
+        """
+
+    @_abc_1.abstractmethod
+    def PromoteCanary(
+        self,
+        request: _inference_pb2.PromoteCanaryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.Deployment, _abc.Awaitable[_inference_pb2.Deployment]]:
+        """Ends a running canary by serving its version, whatever was measured."""
+
+    @_abc_1.abstractmethod
+    def AbortCanary(
+        self,
+        request: _inference_pb2.AbortCanaryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.Deployment, _abc.Awaitable[_inference_pb2.Deployment]]:
+        """Ends a running canary: the deployment's own version answers alone."""
 
     @_abc_1.abstractmethod
     def DeleteDeployment(

@@ -105,6 +105,42 @@ REPLICA_STATE_DRAINING: ReplicaState.ValueType  # 4
 """Takes no new requests; its last ones end."""
 Global___ReplicaState: _TypeAlias = ReplicaState  # noqa: Y015
 
+class _ReplicaRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReplicaRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplicaRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPLICA_ROLE_UNSPECIFIED: _ReplicaRole.ValueType  # 0
+    """As SERVING: what a scheduler of before says."""
+    REPLICA_ROLE_SERVING: _ReplicaRole.ValueType  # 1
+    """The deployment's own version: it takes what no other takes."""
+    REPLICA_ROLE_TARGET: _ReplicaRole.ValueType  # 2
+    """Takes its share of a split."""
+    REPLICA_ROLE_CANARY: _ReplicaRole.ValueType  # 3
+    """Takes its share while it is compared with the deployment's own version."""
+    REPLICA_ROLE_SHADOW: _ReplicaRole.ValueType  # 4
+    """Answers nobody: requests are run on it once more, and the answers compared."""
+    REPLICA_ROLE_STANDBY: _ReplicaRole.ValueType  # 5
+    """Served before, and stays loaded for a rollback; answers only where the deployment's own version does not serve yet."""
+
+class ReplicaRole(_ReplicaRole, metaclass=_ReplicaRoleEnumTypeWrapper):
+    """What a version is to its deployment."""
+
+REPLICA_ROLE_UNSPECIFIED: ReplicaRole.ValueType  # 0
+"""As SERVING: what a scheduler of before says."""
+REPLICA_ROLE_SERVING: ReplicaRole.ValueType  # 1
+"""The deployment's own version: it takes what no other takes."""
+REPLICA_ROLE_TARGET: ReplicaRole.ValueType  # 2
+"""Takes its share of a split."""
+REPLICA_ROLE_CANARY: ReplicaRole.ValueType  # 3
+"""Takes its share while it is compared with the deployment's own version."""
+REPLICA_ROLE_SHADOW: ReplicaRole.ValueType  # 4
+"""Answers nobody: requests are run on it once more, and the answers compared."""
+REPLICA_ROLE_STANDBY: ReplicaRole.ValueType  # 5
+"""Served before, and stays loaded for a rollback; answers only where the deployment's own version does not serve yet."""
+Global___ReplicaRole: _TypeAlias = ReplicaRole  # noqa: Y015
+
 @_typing.final
 class Worker(_message.Message):
     """A process that runs replicas or jobs."""
@@ -224,6 +260,8 @@ class Replica(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
+    ROUTING_FIELD_NUMBER: _builtins.int
+    STATISTICS_FIELD_NUMBER: _builtins.int
     workspace: _builtins.str
     """Its workspace."""
     deployment: _builtins.str
@@ -250,6 +288,14 @@ class Replica(_message.Message):
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Aliases that name this version now, for clients that ask by alias."""
 
+    @_builtins.property
+    def routing(self) -> Global___ReplicaRouting:
+        """Which of the deployment's requests it takes; set in assignments."""
+
+    @_builtins.property
+    def statistics(self) -> Global___ReplicaStatistics:
+        """What came of the requests that it took; set in reports alone."""
+
     def __init__(
         self,
         *,
@@ -264,14 +310,144 @@ class Replica(_message.Message):
         provider: _builtins.str = ...,
         epoch: _builtins.int = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
+        routing: Global___ReplicaRouting | None = ...,
+        statistics: Global___ReplicaStatistics | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "routing", b"routing", "statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "deployment", b"deployment", "digest", b"digest", "epoch", b"epoch", "message", b"message", "model", b"model", "number", b"number", "provider", b"provider", "resources", b"resources", "state", b"state", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "deployment", b"deployment", "digest", b"digest", "epoch", b"epoch", "message", b"message", "model", b"model", "number", b"number", "provider", b"provider", "resources", b"resources", "routing", b"routing", "state", b"state", "statistics", b"statistics", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Replica: _TypeAlias = Replica  # noqa: Y015
+
+@_typing.final
+class ReplicaRouting(_message.Message):
+    """Which requests a replica takes, of those that name no version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    WEIGHT_PERCENT_FIELD_NUMBER: _builtins.int
+    COMPARE_PERCENT_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    START_PERCENT_FIELD_NUMBER: _builtins.int
+    role: Global___ReplicaRole.ValueType
+    """What the version is to its deployment."""
+    weight_percent: _builtins.float
+    """Share of the requests that it answers, percent (0 to 100)."""
+    compare_percent: _builtins.float
+    """Share of the requests answered by the deployment's own version that are run on it, too, and compared, percent."""
+    tolerance: _builtins.float
+    """How far apart two numbers may be and still agree, relative to the larger one (0.01 is one percent)."""
+    window: _builtins.int
+    """Statistics begin anew whenever this changes: it numbers the windows over which versions are compared."""
+    start_percent: _builtins.float
+    """Where its share begins: of points from 0 to 100, one a request or a sticky key, it takes those from here on up to its
+    weight.
+    """
+    def __init__(
+        self,
+        *,
+        role: Global___ReplicaRole.ValueType = ...,
+        weight_percent: _builtins.float = ...,
+        compare_percent: _builtins.float = ...,
+        tolerance: _builtins.float = ...,
+        window: _builtins.int = ...,
+        start_percent: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_percent", b"compare_percent", "role", b"role", "start_percent", b"start_percent", "tolerance", b"tolerance", "weight_percent", b"weight_percent", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaRouting: _TypeAlias = ReplicaRouting  # noqa: Y015
+
+@_typing.final
+class ReplicaStatistics(_message.Message):
+    """What came of the requests that a replica took, since a window began or since it was loaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ErrorsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    LATENCY_SECONDS_FIELD_NUMBER: _builtins.int
+    LATENCY_BUCKETS_FIELD_NUMBER: _builtins.int
+    COMPARED_FIELD_NUMBER: _builtins.int
+    AGREED_FIELD_NUMBER: _builtins.int
+    COMPARE_FAILED_FIELD_NUMBER: _builtins.int
+    COMPARE_DROPPED_FIELD_NUMBER: _builtins.int
+    window: _builtins.int
+    """The window, as ReplicaRouting has it."""
+    seconds: _builtins.float
+    """How long the window has been counted here, seconds."""
+    requests: _builtins.int
+    """Requests that it was to answer."""
+    latency_seconds: _builtins.float
+    """Sum of the time that requests took, seconds."""
+    compared: _builtins.int
+    """Answers (rows) that were compared with those of the deployment's own version."""
+    agreed: _builtins.int
+    """Those that agreed."""
+    compare_failed: _builtins.int
+    """Requests that were to be compared and failed on this version."""
+    compare_dropped: _builtins.int
+    """Requests that were to be compared and were left out, for the worker was busy."""
+    @_builtins.property
+    def errors(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Those that failed, by reason (stable, UPPER_SNAKE)."""
+
+    @_builtins.property
+    def latency_buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Requests by the time that they took: bucket i counts those of at most 10 us * 2^(i/4), longer than the bucket
+        before; the last one (92) counts all that took longer. Zeros at the end are left out.
+        """
+
+    def __init__(
+        self,
+        *,
+        window: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        requests: _builtins.int = ...,
+        errors: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        latency_seconds: _builtins.float = ...,
+        latency_buckets: _abc.Iterable[_builtins.int] | None = ...,
+        compared: _builtins.int = ...,
+        agreed: _builtins.int = ...,
+        compare_failed: _builtins.int = ...,
+        compare_dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "compare_dropped", b"compare_dropped", "compare_failed", b"compare_failed", "compared", b"compared", "errors", b"errors", "latency_buckets", b"latency_buckets", "latency_seconds", b"latency_seconds", "requests", b"requests", "seconds", b"seconds", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaStatistics: _TypeAlias = ReplicaStatistics  # noqa: Y015
 
 @_typing.final
 class JobPlacement(_message.Message):

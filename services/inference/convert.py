@@ -13,7 +13,10 @@ from services.inference.domain.deployments import (
     Resources,
     SeenReplica,
 )
+from services.inference.domain.measurements import Measured
 from services.inference.domain.tuning import Tuning, TuningMode
+from services.inference.release_convert import release_to_proto
+from services.inference.serving.routing import Role, Route
 
 STATES: dict[DeploymentState, "pb.DeploymentState.ValueType"] = {
     DeploymentState.PENDING: pb.DEPLOYMENT_STATE_PENDING,
@@ -34,6 +37,14 @@ TUNING_MODES: dict["pb.TuningMode.ValueType", TuningMode | None] = {
     pb.TUNING_MODE_OFF: TuningMode.OFF,
     pb.TUNING_MODE_LOSSLESS: TuningMode.LOSSLESS,
     pb.TUNING_MODE_WITHIN_LOSS: TuningMode.WITHIN_LOSS,
+}
+ROLES: dict["scheduler_pb2.ReplicaRole.ValueType", Role] = {
+    scheduler_pb2.REPLICA_ROLE_UNSPECIFIED: Role.SERVING,
+    scheduler_pb2.REPLICA_ROLE_SERVING: Role.SERVING,
+    scheduler_pb2.REPLICA_ROLE_TARGET: Role.TARGET,
+    scheduler_pb2.REPLICA_ROLE_CANARY: Role.CANARY,
+    scheduler_pb2.REPLICA_ROLE_SHADOW: Role.SHADOW,
+    scheduler_pb2.REPLICA_ROLE_STANDBY: Role.STANDBY,
 }
 
 
@@ -59,6 +70,7 @@ def deployment_to_proto(deployment: Deployment, *, with_workspace: bool = False)
     )
     message.create_time.FromDatetime(_utc(deployment.create_time))
     message.update_time.FromDatetime(_utc(deployment.update_time))
+    release_to_proto(deployment.release, message)
     return message
 
 
@@ -96,7 +108,8 @@ def version_from_proto(message: registry_pb2.Version) -> ModelVersion:
     """Return a version as the registry has it."""
     size = sum(artifact.size_bytes for artifact in message.artifacts if artifact.name.endswith(".onnx"))
     is_ready = message.state == registry_pb2.VERSION_STATE_READY
-    return ModelVersion(message.model, message.number, message.digest, size, is_ready)
+    inputs = tuple((spec.name, spec.datatype, tuple(spec.shape)) for spec in message.signature.inputs)
+    return ModelVersion(message.model, message.number, message.digest, size, is_ready, inputs)
 
 
 def seen_from_proto(worker: str, message: scheduler_pb2.Replica) -> SeenReplica:
@@ -109,6 +122,50 @@ def seen_from_proto(worker: str, message: scheduler_pb2.Replica) -> SeenReplica:
         raise InvalidArgument("unknown replica state", reason="BAD_STATE")
     state = REPLICA_STATES[message.state]
     return SeenReplica(worker, message.number, message.digest, state, message.message, message.provider)
+
+
+def measured_from_proto(message: scheduler_pb2.ReplicaStatistics) -> Measured:
+    """Return what came of a replica's requests."""
+    return Measured(
+        message.window,
+        message.seconds,
+        message.requests,
+        dict(message.errors),
+        message.latency_seconds,
+        tuple(message.latency_buckets),
+        message.compared,
+        message.agreed,
+        message.compare_failed,
+        message.compare_dropped,
+    )
+
+
+def measured_to_proto(measured: Measured) -> scheduler_pb2.ReplicaStatistics:
+    """Return the message of what came of a replica's requests."""
+    return scheduler_pb2.ReplicaStatistics(
+        window=measured.window,
+        seconds=measured.seconds,
+        requests=measured.requests,
+        errors=measured.errors,
+        latency_seconds=measured.latency_seconds,
+        latency_buckets=measured.buckets,
+        compared=measured.compared,
+        agreed=measured.agreed,
+        compare_failed=measured.compare_failed,
+        compare_dropped=measured.compare_dropped,
+    )
+
+
+def route_from_proto(message: scheduler_pb2.ReplicaRouting) -> Route:
+    """Return which requests a replica takes; a scheduler of before says nothing, and means all."""
+    return Route(
+        ROLES.get(message.role, Role.SERVING),
+        message.weight_percent,
+        message.compare_percent,
+        message.tolerance,
+        message.window,
+        message.start_percent,
+    )
 
 
 def _utc(time: datetime) -> datetime:

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Self
 
 import structlog
@@ -13,8 +14,16 @@ from servicekit.errors import LeptonError
 from servicekit.events import Event, Nats
 from servicekit.state import State
 from services.inference.adapters.repository import SqlRepository
-from services.inference.convert import seen_from_proto
-from services.inference.domain.deployments import Deployment, ModelVersion, SeenReplica, observe, serve_version
+from services.inference.convert import measured_from_proto, seen_from_proto
+from services.inference.domain.deployments import (
+    Deployment,
+    ModelVersion,
+    ReplicaState,
+    SeenReplica,
+    observe,
+    serve_version,
+)
+from services.inference.domain.measurements import Measured, total
 from services.inference.ports import Registry
 
 _log = structlog.get_logger(__name__)
@@ -52,6 +61,21 @@ class Changes:
             return
 
 
+@dataclass(frozen=True)
+class _Heard:
+    """A worker's latest report.
+
+    Args:
+        time: when it came, seconds of a clock that never jumps.
+        content: its replicas, serialised, to see whether anything changed.
+        replicas: by workspace and deployment.
+    """
+
+    time: float
+    content: bytes
+    replicas: dict[tuple[str, str], list[scheduler_pb2.Replica]]
+
+
 class Observer:
     """Keeps every deployment's observed state while it is open. Level-triggered: any report says all of its worker.
 
@@ -65,7 +89,7 @@ class Observer:
         self._state = state
         self._nats = nats
         self._changes = changes
-        self._reports: dict[str, tuple[float, bytes, scheduler_pb2.WorkerReport]] = {}
+        self._reports: dict[str, _Heard] = {}
         self._stirred = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -84,11 +108,14 @@ class Observer:
     async def _take(self, report: scheduler_pb2.WorkerReport) -> None:
         if report.kind != scheduler_pb2.WORKER_KIND_INFERENCE:
             return
-        # Replicas alone: load changes every second and says nothing of deployments.
-        content = scheduler_pb2.WorkerReport(replicas=report.replicas).SerializeToString(deterministic=True)
+        # Replicas alone: load and counts change every second and say nothing of a deployment's state.
+        content = _without_statistics(report).SerializeToString(deterministic=True)
         before = self._reports.get(report.worker)
-        self._reports[report.worker] = (time.monotonic(), content, report)
-        if before is None or before[1] != content:
+        replicas: dict[tuple[str, str], list[scheduler_pb2.Replica]] = {}
+        for replica in report.replicas:
+            replicas.setdefault((replica.workspace, replica.deployment), []).append(replica)
+        self._reports[report.worker] = _Heard(time.monotonic(), content, replicas)
+        if before is None or before.content != content:
             self._stirred.set()
 
     async def _run(self) -> None:
@@ -109,7 +136,7 @@ class Observer:
     async def _observe(self) -> None:
         now = time.monotonic()
         self._reports = {
-            worker: entry for worker, entry in self._reports.items() if now - entry[0] < _REPORT_LASTS_SECONDS
+            worker: heard for worker, heard in self._reports.items() if now - heard.time < _REPORT_LASTS_SECONDS
         }
         async with self._state.reading() as repository:
             present = await repository.everyone()
@@ -127,13 +154,61 @@ class Observer:
         """Look again now."""
         self._stirred.set()
 
+    def versions(self, deployment: Deployment) -> list[tuple[int, str]]:
+        """Return (number, digest) of the versions that workers hold for a deployment, by number."""
+        return sorted({(replica.number, replica.digest) for replica in self._reported(deployment)})
+
+    def measured(self, deployment: Deployment, number: int, digest: str, window: int | None = None) -> Measured:
+        """Return what a version did for a deployment, over all workers.
+
+        Args:
+            deployment: which one.
+            number: the version's.
+            digest: the version's.
+            window: over which it is counted; None for each worker's latest.
+        """
+        parts = [
+            measured_from_proto(replica.statistics)
+            for replica in self._reported(deployment)
+            if (replica.number, replica.digest) == (number, digest) and window in (None, replica.statistics.window)
+        ]
+        return total(parts)
+
+    def ready_replicas(self, deployment: Deployment, number: int, digest: str) -> int:
+        """Return how many replicas of a version are loaded."""
+        held = [item for item in self._seen(deployment) if (item.number, item.digest) == (number, digest)]
+        return sum(item.state is ReplicaState.READY for item in held)
+
+    def trouble(self, deployment: Deployment, number: int, digest: str) -> str:
+        """Return why a version cannot be loaded on any worker; empty where it is, or nobody failed yet."""
+        held = [item for item in self._seen(deployment) if (item.number, item.digest) == (number, digest)]
+        failed = [item for item in held if item.state is ReplicaState.FAILED]
+        if not failed or len(failed) < len(held):
+            return ""
+        return f"{failed[0].worker}: {failed[0].message}"
+
+    def _reported(self, deployment: Deployment) -> list[scheduler_pb2.Replica]:
+        key, oldest = (deployment.workspace, deployment.name), time.monotonic() - _REPORT_LASTS_SECONDS
+        return [
+            replica
+            for heard in self._reports.values()
+            if heard.time >= oldest
+            for replica in heard.replicas.get(key, ())
+        ]
+
     def _seen(self, deployment: Deployment) -> list[SeenReplica]:
         return [
             seen_from_proto(worker, replica)
-            for worker, (_, _, report) in self._reports.items()
-            for replica in report.replicas
-            if (replica.workspace, replica.deployment) == (deployment.workspace, deployment.name)
+            for worker, heard in self._reports.items()
+            for replica in heard.replicas.get((deployment.workspace, deployment.name), ())
         ]
+
+
+def _without_statistics(report: scheduler_pb2.WorkerReport) -> scheduler_pb2.WorkerReport:
+    plain = scheduler_pb2.WorkerReport(replicas=report.replicas)
+    for replica in plain.replicas:
+        replica.ClearField("statistics")
+    return plain
 
 
 class AliasFollower:
@@ -147,15 +222,22 @@ class AliasFollower:
         registry: where the version's digest is looked up.
         changes: tells watchers.
         look_seconds: between looks.
+        standby_seconds: how long a former version stays loaded.
     """
 
     def __init__(
-        self, state: State[SqlRepository], registry: Registry, changes: Changes, look_seconds: float = _ALIASES_SECONDS
+        self,
+        state: State[SqlRepository],
+        registry: Registry,
+        changes: Changes,
+        look_seconds: float = _ALIASES_SECONDS,
+        standby_seconds: float = 0.0,
     ) -> None:
         self._state = state
         self._registry = registry
         self._changes = changes
         self._look_seconds = look_seconds
+        self._standby_seconds = standby_seconds
         self._looking: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -180,7 +262,7 @@ class AliasFollower:
         async with self._state.handling(event) as repository:
             if repository is None:
                 return
-            await _follow(repository, event.workspace, ref, version)
+            await self._follow(repository, event.workspace, ref, version)
         await self._changes.tell()
 
     async def look(self) -> None:
@@ -199,7 +281,7 @@ class AliasFollower:
             if numbers == {version.number} or not version.is_ready:
                 continue
             async with self._state.writing() as repository:
-                await _follow(repository, workspace, ref, version)
+                await self._follow(repository, workspace, ref, version)
             await self._changes.tell()
 
     async def _look_forever(self) -> None:
@@ -214,8 +296,9 @@ class AliasFollower:
         with act_as(Identity.for_service(workspace, "inference")):
             return await self._registry.resolve(ref)
 
-
-async def _follow(repository: SqlRepository, workspace: str, ref: str, version: ModelVersion) -> None:
-    for deployment in await repository.followers(workspace, ref):
-        if (deployment.number, deployment.digest) != (version.number, version.digest):
-            await repository.save(serve_version(deployment, ref, version))
+    async def _follow(self, repository: SqlRepository, workspace: str, ref: str, version: ModelVersion) -> None:
+        now = datetime.now(UTC)
+        for deployment in await repository.followers(workspace, ref):
+            if (deployment.number, deployment.digest) != (version.number, version.digest):
+                moved = serve_version(deployment, ref, version, now=now, standby_seconds=self._standby_seconds)
+                await repository.save(moved)

@@ -1,6 +1,6 @@
 """The inference service's RPCs: from proto, call, to proto."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -23,10 +23,20 @@ from services.inference.domain.deployments import (
     serve_version,
     with_defaults,
 )
-from services.inference.observation import Changes
+from services.inference.domain.releasing import (
+    end_canary,
+    end_sharing,
+    is_shared,
+    promote_canary,
+    running_canary,
+)
+from services.inference.observation import Changes, Observer
 from services.inference.ports import Registry
+from services.inference.release_controller import judge
+from services.inference.release_convert import statistics_to_proto
+from services.inference.release_updates import RELEASE_PATHS, ReleaseUpdate, refuse_release
 
-_UPDATABLE = ("version", "replicas", "resources", "tuning")
+_UPDATABLE = ("version", "replicas", "resources", "tuning", *RELEASE_PATHS)
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -36,18 +46,30 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         state: the database.
         registry: where versions are looked up, as the caller.
         changes: tells watchers.
+        observer: what workers report.
+        standby_seconds: how long a former version stays loaded.
     """
 
-    def __init__(self, state: State[SqlRepository], registry: Registry, changes: Changes) -> None:
+    def __init__(
+        self,
+        state: State[SqlRepository],
+        registry: Registry,
+        changes: Changes,
+        observer: Observer,
+        standby_seconds: float,
+    ) -> None:
         self._state = state
         self._registry = registry
         self._changes = changes
+        self._observer = observer
+        self._standby_seconds = standby_seconds
 
     async def CreateDeployment(self, request: pb.CreateDeploymentRequest, context: Context) -> pb.Deployment:
         """Declare that a version be served."""
         given = request.deployment
         if not given.version and not given.name:
             raise InvalidArgument("deployment.version is required: name@number or name@alias", reason="FIELD_RULES")
+        refuse_release(given)
         version = await self._registry.resolve(given.version or given.name)
         check_ready(version)
         now = datetime.now(UTC)
@@ -78,7 +100,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def GetDeployment(self, request: pb.GetDeploymentRequest, context: Context) -> pb.Deployment:
         """Return a deployment."""
         async with self._state.reading() as repository:
-            return await _whole(repository, await repository.find(current_identity().workspace, request.name))
+            return await self._whole(repository, await repository.find(current_identity().workspace, request.name))
 
     async def ListDeployments(self, request: pb.ListDeploymentsRequest, context: Context) -> pb.ListDeploymentsResponse:
         """Return a page of deployments; of all workspaces for a service that asks so."""
@@ -87,8 +109,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         page = Page(request.page_size, request.page_token, request.filter, request.order_by)
         async with self._state.reading() as repository:
             found, token = await repository.list_deployments(None if sees_all else identity.workspace, page)
+        # Services want what is wanted, of many deployments, again and again.
         is_service = identity.role is Role.SERVICE
-        listed = [deployment_to_proto(item, with_workspace=is_service) for item in found]
+        listed = [
+            deployment_to_proto(item, with_workspace=True) if is_service else self._to_proto(item) for item in found
+        ]
         return pb.ListDeploymentsResponse(deployments=listed, next_page_token=token)
 
     async def UpdateDeployment(self, request: pb.UpdateDeploymentRequest, context: Context) -> pb.Deployment:
@@ -102,19 +127,21 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 violations=[("update_mask", f"only {', '.join(_UPDATABLE)} can change")],
             )
         version = await self._version(given, paths)
+        release = await ReleaseUpdate.resolve(self._registry, given, paths)
 
         async def act(repository: SqlRepository) -> pb.Deployment:
             present = await repository.find(workspace, given.name)
             check_etag(present, given.etag)
             wanted = present
             if "version" in paths:
-                wanted = serve_version(present, given.version, version)
+                wanted = self._serve(present, given.version, version)
             if "replicas" in paths:
                 wanted = replace(wanted, replicas=max(1, given.replicas))
             if "resources" in paths:
                 wanted = replace(wanted, resources=with_defaults(resources_from_proto(given.resources), version))
             if "tuning" in paths:
                 wanted = replace(wanted, tuning=tuning_from_proto(given.tuning))
+            wanted = release.apply(wanted, version, datetime.now(UTC))
             return deployment_to_proto(await repository.save(wanted))
 
         answer = await self._state.once(request, pb.Deployment, act)
@@ -132,10 +159,15 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return await self._registry.resolve(f"{present.model}@{present.number}")
 
     async def RollbackDeployment(self, request: pb.RollbackDeploymentRequest, context: Context) -> pb.Deployment:
-        """Serve again what was served before."""
+        """End a canary or a split; where there is neither, serve again what was served before."""
         workspace = current_identity().workspace
+        if (kept := await self._state.answered(request, pb.Deployment)) is not None:
+            return kept
         async with self._state.reading() as repository:
             seen = await repository.find(workspace, request.name)
+        if is_shared(seen):
+            why = "rolled back by hand"
+            return await self._change(request, lambda now, item: end_sharing(item, why, now), seen.etag)
         ref = previous_ref(seen)
         version = await self._registry.resolve(ref)
         check_ready(version)
@@ -144,11 +176,64 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             present = await repository.find(workspace, request.name)
             # Whoever changed it between the look and now gets an answer to what is so, not to what was.
             check_etag(present, request.etag or seen.etag)
-            return deployment_to_proto(await repository.save(serve_version(present, ref, version)))
+            return deployment_to_proto(await repository.save(self._serve(present, ref, version)))
 
         answer = await self._state.once(request, pb.Deployment, act)
         await self._changes.tell()
         return answer
+
+    async def PromoteCanary(self, request: pb.PromoteCanaryRequest, context: Context) -> pb.Deployment:
+        """Serve a running canary's version."""
+        seconds = self._standby_seconds
+        return await self._change(request, lambda now, item: promote_canary(item, "promoted by hand", now, seconds))
+
+    async def AbortCanary(self, request: pb.AbortCanaryRequest, context: Context) -> pb.Deployment:
+        """End a running canary."""
+
+        def abort(now: datetime, item: Deployment) -> Deployment:
+            running_canary(item)
+            return end_canary(item, "aborted by hand", now)
+
+        return await self._change(request, abort)
+
+    async def _change(
+        self,
+        request: pb.RollbackDeploymentRequest | pb.PromoteCanaryRequest | pb.AbortCanaryRequest,
+        change: Callable[[datetime, Deployment], Deployment],
+        etag: str = "",
+    ) -> pb.Deployment:
+        """Change a deployment that is as its caller, or a look at it, saw it last."""
+
+        async def act(repository: SqlRepository) -> pb.Deployment:
+            present = await repository.find(current_identity().workspace, request.name)
+            check_etag(present, request.etag or etag)
+            return deployment_to_proto(await repository.save(change(datetime.now(UTC), present)))
+
+        answer = await self._state.once(request, pb.Deployment, act)
+        await self._changes.tell()
+        return answer
+
+    def _serve(self, deployment: Deployment, ref: str, version: ModelVersion) -> Deployment:
+        now = datetime.now(UTC)
+        return serve_version(deployment, ref, version, now=now, standby_seconds=self._standby_seconds)
+
+    def _to_proto(self, deployment: Deployment) -> pb.Deployment:
+        """Return a deployment's message with what its versions did, as this process has heard."""
+        message = deployment_to_proto(deployment)
+        for number, digest in self._observer.versions(deployment):
+            ready = self._observer.ready_replicas(deployment, number, digest)
+            measured = self._observer.measured(deployment, number, digest)
+            message.statistics.append(statistics_to_proto(number, digest, ready, measured))
+        decision = judge(self._observer, deployment)
+        if decision is not None:
+            message.canary.message = decision.message
+        return message
+
+    async def _whole(self, repository: SqlRepository, deployment: Deployment) -> pb.Deployment:
+        """Return a deployment's message with its plans, too."""
+        message = self._to_proto(deployment)
+        message.plans.extend(await repository.plans(deployment.workspace, deployment.name))
+        return message
 
     async def DeleteDeployment(
         self, request: pb.DeleteDeploymentRequest, context: Context
@@ -184,15 +269,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             turn = self._changes.turn
             async with self._state.reading() as repository:
                 present = await repository.find(workspace, request.name)
-                told = await _whole(repository, present) if present.sequence > sequence else None
+                told = await self._whole(repository, present) if present.sequence > sequence else None
             if told is not None:
                 sequence = present.sequence
                 yield pb.WatchDeploymentResponse(deployment=told)
             await self._changes.wait(turn)
-
-
-async def _whole(repository: SqlRepository, deployment: Deployment) -> pb.Deployment:
-    """Return a deployment's message with its plans."""
-    message = deployment_to_proto(deployment)
-    message.plans.extend(await repository.plans(deployment.workspace, deployment.name))
-    return message

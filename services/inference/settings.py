@@ -10,6 +10,13 @@ from servicekit.settings import ProcessSettings, StatefulSettings
 class InferenceSettings(StatefulSettings):
     """Of the deployments service; read once, in `__main__`."""
 
+    standby_seconds: float = Field(
+        600.0,
+        ge=0,
+        description="How long a former version stays loaded for a rollback, where nobody wants its room, seconds.",
+    )
+    release_look_seconds: float = Field(2.0, gt=0, description="How often canaries are judged, seconds.")
+
 
 class WorkerSettings(ProcessSettings):
     """Of a worker; read once, in `__main__`."""

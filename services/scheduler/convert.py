@@ -1,5 +1,6 @@
 """Wire types to domain types and back: pure, total over enums."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -23,6 +24,7 @@ from services.scheduler.domain.cluster import (
     WorkerKind,
     WorkerState,
 )
+from services.scheduler.domain.routing import Role, Routing
 
 # Owners resolve zeros; these stand where one did not (see Deployment.resources and JobSpec.resources).
 _REPLICA_DEFAULT = Resources(0.5, 256 << 20)
@@ -52,6 +54,13 @@ _REPORTED = {
     scheduler_pb2.REPLICA_STATE_READY: ReplicaState.READY,
     scheduler_pb2.REPLICA_STATE_FAILED: ReplicaState.FAILED,
     scheduler_pb2.REPLICA_STATE_DRAINING: ReplicaState.DRAINING,
+}
+_ROLES = {
+    Role.SERVING: scheduler_pb2.REPLICA_ROLE_SERVING,
+    Role.TARGET: scheduler_pb2.REPLICA_ROLE_TARGET,
+    Role.CANARY: scheduler_pb2.REPLICA_ROLE_CANARY,
+    Role.SHADOW: scheduler_pb2.REPLICA_ROLE_SHADOW,
+    Role.STANDBY: scheduler_pb2.REPLICA_ROLE_STANDBY,
 }
 _JOB_STATES = {
     training_pb2.JOB_STATE_QUEUED: JobState.QUEUED,
@@ -132,6 +141,7 @@ def replica_to_proto(placement: ReplicaPlacement, reported: ReportedReplica | No
         resources=resources_to_proto(placement.resources),
         epoch=placement.epoch,
         aliases=placement.aliases,
+        routing=routing_to_proto(placement.routing),
         state=_REPLICA_STATES[reported.state] if reported else scheduler_pb2.REPLICA_STATE_UNSPECIFIED,
         message=reported.message if reported else "",
         provider=reported.provider if reported else "",
@@ -193,7 +203,9 @@ def assignment_from_proto(message: scheduler_pb2.Assignment) -> Assignment:
 def report_from_proto(message: scheduler_pb2.WorkerReport) -> Report:
     """Return what a worker says of itself."""
     replicas = {
-        _key_from_proto(replica): ReportedReplica(_REPORTED[replica.state], replica.message, replica.provider)
+        _key_from_proto(replica): ReportedReplica(
+            _REPORTED[replica.state], replica.message, replica.provider, replica.epoch
+        )
         for replica in message.replicas
     }
     return Report(message.worker, message.epoch, load_from_proto(message.load), replicas)
@@ -203,13 +215,42 @@ def deployment_from_proto(message: inference_pb2.Deployment, workspace: str) -> 
     """Return what a deployment wants."""
     model, _, reference = message.version.partition("@")
     aliases = (reference,) if reference and not reference.isdigit() else ()
-    return WantedDeployment(
+    canary = message.canary if message.canary.state == inference_pb2.CANARY_STATE_RUNNING else None
+    wanted = WantedDeployment(
         ReplicaKey(message.workspace or workspace, message.name, model, message.number),
         max(1, message.replicas),
         resources_from_proto(message.resources, _REPLICA_DEFAULT),
         message.digest,
         aliases,
         message.sequence,
+        # What a canary is compared with is counted over the same time.
+        Routing(window=canary.window if canary else 0),
+    )
+    return replace(wanted, companions=_companions(message, canary, wanted))
+
+
+def routing_to_proto(routing: Routing) -> scheduler_pb2.ReplicaRouting:
+    """Return which requests a replica takes as its message."""
+    return scheduler_pb2.ReplicaRouting(
+        role=_ROLES[routing.role],
+        weight_percent=routing.weight_percent,
+        compare_percent=routing.compare_percent,
+        tolerance=routing.tolerance,
+        window=routing.window,
+        start_percent=routing.start_percent,
+    )
+
+
+def routing_from_proto(message: scheduler_pb2.ReplicaRouting) -> Routing:
+    """Return which requests a replica takes."""
+    role = next((known for known, wire in _ROLES.items() if wire == message.role), Role.SERVING)
+    return Routing(
+        role,
+        message.weight_percent,
+        message.compare_percent,
+        message.tolerance,
+        message.window,
+        message.start_percent,
     )
 
 
@@ -245,6 +286,36 @@ def _key_from_proto(message: scheduler_pb2.Replica) -> ReplicaKey:
     return ReplicaKey(message.workspace, message.deployment, message.model, message.number)
 
 
+def _companions(
+    message: inference_pb2.Deployment, canary: inference_pb2.Canary | None, wanted: WantedDeployment
+) -> tuple[WantedDeployment, ...]:
+    """Return the versions beside a deployment's own; where one is two things, it is the first of them."""
+    found: dict[ReplicaKey, WantedDeployment] = {}
+
+    def add(version: str, number: int, digest: str, routing: Routing) -> None:
+        key = replace(wanted.key, model=version.partition("@")[0], number=number)
+        if key != wanted.key:
+            found.setdefault(key, replace(wanted, key=key, digest=digest, aliases=(), routing=routing))
+
+    start = 0.0
+    # Always in the same order: a version that grows takes keys from those after it, and gives none away.
+    for target in sorted(message.traffic, key=lambda target: target.number):
+        routing = Routing(Role.TARGET, target.weight_percent, start_percent=start)
+        add(target.version, target.number, target.digest, routing)
+        start += target.weight_percent
+    if canary is not None:
+        compared = canary.compare_percent if canary.min_agreement else 0.0
+        routing = Routing(Role.CANARY, canary.percent, compared, canary.tolerance, canary.window)
+        add(canary.version, canary.number, canary.digest, routing)
+    if message.HasField("shadow"):
+        shadow = message.shadow
+        routing = Routing(Role.SHADOW, 0.0, shadow.percent, shadow.tolerance, shadow.window)
+        add(shadow.version, shadow.number, shadow.digest, routing)
+    if message.HasField("standby"):
+        add(message.standby.version, message.standby.number, message.standby.digest, Routing(Role.STANDBY))
+    return tuple(found.values())
+
+
 def _replica_from_proto(worker: str, message: scheduler_pb2.Replica) -> ReplicaPlacement:
     return ReplicaPlacement(
         worker,
@@ -253,4 +324,5 @@ def _replica_from_proto(worker: str, message: scheduler_pb2.Replica) -> ReplicaP
         message.digest,
         tuple(message.aliases),
         message.epoch,
+        routing=routing_from_proto(message.routing),
     )

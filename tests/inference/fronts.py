@@ -12,15 +12,11 @@ import pytest
 from servicekit.rpc import open_channel, raw_channel
 from servicekit.server import RunningServer
 from services.inference.adapters.deployments_client import DeploymentsClient
-from services.inference.front import running_front
+from services.inference.front import answering, running_front
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.open_inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
-from services.inference.rest.app import RestApp
-from services.inference.rest.server import running_rest
-from services.inference.serving.admission import Admission
-from services.inference.serving.batcher import Batcher, QueueLimits
+from services.inference.serving.batcher import Batcher
 from services.inference.serving.forwarding import Directory, Forwarder
-from services.inference.serving.predictions import Predictions
 from services.inference.serving.servicer import OpenInferenceServicer
 from services.inference.serving.table import ServingTable
 from services.inference.settings import WorkerSettings
@@ -79,28 +75,28 @@ async def serving(
     *,
     fast_lane: bool = True,
     threads: int = 2,
-    limits: QueueLimits | None = None,
-    most_in_flight: int = 1000,
     directory: Directory | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
     """Serve a table; with a directory, pass on what is not in it."""
-    environment = {**environment_of(credentials, "inference"), "fast_lane": fast_lane, **settings}
+    environment = {
+        **environment_of(credentials, "inference"),
+        "fast_lane": fast_lane,
+        "parallel_runs": threads,
+        "rest_port": 0,
+        **settings,
+    }
     process = WorkerSettings.model_validate(environment)
-    batcher = Batcher(lambda: threads, Admission(most_in_flight), limits)
-    async with open_channel("127.0.0.1:1", process) as nowhere:
-        forwarder = Forwarder(directory or Directory("w"), lambda address: raw_channel(address, process))
-        predictions = Predictions(table, batcher, forwarder)
-        servicer = OpenInferenceServicer(table, DeploymentsClient(nowhere), predictions, forwarder)
-        async with (
-            forwarder,
-            running_front(process, table, batcher, servicer, forwarder) as server,
-            running_rest(process, RestApp(servicer, predictions, server.guard, **_limits(process))) as rest_port,
-            public_channel(server.port, credentials) as channel,
-        ):
-            stub: Any = GRPCInferenceServiceStub(channel)
-            yield Served(table, servicer, batcher, server, rest_port, channel, stub, metadata)
-
-
-def _limits(settings: WorkerSettings) -> dict[str, Any]:
-    return {"most_bytes": settings.max_message_bytes, "default_seconds": settings.call_timeout_seconds}
+    async with (
+        open_channel("127.0.0.1:1", process) as nowhere,
+        Forwarder(directory or Directory("w"), lambda address: raw_channel(address, process)) as forwarder,
+    ):
+        with answering(process, table, forwarder, DeploymentsClient(nowhere)) as parts:
+            async with (
+                running_front(process, parts) as front,
+                public_channel(front.server.port, credentials) as channel,
+            ):
+                stub: Any = GRPCInferenceServiceStub(channel)
+                yield Served(
+                    table, parts.servicer, parts.batcher, front.server, front.rest_port, channel, stub, metadata
+                )

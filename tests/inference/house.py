@@ -18,10 +18,11 @@ from servicekit.outbox import Relay
 from servicekit.rpc.channel import ServiceChannel
 from servicekit.server import RunningServer
 from servicekit.settings import ProcessSettings
-from services.inference.__main__ import running_deployments, running_worker
+from services.inference.__main__ import running_deployments
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.open_inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from services.inference.settings import InferenceSettings, WorkerSettings
+from services.inference.worker import running_worker
 from services.registry.adapters import tables as registry_tables
 from services.scheduler.__main__ import running_scheduler
 from services.scheduler.settings import SchedulerSettings

@@ -1,5 +1,6 @@
 """Messages and domain types: pairs that lose nothing, and enums that are told apart."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -52,10 +53,7 @@ def test_workspace_is_told_to_services_alone() -> None:
     assert (message.state, dict(message.providers)) == (pb.DEPLOYMENT_STATE_UPDATING, {"w": "CPU"})
     # SQLite gives times back without their zone.
     naive = deployment_to_proto(
-        Deployment(
-            "ws", "d", "m@1", 1, "x", 2, Resources(1, 2, 3), 4, "e", 5, observed, *[now.replace(tzinfo=None)] * 2
-        ),
-        with_workspace=True,
+        replace(item, create_time=now.replace(tzinfo=None), update_time=now.replace(tzinfo=None)), with_workspace=True
     )
     assert (naive.workspace, naive.create_time) == ("ws", message.create_time)
 

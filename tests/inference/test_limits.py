@@ -20,7 +20,6 @@ from servicekit.errors import InvalidArgument, ResourceExhausted, Unimplemented
 from servicekit.rpc.channel import ServiceChannel
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.open_inference import grpc_service_pb2_grpc
-from services.inference.serving.batcher import QueueLimits
 from services.inference.serving.codec import TYPED_FIELDS, parse_inputs, requested_outputs
 from services.inference.serving.model import NUMPY_TYPES, LoadedModel, load_model
 from services.inference.serving.replies import build_reply, to_raw
@@ -80,13 +79,19 @@ def _floats(rows: int) -> pb.ModelInferRequest:
 
 @contextlib.asynccontextmanager
 async def _serving(
-    credentials: Path, fast_lane: bool, threads: int = 2, limits: QueueLimits | None = None
+    credentials: Path, fast_lane: bool, threads: int = 2, most_waiting: int = 1024
 ) -> AsyncIterator[grpc.aio.Channel]:
     table = ServingTable()
     table.set("default", "echo", Entry({1: identity("FP32")}))
     table.set("default", "counting", Entry({1: counting()}))
     running = serving(
-        table, credentials, (), fast_lane=fast_lane, threads=threads, limits=limits, max_message_bytes=_LIMIT
+        table,
+        credentials,
+        (),
+        fast_lane=fast_lane,
+        threads=threads,
+        max_message_bytes=_LIMIT,
+        max_queue_requests=most_waiting,
     )
     async with running as served:
         yield served.channel
@@ -146,7 +151,7 @@ async def test_long_model_holds_nobody_up_and_ends_with_its_deadline(
 
 
 async def test_full_queue_says_when_to_come_back(platform_files: Path, lane: bool, viewer: Any) -> None:
-    async with _serving(platform_files, lane, 1, QueueLimits(requests=32)) as channel:
+    async with _serving(platform_files, lane, 1, most_waiting=32) as channel:
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(ServiceChannel(channel))
         calls = [stub.ModelInfer(_count(20_000), metadata=viewer, timeout=60) for _ in range(40)]
         answers = await asyncio.gather(*calls, return_exceptions=True)

@@ -29,6 +29,7 @@ from services.scheduler.domain.cluster import (
     WorkerState,
 )
 from services.scheduler.domain.plan import plan
+from services.scheduler.domain.routing import Role, Routing
 
 MIB = 1 << 20
 NOW = 1_000_000.0
@@ -55,6 +56,16 @@ def deployment(
 ) -> WantedDeployment:
     """Return a wanted deployment of the model of the same name."""
     return WantedDeployment(ReplicaKey(workspace, name, name, number), replicas, needs or resources())
+
+
+def beside(wanted: WantedDeployment, **roles: int) -> WantedDeployment:
+    """Return a deployment with other versions beside its own: their numbers by role."""
+    companions = tuple(
+        replace(wanted, key=replace(wanted.key, number=number), routing=Routing(Role(role), 10.0), companions=())
+        for role, number in sorted(roles.items())
+        if number != wanted.key.number
+    )
+    return replace(wanted, companions=companions)
 
 
 def job(name: str, queued_at: float = NOW, needs: Resources | None = None, workspace: str = "default") -> WantedJob:
@@ -115,11 +126,12 @@ class World:
         self.cluster = replace(self.cluster, workers=workers)
 
     def ready(self, name: str, number: int | None = None) -> set[str]:
-        """Return the workers on which a deployment serves."""
+        """Return the workers on which a deployment's requests find an answer, or one version of it is loaded."""
+        silent = () if number else (Role.SHADOW, Role.CANARY)
         return {
             p.worker
             for p in self.cluster.replica_placements
-            if p.key.deployment == name and p.serves and number in (None, p.key.number)
+            if p.key.deployment == name and p.serves and number in (None, p.key.number) and p.routing.role not in silent
         }
 
     def job_worker(self, name: str) -> str | None:
@@ -140,7 +152,15 @@ class World:
                 state = old.state if old else ReplicaState.PLACED
                 placed_at = old.placed_at if old else self.cluster.now
                 replicas[worker, wanted.key] = ReplicaPlacement(
-                    worker, wanted.key, wanted.resources, wanted.digest, wanted.aliases, self.epoch, placed_at, state
+                    worker,
+                    wanted.key,
+                    wanted.resources,
+                    wanted.digest,
+                    wanted.aliases,
+                    self.epoch,
+                    placed_at,
+                    state,
+                    wanted.routing,
                 )
             case RemoveReplica(worker, key, _):
                 del replicas[worker, key]
@@ -192,11 +212,16 @@ def _workers(kind: WorkerKind, prefix: str, least: int = 0) -> st.SearchStrategy
     )
 
 
+_companions = st.dictionaries(
+    st.sampled_from(["target", "canary", "shadow", "standby"]), st.integers(1, 3), max_size=2
+).map(lambda roles: {role: number for number, role in {number: role for role, number in roles.items()}.items()})
+
+
 @st.composite
 def clusters(draw: st.DrawFn, cover: bool | None = None) -> Cluster:
     """Draw a cluster in which nothing is placed yet."""
     deployments = [
-        deployment(name, draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(_needs))
+        beside(deployment(name, draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(_needs)), **draw(_companions))
         for name in draw(st.lists(st.sampled_from(_NAMES), unique=True, max_size=5))
     ]
     jobs = [
@@ -217,7 +242,7 @@ def changes(draw: st.DrawFn, cluster: Cluster) -> Cluster:
     )
     joined = tuple(replace(w, name=f"j{index}") for index, w in enumerate(draw(_workers(WorkerKind.INFERENCE, ""))))
     deployments = tuple(
-        replace(d, key=replace(d.key, number=draw(st.integers(1, 3))), replicas=draw(st.integers(1, 3)))
+        _next_version(draw, replace(d, replicas=draw(st.integers(1, 3))))
         for d in cluster.deployments
         if draw(st.integers(0, 4))
     )
@@ -230,6 +255,16 @@ def changes(draw: st.DrawFn, cluster: Cluster) -> Cluster:
         jobs=jobs,
         now=cluster.now + draw(st.sampled_from([1.0, 120.0])),
     )
+
+
+def _next_version(draw: st.DrawFn, present: WantedDeployment) -> WantedDeployment:
+    """Return a deployment of another version, or the same: its former one stands by, or others stand beside it."""
+    wanted = replace(present, key=replace(present.key, number=draw(st.integers(1, 3))))
+    roles = draw(_companions)
+    if draw(st.booleans()) and wanted.key != present.key:
+        roles = {role: number for role, number in roles.items() if number != present.key.number}
+        roles["standby"] = present.key.number
+    return beside(wanted, **roles)
 
 
 def owner(name: str) -> DeploymentKey:

@@ -17,6 +17,7 @@ from services.scheduler.domain.cluster import (
     WorkerKind,
     WorkerState,
 )
+from services.scheduler.domain.routing import Role, Routing
 
 
 def test_assignments_survive_the_wire() -> None:
@@ -24,7 +25,17 @@ def test_assignments_survive_the_wire() -> None:
         "w1",
         3,
         4,
-        (ReplicaPlacement("w1", ReplicaKey("ws", "d", "m", 2), Resources(0.5, 10, 1), "abc", ("champion",), 9),),
+        (
+            ReplicaPlacement(
+                "w1",
+                ReplicaKey("ws", "d", "m", 2),
+                Resources(0.5, 10, 1),
+                "abc",
+                ("champion",),
+                9,
+                routing=Routing(Role.CANARY, 5.0, 10.0, 0.01, 3, 20.0),
+            ),
+        ),
         (JobPlacement("w1", JobKey("ws", "j"), Resources(1, 20), 8),),
         True,
     )
@@ -67,6 +78,39 @@ def test_a_deployment_wants_at_least_one_replica_and_names_its_alias() -> None:
     assert wanted.resources == Resources(0.5, 256 << 20)
     message.version = "m@3"
     assert convert.deployment_from_proto(message, "").aliases == ()
+
+
+def test_every_role_of_a_version_survives_the_wire() -> None:
+    for role in Role:
+        assert convert.routing_from_proto(convert.routing_to_proto(Routing(role))).role is role
+    wire = {convert.routing_to_proto(Routing(role)).role for role in Role}
+    assert wire == set(scheduler_pb2.ReplicaRole.values()) - {scheduler_pb2.REPLICA_ROLE_UNSPECIFIED}
+    assert convert.routing_from_proto(scheduler_pb2.ReplicaRouting()).role is Role.SERVING
+
+
+def test_versions_beside_a_deployments_own_are_its_companions() -> None:
+    message = inference_pb2.Deployment(name="d", version="m@champion", number=3, workspace="ws", digest="x")
+    message.traffic.add(version="m@7", number=7, digest="z", weight_percent=20)
+    message.traffic.add(version="m@4", number=4, digest="y", weight_percent=10)
+    message.canary.CopyFrom(
+        inference_pb2.Canary(
+            version="other@5", number=5, percent=5, min_agreement=0.9, compare_percent=20, tolerance=0.5, window=7
+        )
+    )
+    message.shadow.CopyFrom(inference_pb2.Shadow(version="m@6", number=6, percent=30, tolerance=0.1, window=8))
+    message.standby.CopyFrom(inference_pb2.Standby(version="m@4", number=4))
+    message.canary.state = inference_pb2.CANARY_STATE_RUNNING
+    wanted = convert.deployment_from_proto(message, "")
+    assert wanted.routing == Routing(window=7)
+    assert [(item.key.model, item.key.number, item.aliases, item.routing) for item in wanted.companions] == [
+        ("m", 4, (), Routing(Role.TARGET, 10.0)),
+        ("m", 7, (), Routing(Role.TARGET, 20.0, start_percent=10.0)),
+        ("other", 5, (), Routing(Role.CANARY, 5.0, 20.0, 0.5, 7)),
+        ("m", 6, (), Routing(Role.SHADOW, 0.0, 30.0, 0.1, 8)),
+    ]
+    message.canary.state = inference_pb2.CANARY_STATE_ROLLED_BACK
+    ended = convert.deployment_from_proto(message, "")
+    assert ended.routing == Routing() and {item.key.number for item in ended.companions} == {4, 6, 7}
 
 
 def test_only_queued_and_running_jobs_are_wanted() -> None:

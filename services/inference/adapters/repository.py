@@ -17,6 +17,7 @@ from services.inference.convert import deployment_to_proto
 from services.inference.domain.deployments import Deployment, DeploymentState, Observed, Resources
 from services.inference.domain.tuning import Tuning, TuningMode
 from services.inference.ports import Listing
+from services.inference.release_convert import release_from_json, release_to_json
 
 _CHANGED = "inference.deployment.changed"
 # Of a deployment: its present version and some former ones, on a few kinds of hardware.
@@ -175,7 +176,7 @@ def _tuning(text: str) -> Tuning:
 
 def _row(deployment: Deployment) -> dict[str, Any]:
     observed = deployment.observed
-    kept_apart = ("observed", "resources", "tuning")
+    kept_apart = ("observed", "resources", "tuning", "release")
     plain = {name: value for name, value in vars(deployment).items() if name not in kept_apart}
     return {
         **plain,
@@ -185,6 +186,7 @@ def _row(deployment: Deployment) -> dict[str, Any]:
         "message": observed.message,
         "providers": json.dumps(observed.providers, sort_keys=True),
         "tuning": _tuning_text(deployment.tuning),
+        "release": release_to_json(deployment.release),
     }
 
 
@@ -203,5 +205,6 @@ def _deployment(row: Any) -> Deployment:
         Observed(DeploymentState(row.state), row.ready_replicas, row.message, json.loads(row.providers)),
         row.create_time,
         row.update_time,
+        release_from_json(row.release),
         tuning=_tuning(row.tuning),
     )

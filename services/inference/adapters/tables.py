@@ -30,6 +30,8 @@ deployments = Table(
     Column("providers", Text, nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
     Column("update_time", DateTime(timezone=True), nullable=False),
+    # JSON object: what stands beside the version; see services.inference.release_convert.
+    Column("release", Text, nullable=False, server_default="{}"),
     # JSON object: mode, max_quality_loss_points and dataset, those that were given.
     Column("tuning", Text, nullable=False, server_default="{}"),
 )

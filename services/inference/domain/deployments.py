@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 
 from servicekit.errors import Aborted, FailedPrecondition
+from services.inference.domain.release import CanaryState, Release, Standby
 from services.inference.domain.tuning import Tuning
 
 _LEAST_MEMORY_BYTES = 64 << 20
@@ -49,6 +50,7 @@ class ModelVersion:
         model, number, digest: which one it is.
         size_bytes: of its ONNX file.
         is_ready: whether it may be served.
+        inputs: (name, datatype, shape) of what it takes; -1 for a variable dimension.
     """
 
     model: str
@@ -56,6 +58,7 @@ class ModelVersion:
     digest: str
     size_bytes: int
     is_ready: bool
+    inputs: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
 
     @property
     def ref(self) -> str:
@@ -96,6 +99,7 @@ class Deployment:
         observed: how far it is true.
         create_time, update_time: when it was made, and when what is wanted changed last.
         tuning: what is wished of execution plans.
+        release: what stands beside the version.
     """
 
     workspace: str
@@ -111,7 +115,13 @@ class Deployment:
     observed: Observed
     create_time: datetime
     update_time: datetime
+    release: Release = field(default_factory=Release)
     tuning: Tuning = field(default_factory=Tuning, kw_only=True)
+
+    @property
+    def ref(self) -> str:
+        """The version that the reference resolved to, as name@number."""
+        return f"{self.model}@{self.number}"
 
     @property
     def model(self) -> str:
@@ -172,10 +182,29 @@ def with_defaults(resources: Resources, version: ModelVersion) -> Resources:
     return Resources(resources.cores or _DEFAULT_CORES, resources.memory_bytes or memory_bytes, resources.gpus)
 
 
-def serve_version(deployment: Deployment, ref: str, version: ModelVersion) -> Deployment:
-    """Return a deployment that serves another version."""
+def serve_version(
+    deployment: Deployment,
+    ref: str,
+    version: ModelVersion,
+    *,
+    now: datetime | None = None,
+    standby_seconds: float = 0.0,
+) -> Deployment:
+    """Return a deployment that serves another version: alone, but for a shadow.
+
+    Args:
+        deployment: as it is.
+        ref: the version as it was named.
+        version: what that means.
+        now: the time; needed for a standby.
+        standby_seconds: how long the present version stays loaded for a rollback; 0 for not at all.
+    """
     if version.number == deployment.number and version.digest == deployment.digest:
         return replace(deployment, version=ref)
+    standby = None
+    if now is not None and standby_seconds and version.number != deployment.number:
+        expire_time = now + timedelta(seconds=standby_seconds)
+        standby = Standby(deployment.ref, deployment.number, deployment.digest, expire_time)
     return replace(
         deployment,
         version=ref,
@@ -183,7 +212,20 @@ def serve_version(deployment: Deployment, ref: str, version: ModelVersion) -> De
         digest=version.digest,
         previous_number=deployment.number if version.model == deployment.model else 0,
         observed=replace(deployment.observed, state=DeploymentState.UPDATING, ready_replicas=0),
+        release=_superseded(deployment, version, standby),
     )
+
+
+def _superseded(deployment: Deployment, version: ModelVersion, standby: Standby | None) -> Release:
+    """Return what is left of a release once another version is the deployment's own."""
+    release, canary = deployment.release, deployment.release.canary
+    if canary is not None and canary.is_running:
+        why = f"ended: version {version.number} was deployed meanwhile"
+        canary = replace(canary, state=CanaryState.ROLLED_BACK, percent=0.0, message=why)
+    shadow = release.shadow
+    if shadow is not None and shadow.number == version.number:
+        shadow = None
+    return Release((), canary, shadow, standby, deployment.ref, release.windows)
 
 
 def previous_ref(deployment: Deployment) -> str:
@@ -192,6 +234,8 @@ def previous_ref(deployment: Deployment) -> str:
     Raises:
         FailedPrecondition: there is none.
     """
+    if deployment.release.previous:
+        return deployment.release.previous
     if not deployment.previous_number:
         raise FailedPrecondition(
             f"deployment {deployment.name!r} never served another version", reason="NOTHING_TO_ROLL_BACK"

@@ -53,6 +53,7 @@ class Head:
         tensors: in the request's order.
         form, rows: what it may share a batch with.
         generation: of the table when `form` was looked up.
+        is_shared: whether other versions take some of these requests, so that each is to be routed by itself.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Head:
     form: Form
     rows: int
     generation: int
+    is_shared: bool = False
     _reply_start: bytes = b""
     _replies: dict[tuple[tuple[int, ...], ...], bytes] = field(default_factory=dict)
 
@@ -192,9 +194,8 @@ class Heads:
             return
         if key not in self._heads and len(self._heads) >= _MOST_NAMES:
             self._heads.clear()
-        heads = self._heads.setdefault(key, [])
-        heads.insert(0, head)
-        del heads[_MOST_HEADS:]
+        others = [one for one in self._heads.get(key, []) if (one.start, one.rest) != (head.start, head.rest)]
+        self._heads[key] = [head, *others[: _MOST_HEADS - 1]]
 
     def forget(self, workspace: str, data: bytes, head: Head) -> None:
         """Forget a head that no longer holds: another version answers."""

@@ -28,11 +28,12 @@ from services.inference.fastlane.heads import Head, Heads
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.batcher import Batcher
 from services.inference.serving.batches import Payload, Work, find_form, to_payload
-from services.inference.serving.codec import parse_inputs, requested_outputs
+from services.inference.serving.codec import STICKY_METADATA, parse_inputs, requested_outputs, sticky_key_of
 from services.inference.serving.forwarding import Forwarder, is_marked
-from services.inference.serving.model import LoadedModel
+from services.inference.serving.model import Array, LoadedModel
 from services.inference.serving.replies import build_reply
-from services.inference.serving.table import ServingTable
+from services.inference.serving.shadow import Shadow
+from services.inference.serving.table import Entry, ServingTable
 from services.inference.serving.tracing import call_span
 
 _log = structlog.get_logger(__name__)
@@ -57,6 +58,7 @@ class FastPredictions:
         batcher: runs them.
         guard: who may call.
         forwarder: passes on what stands elsewhere; None for a worker alone.
+        shadow: compares answers with other versions'; None for nobody.
         typed_mirrors: whether a typed request gets a typed reply.
         most_bytes: of a reply.
         default_seconds: the deadline of a call that brings none.
@@ -68,6 +70,7 @@ class FastPredictions:
         batcher: Batcher,
         guard: Guard,
         forwarder: Forwarder | None = None,
+        shadow: Shadow | None = None,
         *,
         typed_mirrors: bool = True,
         most_bytes: int = 64 << 20,
@@ -80,6 +83,7 @@ class FastPredictions:
         self.most_bytes = most_bytes
         self.default_seconds = default_seconds
         self.forwarder = forwarder
+        self.shadow = shadow
         self._guard = guard
         self._admitted: dict[str, tuple[float, Identity]] = {}
         self._unflushed: list[_Call] = []
@@ -181,7 +185,7 @@ class _Call:
 
     __slots__ = (
         "_brings_deadline", "_core_call", "_deadline", "_event", "_head", "_id", "_model", "_owner", "_request",
-        "identity", "is_answered", "span", "started", "work",
+        "_shared", "identity", "is_answered", "span", "started", "work",
     )  # fmt: skip
 
     def __init__(self, owner: FastPredictions, event: Any) -> None:
@@ -200,6 +204,8 @@ class _Call:
         self._id = b""
         self._request: pb.ModelInferRequest | None = None
         self._model: LoadedModel | None = None
+        # Of a request that other versions may answer, too: who they are, and what it asks.
+        self._shared: tuple[Entry, dict[str, Array]] | None = None
 
     def received(self, event: Any) -> None:
         """Take the request's bytes."""
@@ -248,10 +254,15 @@ class _Call:
             return None
         head, self._id, position = found
         if head.generation != table.generation:
-            if table.find(workspace, head.name, head.version) is not head.form.model:
+            generation = table.generation
+            entry = table.get(workspace, head.name)
+            head.is_shared = not head.version and entry.is_shared
+            if not head.is_shared and table.find(workspace, head.name, head.version) is not head.form.model:
                 heads.forget(workspace, data, head)
                 return None
-            head.generation = table.generation
+            head.generation = generation
+        if head.is_shared:
+            return None
         payloads = head.payloads(data, position)
         if payloads is None:
             return None
@@ -268,11 +279,15 @@ class _Call:
         request = _read(data)
         table, workspace = self._owner.table, self.identity.workspace
         generation = table.generation
-        model = self._model = table.find(workspace, request.model_name, request.model_version)
+        key = sticky_key_of(request) or _metadata(self._event).get(STICKY_METADATA, "")
+        model = self._model = table.route(workspace, request.model_name, request.model_version, key)
         inputs = parse_inputs(request, model)
         names = requested_outputs(request, model)
         form, rows = find_form(model, tuple(names), inputs)
-        self._owner.heads.learn(workspace, data, request, form, rows, generation)
+        if not request.model_version and (entry := table.get(workspace, request.model_name)).is_shared:
+            self._shared = entry, inputs
+        else:
+            self._owner.heads.learn(workspace, data, request, form, rows, generation)
         if request.raw_input_contents:
             # Its tensors are in the payloads now; that they came raw still counts.
             request.raw_input_contents[:] = [b""]
@@ -302,6 +317,10 @@ class _Call:
         except Exception as error:
             return self._fail_with(error)
         self._reply(reply.SerializeToString(), model)
+        if self._shared is not None and self._owner.shadow is not None:
+            entry, inputs = self._shared
+            answer = dict(zip(work.form.outputs, work.arrays(), strict=True))
+            self._owner.loop.call_soon_threadsafe(self._owner.shadow.offer, entry, model, inputs, answer)
 
     def _pass_on(self, data: bytes, why: LeptonError) -> None:
         """Have the event loop ask a worker that holds the model."""

@@ -17,7 +17,7 @@ from services.inference.predict.running import Run
 from services.inference.predict.scoring import Scorer
 from services.inference.serving.forwarding import Forwarder
 from services.inference.serving.model import Array, LoadedModel
-from services.inference.serving.servicer import is_marked_call
+from services.inference.serving.servicer import is_marked_call, sticky_key_of_call
 from services.inference.serving.table import ServingTable
 
 _SERVICE = "lepton.v1.PredictionService"
@@ -48,7 +48,9 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
         """Answer for some rows, texts or images."""
         kind = _one_input(request)
         try:
-            model = self._table.find(current_identity().workspace, request.deployment, request.version)
+            # A request that names no version may go to one with a share, as tensors do.
+            key = sticky_key_of_call(context)
+            model = self._table.route(current_identity().workspace, request.deployment, request.version, key)
         except (NotFound, Unavailable) as why:
             return await self._forwarded(request, context, why)
         predictions = await (self._of_rows(request, model) if kind == "rows" else self._of_files(request, model, kind))

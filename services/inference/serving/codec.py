@@ -36,6 +36,9 @@ _CLASSIFICATION = "classification"
 _COMPLETE = "a value in every row, for training had no missing one"
 # Triton's clients ask so for an empty last reply of models that give several; ours give one, which is the last.
 EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
+# Requests of the same key go to the same version of a deployment that is split: in the request, or beside it.
+STICKY_PARAMETER = "lepton_sticky_key"
+STICKY_METADATA = "lepton-sticky-key"
 
 
 def parse_inputs(request: pb.ModelInferRequest, model: LoadedModel) -> dict[str, Array]:
@@ -94,6 +97,20 @@ def requested_outputs(request: pb.ModelInferRequest, model: LoadedModel) -> list
         _check_parameters(output.parameters)
         wanted_classes(output, model)
     return names
+
+
+def sticky_key_of(request: pb.ModelInferRequest) -> str:
+    """Return the key by which requests stay with one version; empty where there is none.
+
+    Raises:
+        InvalidArgument: it is no text.
+    """
+    if STICKY_PARAMETER not in request.parameters:
+        return ""
+    parameter = request.parameters[STICKY_PARAMETER]
+    if parameter.WhichOneof("parameter_choice") != "string_param":
+        raise InvalidArgument(f"parameter {STICKY_PARAMETER} must be a string", reason="BAD_PARAMETER")
+    return parameter.string_param
 
 
 def _checked_shape(

@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from lepton.v1 import common_pb2, registry_pb2
 from servicekit.errors import FailedPrecondition, Internal, InvalidArgument
+from services.inference.serving.release_statistics import ReleaseStatistics
 from services.inference.serving.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -169,6 +170,11 @@ class LoadedModel:
     def __post_init__(self) -> None:
         self.version = str(self.number)
         self.provider = str(self.session.get_providers()[0])
+
+    @property
+    def release(self) -> ReleaseStatistics:
+        """What came of its requests, for whoever compares versions."""
+        return self.statistics.release
 
     def expected_seconds(self, rows: int) -> float:
         """Return how long a run of some rows may take, by what runs took before."""

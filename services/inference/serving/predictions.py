@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from opentelemetry import trace
 
 from servicekit.auth import current_identity
-from servicekit.errors import LeptonError, NotFound, Unavailable
+from servicekit.errors import LeptonError, NotFound, ResourceExhausted, Unavailable
 from servicekit.rpc import bounded_timeout
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.batcher import Batcher
 from services.inference.serving.batches import FOREVER, Work, find_form, to_payload
-from services.inference.serving.codec import parse_inputs, requested_outputs
+from services.inference.serving.codec import parse_inputs, requested_outputs, sticky_key_of
 from services.inference.serving.forwarding import Forwarder
 from services.inference.serving.model import Array, LoadedModel
 from services.inference.serving.replies import build_reply
+from services.inference.serving.shadow import Shadow
 from services.inference.serving.table import ServingTable
 
 _MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -44,6 +45,7 @@ class Predictions:
         table: who is served.
         batcher: runs them.
         forwarder: passes on what stands elsewhere; None for a worker alone.
+        shadow: compares answers with other versions'; None for nobody.
         typed_mirrors: whether a typed request gets a typed reply.
     """
 
@@ -52,28 +54,33 @@ class Predictions:
         table: ServingTable,
         batcher: Batcher,
         forwarder: Forwarder | None = None,
+        shadow: Shadow | None = None,
         *,
         typed_mirrors: bool = True,
     ) -> None:
         self._table = table
         self._batcher = batcher
         self._forwarder = forwarder
+        self._shadow = shadow
         self._typed_mirrors = typed_mirrors
         self._is_flushing = False
 
-    async def infer(self, request: pb.ModelInferRequest, *, is_marked: bool = False) -> Answer:
+    async def infer(self, request: pb.ModelInferRequest, *, is_marked: bool = False, sticky_key: str = "") -> Answer:
         """Answer a request of the Open Inference Protocol.
 
         Args:
             request: it.
             is_marked: whether another worker passed it on.
+            sticky_key: of the call's metadata; the request's parameter lepton_sticky_key goes before it.
 
         Raises:
             LeptonError: as OPEN_INFERENCE's table of status codes has it.
         """
         started = time.monotonic()
+        workspace = current_identity().workspace
         try:
-            model = self._table.find(current_identity().workspace, request.model_name, request.model_version)
+            key = sticky_key_of(request) or sticky_key
+            model = self._table.route(workspace, request.model_name, request.model_version, key)
         except (NotFound, Unavailable) as why:
             return await self._forward(request, why, is_marked=is_marked)
         try:
@@ -84,6 +91,9 @@ class Predictions:
             raise
         arrays = await self.run(model, inputs, names)
         reply = build_reply(request, model, names, arrays, typed_mirrors=self._typed_mirrors)
+        if self._shadow is not None and not request.model_version:
+            answer = dict(zip(names, arrays, strict=True))
+            self._shadow.offer(self._table.get(workspace, request.model_name), model, inputs, answer)
         return Answer(reply, (("lepton-prediction-id", uuid.uuid4().hex), ("lepton-provider", model.provider)))
 
     async def _forward(self, request: pb.ModelInferRequest, why: LeptonError, *, is_marked: bool) -> Answer:
@@ -121,7 +131,11 @@ class Predictions:
         work.deadline = FOREVER if seconds is None else work.started + seconds
         span = trace.get_current_span()
         work.span = span if span.is_recording() else None
-        self._batcher.submit(work)
+        try:
+            self._batcher.submit(work)
+        except ResourceExhausted as error:
+            model.statistics.failed(error.reason, time.monotonic() - work.started)
+            raise
         self._flush_soon()
         try:
             await answered

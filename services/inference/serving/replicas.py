@@ -13,6 +13,7 @@ from servicekit.auth import Identity, act_as
 from servicekit.errors import FailedPrecondition, LeptonError
 from servicekit.worker import Holding
 from services.inference.adapters.registry_client import RegistryClient
+from services.inference.convert import measured_to_proto, route_from_proto
 from services.inference.predict.preprocessing import PREPROCESSING_FILES, load_preprocessing
 from services.inference.serving.batcher import Batcher
 from services.inference.serving.model import LoadedModel, load_model
@@ -98,7 +99,7 @@ class Replicas:
         """Return what stands here now."""
         models = [model for key in self._table.deployments() for model in self._table.get(*key).models.values()]
         return Holding(
-            replicas=tuple(self._reports.values()),
+            replicas=tuple(self._with_statistics(key, replica) for key, replica in self._reports.items()),
             in_flight=sum(model.in_flight for model in models),
             requests_per_second=self._rate.update(self._batcher.served),
         )
@@ -124,6 +125,16 @@ class Replicas:
         self.on_change()
         return True
 
+    def _with_statistics(self, key: Key, replica: pb.Replica) -> pb.Replica:
+        workspace, deployment, number = _slot(key)
+        model = self._table.get(workspace, deployment).models.get(number)
+        if replica.state != pb.REPLICA_STATE_READY or model is None:
+            return replica
+        told = pb.Replica()
+        told.CopyFrom(replica)
+        told.statistics.CopyFrom(measured_to_proto(model.release.measured()))
+        return told
+
     def _settle(self, *done: Key) -> None:
         """Be ready once every replica of the first assignment serves, failed or is gone."""
         if self._first is not None:
@@ -134,7 +145,10 @@ class Replicas:
         workspace, deployment, number = _slot(key)
         entry = self._table.get(workspace, deployment)
         waiting = {**entry.waiting, number: ""}
-        self._table.set(workspace, deployment, replace(entry, waiting=waiting, aliases=_aliases(entry, replica)))
+        routes = {**entry.routes, number: route_from_proto(replica.routing)}
+        self._table.set(
+            workspace, deployment, replace(entry, waiting=waiting, aliases=_aliases(entry, replica), routes=routes)
+        )
         self._report(key, replica, pb.REPLICA_STATE_LOADING)
         self._loading[key] = asyncio.create_task(self._load(key), name=f"load {deployment}@{number}")
 
@@ -145,6 +159,7 @@ class Replicas:
         # Read again: aliases and the epoch may have changed meanwhile.
         replica = self._reports[key]
         model.epoch = replica.epoch
+        model.release.begin(replica.routing.window)
         entry = self._table.get(workspace, deployment)
         self._table.set(
             workspace,
@@ -222,7 +237,9 @@ class Replicas:
         left = {other: kept for other, kept in entry.models.items() if other != number}
         leaving = entry.leaving if model is None else entry.leaving | {number}
         waiting = _without(entry.waiting, number)
-        self._table.set(workspace, deployment, replace(entry, models=left, waiting=waiting, leaving=leaving))
+        routes = {other: route for other, route in entry.routes.items() if other != number}
+        changed = replace(entry, models=left, waiting=waiting, leaving=leaving, routes=routes)
+        self._table.set(workspace, deployment, changed)
         if model is None:
             if self._reports[key].state != pb.REPLICA_STATE_DRAINING:
                 del self._reports[key]
@@ -244,13 +261,15 @@ class Replicas:
         self.on_change()
 
     def _refresh(self, key: Key, replica: pb.Replica) -> None:
-        """Follow a placement that was written anew: its epoch, its aliases."""
+        """Follow a placement that was written anew: its epoch, its aliases, its share."""
         workspace, deployment, number = _slot(key)
         present = self._reports[key]
         entry = self._table.get(workspace, deployment)
         if present.state == pb.REPLICA_STATE_READY:
             entry.models[number].epoch = replica.epoch
-        self._table.set(workspace, deployment, replace(entry, aliases=_aliases(entry, replica)))
+            entry.models[number].release.begin(replica.routing.window)
+        routes = {**entry.routes, number: route_from_proto(replica.routing)}
+        self._table.set(workspace, deployment, replace(entry, aliases=_aliases(entry, replica), routes=routes))
         self._report(key, replica, present.state, message=present.message, provider=present.provider)
 
     def _report(

@@ -12,6 +12,7 @@ from services.inference.adapters.deployments_client import DeploymentsClient
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.open_inference import grpc_service_pb2_grpc
 from services.inference.serving import descriptions
+from services.inference.serving.codec import STICKY_METADATA
 from services.inference.serving.forwarding import Forwarder, is_marked
 from services.inference.serving.model import LoadedModel
 from services.inference.serving.predictions import Predictions
@@ -61,7 +62,9 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """Answer a prediction."""
-        answer = await self._predictions.infer(request, is_marked=is_marked_call(context))
+        answer = await self._predictions.infer(
+            request, is_marked=is_marked_call(context), sticky_key=sticky_key_of_call(context)
+        )
         context.set_trailing_metadata(answer.metadata)
         return answer.reply
 
@@ -69,12 +72,13 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         """Answer a stream's predictions, in their order; what is wrong with one is told in its place."""
+        sticky_key = sticky_key_of_call(context)
         under_way: asyncio.Queue[asyncio.Task[pb.ModelStreamInferResponse] | None] = asyncio.Queue(_STREAM_REQUESTS)
 
         async def read() -> None:
             try:
                 async for request in request_iterator:
-                    await under_way.put(asyncio.create_task(self._stream_answer(request)))
+                    await under_way.put(asyncio.create_task(self._stream_answer(request, sticky_key)))
             finally:
                 await under_way.put(None)
 
@@ -89,9 +93,9 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
                 if (left := under_way.get_nowait()) is not None:
                     left.cancel()
 
-    async def _stream_answer(self, request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+    async def _stream_answer(self, request: pb.ModelInferRequest, sticky_key: str) -> pb.ModelStreamInferResponse:
         try:
-            answer = await self._predictions.infer(request)
+            answer = await self._predictions.infer(request, sticky_key=sticky_key)
         except Exception as error:
             known = statuses.known_error(error)
             return pb.ModelStreamInferResponse(
@@ -215,6 +219,14 @@ def is_marked_call(context: Context) -> bool:
     """Return whether a call was passed on already, by one of Lepton's own processes."""
     metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
     return is_marked(metadata, context.peer_identities())
+
+
+def sticky_key_of_call(context: Context) -> str:
+    """Return the key by which a call stays with one version; empty where its metadata has none."""
+    for key, value in context.invocation_metadata() or ():
+        if key == STICKY_METADATA:
+            return str(value)
+    return ""
 
 
 def _model_name(request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest) -> str:

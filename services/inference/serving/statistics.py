@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from services.inference.serving.release_statistics import ReleaseStatistics
+
 # Upper bounds of latency buckets, seconds; one more bucket takes what is beyond.
 LATENCY_BOUNDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
@@ -80,6 +82,7 @@ class Statistics:
         forward: requests that another worker answered.
         sizes: by rows of a batch.
         cache_hits, cache_misses: of the response cache.
+        release: the same, as those that compare versions want it.
         last_time: when a request was answered last, seconds since the epoch; 0 for never.
     """
 
@@ -97,6 +100,7 @@ class Statistics:
     cache_hits: int = 0
     cache_hit_seconds: float = 0.0
     cache_misses: int = 0
+    release: ReleaseStatistics = field(default_factory=ReleaseStatistics)
     last_time: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -121,6 +125,7 @@ class Statistics:
                 self.queue.observe(wait)
             for latency in latencies:
                 self.latency.observe(latency)
+                self.release.observe(latency)
             self.preprocess.observe(times.input_seconds)
             self.compute.observe(times.infer_seconds)
             self.postprocess_seconds += times.output_seconds
@@ -132,11 +137,12 @@ class Statistics:
             size.infer_seconds += times.infer_seconds
             size.output_seconds += times.output_seconds
 
-    def failed(self, reason: str, seconds: float, times: int = 1) -> None:
-        """Count requests that got an error."""
+    def failed(self, reason: str, seconds: float) -> None:
+        """Count a request that got an error."""
         with self._lock:
-            self.errors[reason] += times
-            self.failed_seconds += seconds * times
+            self.errors[reason] += 1
+            self.failed_seconds += seconds
+            self.release.observe(seconds, reason)
 
     def hit(self, seconds: float, now: float) -> None:
         """Count a request that the response cache answered."""
@@ -145,6 +151,7 @@ class Statistics:
             self.cache_hits += 1
             self.cache_hit_seconds += seconds
             self.latency.observe(seconds)
+            self.release.observe(seconds)
             self.last_time = now
 
     def missed(self) -> None:

@@ -1,10 +1,13 @@
 """Who is served: a worker's models by workspace and deployment, swapped whole: no request sees half a change."""
 
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from servicekit.errors import NotFound, Unavailable
 from services.inference.serving.model import LoadedModel
+from services.inference.serving.routing import Route, Split, point_of, split_of
 
 # Longer than any number or alias.
 _LONGEST_VERSION = 63
@@ -19,17 +22,30 @@ class Entry:
         waiting: numbers that are placed and do not serve yet, with what went wrong; an empty text while loading.
         aliases: number by alias.
         leaving: numbers that take no new requests, while their last ones end.
+        routes: which requests each number takes, of those that name no version.
     """
 
     models: Mapping[int, LoadedModel] = field(default_factory=dict)
     waiting: Mapping[int, str] = field(default_factory=dict)
     aliases: Mapping[str, int] = field(default_factory=dict)
     leaving: frozenset[int] = frozenset()
+    routes: Mapping[int, Route] = field(default_factory=dict)
+
+    @cached_property
+    def split(self) -> Split:
+        """Who answers where no version is named; once, for an entry is replaced with every change."""
+        return split_of(self.routes, {number: model.epoch for number, model in self.models.items()})
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether versions beside the deployment's own answer, or are compared with it."""
+        return bool(self.split.shares or self.split.compared)
 
     @property
     def current(self) -> LoadedModel | None:
-        """Who answers where no version is named: the latest placed of those that serve."""
-        return max(self.models.values(), key=lambda model: model.epoch, default=None)
+        """Who answers where no version is named, and no other version takes the request."""
+        number = self.split.incumbent
+        return None if number is None else self.models[number]
 
 
 class ServingTable:
@@ -95,6 +111,25 @@ class ServingTable:
         if number in entry.waiting:
             raise _waiting(f"'{name}' version {version}", entry.waiting[number])
         raise self._unknown(f"'{name}' version {version[:_LONGEST_VERSION]}")
+
+    def route(self, workspace: str, name: str, version: str, sticky_key: str = "") -> LoadedModel:
+        """Return who answers a prediction: as `find`, but a request that names no version may go to one with a share.
+
+        Args:
+            workspace: the caller's.
+            name: the deployment.
+            version: as for `find`.
+            sticky_key: requests of the same key go to the same version, as long as shares do not move past it.
+
+        Raises:
+            NotFound, Unavailable: as `find`.
+        """
+        entry = self._entries.get((workspace, name))
+        if version or entry is None or not entry.split.shares:
+            return self.find(workspace, name, version)
+        point = point_of(workspace, name, sticky_key) if sticky_key else random.random() * 100.0
+        number = entry.split.choose(point)
+        return self.find(workspace, name, "") if number is None else entry.models[number]
 
     def _unknown(self, what: str) -> NotFound | Unavailable:
         if not self.is_told:

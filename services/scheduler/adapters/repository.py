@@ -29,6 +29,7 @@ from services.scheduler.domain.cluster import (
     WorkerKind,
     WorkerState,
 )
+from services.scheduler.domain.routing import Role, Routing
 
 _LEADER = 1
 _REPLICA = "replica"
@@ -207,7 +208,12 @@ class SqlRepository:
             await self._publish_change(worker)
 
     async def _place_replica(self, worker: str, wanted: WantedDeployment, now: float) -> None:
-        declared = {**asdict(wanted.resources), "digest": wanted.digest, "aliases": list(wanted.aliases)}
+        declared = {
+            **asdict(wanted.resources),
+            "digest": wanted.digest,
+            "aliases": list(wanted.aliases),
+            "routing": _routing_values(wanted.routing),
+        }
         known = update(placements).where(_is_replica(worker, wanted.key)).values(declared)
         if (await self._unit.execute(known)).rowcount:
             return
@@ -235,6 +241,7 @@ class SqlRepository:
             "number": 0,
             "digest": "",
             "aliases": [],
+            "routing": {},
             "epoch": await self._epoch_above(wanted.epoch),
             "placed_at": now,
             **asdict(wanted.resources),
@@ -312,7 +319,24 @@ def _worker(row: Row[Any]) -> Worker:
 
 def _replica(row: Row[Any]) -> ReplicaPlacement:
     key = ReplicaKey(row.workspace, row.name, row.model, row.number)
-    return ReplicaPlacement(row.worker, key, _resources(row), row.digest, tuple(row.aliases), row.epoch, row.placed_at)
+    return ReplicaPlacement(
+        row.worker,
+        key,
+        _resources(row),
+        row.digest,
+        tuple(row.aliases),
+        row.epoch,
+        row.placed_at,
+        routing=_routing(row.routing),
+    )
+
+
+def _routing_values(routing: Routing) -> dict[str, object]:
+    return {**asdict(routing), "role": routing.role.value} if routing != Routing() else {}
+
+
+def _routing(values: dict[str, Any]) -> Routing:
+    return Routing(**{**values, "role": Role(values["role"])}) if values else Routing()
 
 
 def _job(row: Row[Any]) -> JobPlacement:

@@ -40,6 +40,8 @@ placements = Table(
     Column("gpus", Float, nullable=False),
     Column("epoch", BigNumber, nullable=False, unique=True),
     Column("placed_at", Float, nullable=False),
+    # JSON object: which requests a replica takes; empty for a job, and for a replica that takes all.
+    Column("routing", JSON, nullable=False, server_default="{}"),
 )
 
 # One row: who leads.

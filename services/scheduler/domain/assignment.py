@@ -26,11 +26,12 @@ class Assignment:
 
 @dataclass(frozen=True)
 class ReportedReplica:
-    """What a worker says of a replica: where it stands, why, and the execution provider it took."""
+    """What a worker says of a replica: where it stands, why, the execution provider it took, and which placement's."""
 
     state: ReplicaState
     message: str = ""
     provider: str = ""
+    epoch: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from services.scheduler.domain.board import Board
+from services.scheduler.domain.board import Board, shared
 from services.scheduler.domain.cluster import (
     Cause,
     DeploymentKey,
@@ -62,7 +62,7 @@ def _is_calm(board: Board, wanted: dict[DeploymentKey, WantedDeployment]) -> boo
     placements = board.replicas()
     if any(p.state not in settled or not board.is_active(p.worker) for p in placements):
         return False
-    return all(p.key == wanted[p.key.owner].key for p in placements)
+    return all(p.key == wanted[p.key.owner].key or wanted[p.key.owner].companion(p.key) for p in placements)
 
 
 def _move_one(board: Board, wanted: dict[DeploymentKey, WantedDeployment], standings: list[_Standing]) -> bool:
@@ -82,17 +82,25 @@ def _try_move(
     board: Board, deployment: WantedDeployment, placement: ReplicaPlacement, source: _Standing, target: _Standing
 ) -> bool:
     policy = board.cluster.policy
+    if placement.key != deployment.key:
+        # Companions follow the deployment's own version.
+        return False
     young = board.cluster.now - placement.placed_at < policy.residency_seconds
     # One move a deployment and round: a second one would leave it between three workers.
-    moving = any(p.state is not ReplicaState.READY for p in board.replicas_of(placement.key.owner))
+    own = [p for p in board.replicas_of(placement.key.owner) if p.key == deployment.key]
+    moving = any(p.state is not ReplicaState.READY for p in own)
     if young or moving or board.holds(target.worker.name, placement.key):
         return False
-    if not board.with_replica(target.worker, deployment).fits(target.worker.capacity):
+    # Companions come along, but for a standby, which is left behind and leaves.
+    here = [p for p in board.replicas_on(placement.worker) if p.key.owner == placement.key.owner]
+    leaving = shared(p.resources for p in here)
+    coming = shared([deployment.resources, *(p.resources for p in here if p is not placement and not p.is_standby)])
+    if not (target.used + coming).fits(target.worker.capacity):
         return False
     # What was measured is attributed to replicas by their declared cores.
-    busy_cores = source.busy_cores * placement.resources.cores / source.used.cores if source.used.cores > 0 else 0.0
-    source_after = replace(source, used=source.used - placement.resources, busy_cores=source.busy_cores - busy_cores)
-    target_after = replace(target, used=target.used + placement.resources, busy_cores=target.busy_cores + busy_cores)
+    busy_cores = source.busy_cores * leaving.cores / source.used.cores if source.used.cores > 0 else 0.0
+    source_after = replace(source, used=source.used - leaving, busy_cores=source.busy_cores - busy_cores)
+    target_after = replace(target, used=target.used + coming, busy_cores=target.busy_cores + busy_cores)
     if max(source_after.score, target_after.score) >= source.score - policy.margin:
         return False
     board.place_replica(target.worker.name, deployment, Cause.BALANCE)

@@ -127,6 +127,7 @@ class Board:
             wanted.aliases,
             placed_at=self.cluster.now,
             state=ReplicaState.PLACED,
+            routing=wanted.routing,
         )
         if old is not None:
             placed = replace(placed, epoch=old.epoch, placed_at=old.placed_at, state=old.state)

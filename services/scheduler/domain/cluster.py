@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from services.scheduler.domain.routing import Role, Routing
+
 # Sums of fractions of cores are compared with this slack: three times 0.1 must fit into 0.3.
 _SLACK = 1e-9
 
@@ -164,6 +166,9 @@ class WantedDeployment:
         digest: the version's digest.
         aliases: aliases that name the version now.
         sequence: the deployment's own count of changes.
+        routing: which requests the version takes.
+        companions: versions that stand beside the wanted one, wherever that stands: those of a split, a canary, a
+            shadow; and a standby, which stays where it is and yields to whatever is wanted.
     """
 
     key: ReplicaKey
@@ -172,6 +177,12 @@ class WantedDeployment:
     digest: str = ""
     aliases: tuple[str, ...] = ()
     sequence: int = 0
+    routing: Routing = field(default_factory=Routing)
+    companions: tuple["WantedDeployment", ...] = ()
+
+    def companion(self, key: ReplicaKey) -> "WantedDeployment | None":
+        """Return the companion of a version; None where it is none."""
+        return next((item for item in self.companions if item.key == key), None)
 
 
 @dataclass(frozen=True)
@@ -209,6 +220,7 @@ class ReplicaPlacement:
         epoch: the epoch of the placement; 0 until it is written down.
         placed_at: when it was placed, seconds since 1970.
         state: what the worker says of it.
+        routing: which requests it takes.
     """
 
     worker: str
@@ -219,6 +231,12 @@ class ReplicaPlacement:
     epoch: int = 0
     placed_at: float = 0.0
     state: ReplicaState = ReplicaState.UNKNOWN
+    routing: Routing = field(default_factory=Routing)
+
+    @property
+    def is_standby(self) -> bool:
+        """Whether it stays for a rollback alone."""
+        return self.routing.role is Role.STANDBY
 
     @property
     def serves(self) -> bool:
@@ -289,6 +307,7 @@ class Cause(Enum):
 
     WANTED = "wanted"
     COVER = "cover"
+    COMPANION = "companion"
     CHANGED = "changed"
     BALANCE = "balance"
     SUPERSEDED = "superseded"

@@ -1,4 +1,4 @@
-"""Where replicas go: floors first, then cover, then what is superseded or leaves, then balance.
+"""Where replicas go: floors first, then companions, then cover, then what is superseded or leaves, then balance.
 
 The order of phases is what keeps the plan calm: a phase never undoes what an earlier one needs, so applying plans again
 and again ends in one that has no moves.
@@ -23,6 +23,13 @@ from services.scheduler.domain.cluster import (
     WorkerKind,
     WorkerState,
 )
+from services.scheduler.domain.companions import (
+    accompany,
+    is_idle_standby,
+    make_room,
+    may_leave,
+    stands_by_here,
+)
 
 _STARTING = (ReplicaState.PLACED, ReplicaState.LOADING)
 
@@ -34,6 +41,7 @@ def plan_replicas(board: Board) -> list[Unplaced]:
     for owner in sorted(wanted):
         _refresh(board, wanted[owner])
     unplaced = _fill_floors(board, wanted)
+    accompany(board, wanted)
     if board.cluster.policy.cover:
         _cover(board, wanted)
     for owner in sorted(wanted):
@@ -71,7 +79,7 @@ def _enough(board: Board, wanted: WantedDeployment) -> bool:
 
 
 def _drop(board: Board, wanted: dict[DeploymentKey, WantedDeployment]) -> None:
-    """Remove what stands on workers that are gone, what nobody wants, and old versions that never came to serve."""
+    """Remove what stands on workers that are gone, what nobody wants, and old versions that answer nobody."""
     for placement in board.replicas():
         worker = board.workers.get(placement.worker)
         deployment = wanted.get(placement.key.owner)
@@ -79,20 +87,25 @@ def _drop(board: Board, wanted: dict[DeploymentKey, WantedDeployment]) -> None:
             board.remove_replica(placement, Cause.WORKER_LOST)
         elif deployment is None:
             board.remove_replica(placement, Cause.UNWANTED)
-        elif placement.key != deployment.key and not placement.may_serve:
+        elif placement.key == deployment.key or deployment.companion(placement.key) is not None:
+            continue
+        elif not placement.may_serve or (
+            board.is_active(placement.worker) and stands_by_here(board, deployment, placement)
+        ):
             board.remove_replica(placement, Cause.SUPERSEDED)
 
 
 def _refresh(board: Board, wanted: WantedDeployment) -> None:
-    """Tell workers of changed aliases, and of changed resources where these fit."""
+    """Tell workers of changed aliases and shares, and of changed resources where these fit."""
     for placement in board.replicas_of(wanted.key.owner):
-        if placement.key != wanted.key:
+        version = wanted if placement.key == wanted.key else wanted.companion(placement.key)
+        if version is None:
             continue
         worker = board.workers[placement.worker]
-        grows = board.is_active(worker.name) and board.with_replica(worker, wanted).fits(worker.capacity)
-        changed = wanted if grows else replace(wanted, resources=placement.resources)
+        grows = board.is_active(worker.name) and board.with_replica(worker, version).fits(worker.capacity)
+        changed = version if grows else replace(version, resources=placement.resources)
         same = placement.resources == changed.resources and placement.aliases == changed.aliases
-        if not same or placement.digest != changed.digest:
+        if not same or placement.digest != changed.digest or placement.routing != changed.routing:
             board.place_replica(worker.name, changed, Cause.CHANGED)
 
 
@@ -152,7 +165,13 @@ def _victims(
     if not deployment.resources.fits(worker.capacity):
         return None
     spare = [p for p in board.replicas_on(worker.name) if _is_spare(board, wanted, deployment, p)]
-    spare.sort(key=lambda p: (-p.resources.share_of(worker.capacity), p.key))
+    spare.sort(
+        key=lambda p: (
+            not is_idle_standby(board, wanted[p.key.owner], p),
+            -p.resources.share_of(worker.capacity),
+            p.key,
+        )
+    )
     victims: list[ReplicaPlacement] = []
     for placement in spare:
         victims.append(placement)
@@ -178,9 +197,11 @@ def _is_spare(
     placement: ReplicaPlacement,
 ) -> bool:
     """Return whether a replica may leave at once for one that a deployment asks for."""
-    if placement.key.owner == deployment.key.owner:
-        return _may_roll(board, deployment, placement)
     other = wanted[placement.key.owner]
+    if other.companion(placement.key) is not None and board.holds(placement.worker, other.key):
+        return may_leave(board, other, placement)
+    if placement.key.owner == deployment.key.owner:
+        return may_leave(board, other, placement) or _may_roll(board, deployment, placement)
     here = current(board, other)
     if len([p for p in here if p.worker != placement.worker]) < other.replicas:
         return False
@@ -234,7 +255,7 @@ def _cover(board: Board, wanted: dict[DeploymentKey, WantedDeployment]) -> None:
         for owner in sorted(wanted, key=lambda owner: (len(current(board, wanted[owner])), owner)):
             deployment = wanted[owner]
             missing = not board.holds(worker.name, deployment.key)
-            if missing and board.with_replica(worker, deployment).fits(worker.capacity):
+            if missing and make_room(board, wanted, worker, deployment):
                 board.place_replica(worker.name, deployment, Cause.COVER)
 
 
@@ -244,6 +265,8 @@ def _retire(board: Board, wanted: dict[DeploymentKey, WantedDeployment], deploym
         if _is_current(board, deployment, placement) or not board.is_active(placement.worker):
             continue
         successor = _held(board, placement.worker, deployment.key)
+        if successor is not None and deployment.companion(placement.key) is not None:
+            continue
         if placement.key == deployment.key:
             # The same version that may not grow here: it stays unless enough others are as wanted.
             successor = None

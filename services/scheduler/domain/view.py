@@ -100,4 +100,7 @@ class View:
         if placement.worker not in self._reports:
             return ReplicaState.UNKNOWN
         said = self.reported(placement)
-        return said.state if said is not None else ReplicaState.PLACED
+        # What was said of an earlier placement of the version says nothing of this one: that replica may be gone.
+        if said is None or said.epoch not in (0, placement.epoch):
+            return ReplicaState.PLACED
+        return said.state

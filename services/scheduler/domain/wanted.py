@@ -1,6 +1,7 @@
 """What owners want, as last heard: their lists are the truth, events between lists make it quicker."""
 
 from collections.abc import Hashable, Iterable
+from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from services.scheduler.domain.cluster import (
@@ -12,6 +13,7 @@ from services.scheduler.domain.cluster import (
     WantedDeployment,
     WantedJob,
 )
+from services.scheduler.domain.routing import Role
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -72,12 +74,22 @@ def deployments_or_placed(
     """
     found = wanted.items()
     if not wanted.is_listed:
-        for placement in sorted(placements, key=lambda p: -p.epoch):
-            found.setdefault(
-                placement.key.owner,
-                WantedDeployment(placement.key, 1, placement.resources, placement.digest, placement.aliases),
-            )
+        kept: dict[DeploymentKey, WantedDeployment] = {}
+        # The deployment's own version is the latest placed of those that serve as such.
+        for placement in sorted(placements, key=lambda p: (p.routing.role is not Role.SERVING, -p.epoch)):
+            owner, version = placement.key.owner, _as_wanted(placement)
+            present = kept.setdefault(owner, version)
+            if placement.routing.role is Role.SERVING or present.key == version.key or present.companion(version.key):
+                continue
+            kept[owner] = replace(present, companions=(*present.companions, version))
+        found = {**kept, **found}
     return tuple(found.values())
+
+
+def _as_wanted(placement: ReplicaPlacement) -> WantedDeployment:
+    return WantedDeployment(
+        placement.key, 1, placement.resources, placement.digest, placement.aliases, routing=placement.routing
+    )
 
 
 def jobs_or_placed(wanted: Wanted[JobKey, WantedJob], placements: Iterable[JobPlacement]) -> tuple[WantedJob, ...]:

@@ -1,6 +1,7 @@
 """The repository's contract, on SQLite and Postgres."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
@@ -24,6 +25,7 @@ from services.scheduler.domain.cluster import (
     WorkerKind,
     WorkerState,
 )
+from services.scheduler.domain.routing import Role, Routing
 from tests.scheduler.clusters import NOW, deployment, job
 
 MIGRATIONS = "services.scheduler.migrations"
@@ -89,7 +91,7 @@ async def test_lease_epochs_only_rise_even_when_a_worker_was_forgotten(store: St
 
 
 async def test_placements_come_back_as_they_were_written(store: Store) -> None:
-    wanted = deployment("credit", 2)
+    wanted = replace(deployment("credit", 2), routing=Routing(Role.CANARY, 5.0, 10.0, 0.01, 3))
     async with store.writing() as repository:
         await repository.apply([PlaceReplica("i1", wanted, Cause.WANTED), PlaceJob("t1", job("j"), Cause.WANTED)], NOW)
     async with store.reading() as repository:
@@ -101,6 +103,7 @@ async def test_placements_come_back_as_they_were_written(store: Store) -> None:
         wanted.resources,
         NOW,
     )
+    assert replica.routing == wanted.routing
     assert (placed.worker, placed.key, placed.epoch) == ("t1", job("j").key, replica.epoch + 1)
     async with store.writing() as repository:
         moves: list[Move] = [
@@ -113,8 +116,6 @@ async def test_placements_come_back_as_they_were_written(store: Store) -> None:
 
 
 async def test_a_replica_that_changes_in_place_keeps_its_epoch(store: Store) -> None:
-    from dataclasses import replace
-
     wanted = deployment("credit")
     async with store.writing() as repository:
         await repository.apply([PlaceReplica("i1", wanted, Cause.WANTED)], NOW)

@@ -1,0 +1,119 @@
+"""Runs requests once more on other versions, in the background, and compares the answers.
+
+Nothing waits for it: it has one thread of the lowest priority, a bounded line before it, and leaves out what does not
+fit.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import structlog
+
+from services.inference.serving.agreement import agreeing_rows
+from services.inference.serving.model import Array, LoadedModel
+from services.inference.serving.table import Entry
+
+_log = structlog.get_logger(__name__)
+
+_LINE_LENGTH = 32
+_LINE_BYTES = 64 << 20
+_LOWEST_PRIORITY = 19
+
+
+class Shadow:
+    """The background line of one worker.
+
+    Args:
+        length: most requests that wait.
+        size_bytes: most that their inputs and answers may take.
+    """
+
+    def __init__(self, length: int = _LINE_LENGTH, size_bytes: int = _LINE_BYTES) -> None:
+        self._length = length
+        self._size_bytes = size_bytes
+        self._waiting = 0
+        self._waiting_bytes = 0
+        # Its thread starts with the first request.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="shadow", initializer=_yield_to_others)
+
+    def close(self) -> None:
+        """Forget what waits."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def offer(self, entry: Entry, model: LoadedModel, inputs: Mapping[str, Array], answer: Mapping[str, Array]) -> None:
+        """Have an answered request compared by the versions that are to; return at once.
+
+        Args:
+            entry: the deployment.
+            model: who answered.
+            inputs: by name, checked; nobody changes them any more.
+            answer: the outputs by name, nor these.
+        """
+        if model.number != entry.split.incumbent:
+            return
+        for number, percent in entry.split.compared:
+            other = entry.models.get(number)
+            if other is not None and random.random() * 100.0 < percent:
+                # After the answer has left: a thread that wakes now would want the interpreter, too.
+                tolerance = entry.routes[number].tolerance
+                asyncio.get_running_loop().call_soon(self._enqueue, model, other, inputs, answer, tolerance)
+
+    def _enqueue(
+        self,
+        model: LoadedModel,
+        other: LoadedModel,
+        inputs: Mapping[str, Array],
+        answer: Mapping[str, Array],
+        tolerance: float,
+    ) -> None:
+        size = sum(array.nbytes for array in (*inputs.values(), *answer.values()))
+        if self._waiting >= self._length or self._waiting_bytes + size > self._size_bytes:
+            other.release.drop_comparison()
+            return
+        self._waiting += 1
+        self._waiting_bytes += size
+        loop = asyncio.get_running_loop()
+
+        def done(future: "Future[tuple[int, int]]") -> None:
+            # The loop may be gone when a worker stops.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._count, other, size, future)
+
+        with contextlib.suppress(RuntimeError):
+            self._pool.submit(_compare, model, other, inputs, answer, tolerance).add_done_callback(done)
+
+    def _count(self, other: LoadedModel, size: int, future: "Future[tuple[int, int]]") -> None:
+        self._waiting -= 1
+        self._waiting_bytes -= size
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is not None:
+            _log.info("shadow failed", deployment=other.deployment, version=other.number, why=str(error))
+            other.release.fail_comparison()
+            return
+        other.release.compare(*future.result())
+
+
+def _compare(
+    model: LoadedModel,
+    other: LoadedModel,
+    inputs: Mapping[str, Array],
+    answer: Mapping[str, Array],
+    tolerance: float,
+) -> tuple[int, int]:
+    names = [name for name in answer if name in other.outputs]
+    found = other.run({name: inputs[name] for name in other.inputs}, names)
+    expected = {name: answer[name] for name in names}
+    return agreeing_rows(model.outputs, expected, dict(zip(names, found, strict=True)), tolerance)
+
+
+def _yield_to_others() -> None:
+    """Let this thread have the processor only where nobody else wants it."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
