@@ -178,9 +178,9 @@ class House:
             **more,
         )
 
-    async def start_deployments(self) -> None:
+    async def start_deployments(self, **more: object) -> None:
         """Run the deployments service."""
-        settings = InferenceSettings.model_validate(self.inference_environment())
+        settings = InferenceSettings.model_validate(self.inference_environment(**more))
         self.server = await self.stack.enter_async_context(running_deployments(settings))
         self.deployments = await self.user()
 

@@ -97,6 +97,55 @@ def greedy_model(gigabytes: int = 64) -> bytes:
     )
 
 
+def picky_model(weights: Sequence[float] = (1.0, 1.0), bias: float = 0.5, most: int = 4) -> bytes:
+    """Return the linear model, but one that fails where a row's first value is above a bound."""
+    size = len(weights)
+    return _model(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["xw"]),
+            helper.make_node("Add", ["xw", "b"], ["sum"]),
+            helper.make_node("Slice", ["x", "zero", "one", "one"], ["first"]),
+            helper.make_node("Cast", ["first"], ["place"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["zeros", "place"], ["nothing"]),
+            helper.make_node("Add", ["sum", "nothing"], ["prediction"]),
+        ],
+        [("x", TensorProto.FLOAT, ["batch", size])],
+        [("prediction", TensorProto.FLOAT, ["batch", 1])],
+        {
+            "w": np.array(weights, np.float32).reshape(size, 1),
+            "b": np.array([bias], np.float32),
+            "zero": np.array([0], np.int64),
+            "one": np.array([1], np.int64),
+            "zeros": np.zeros(most + 1, np.float32),
+        },
+    )
+
+
+def slow_model(weights: Sequence[float] = (1.0, 1.0), bias: float = 0.5, size: int = 1200) -> bytes:
+    """Return the linear model, but one that multiplies two large matrices first."""
+    columns = len(weights)
+    return _model(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["xw"]),
+            helper.make_node("Add", ["xw", "b"], ["sum"]),
+            helper.make_node("ReduceSum", ["x"], ["scalar"], keepdims=0),
+            helper.make_node("Expand", ["scalar", "shape"], ["matrix"]),
+            helper.make_node("MatMul", ["matrix", "matrix"], ["product"]),
+            helper.make_node("ReduceMin", ["product"], ["least"], keepdims=0),
+            helper.make_node("Mul", ["least", "nought"], ["nothing"]),
+            helper.make_node("Add", ["sum", "nothing"], ["prediction"]),
+        ],
+        [("x", TensorProto.FLOAT, ["batch", columns])],
+        [("prediction", TensorProto.FLOAT, ["batch", 1])],
+        {
+            "w": np.array(weights, np.float32).reshape(columns, 1),
+            "b": np.array([bias], np.float32),
+            "shape": np.array([size, size], np.int64),
+            "nought": np.array(0.0, np.float32),
+        },
+    )
+
+
 def external_data_model(location: str) -> bytes:
     """Return a linear model whose weights lie in another file of the machine that loads it."""
     model = onnx.ModelProto.FromString(linear_model())
