@@ -254,6 +254,19 @@ class Deploy:
         )
         return self.connection.inference.UpdateDeployment(request)
 
+    def cache(self, size_bytes: int) -> inference_pb2.Deployment:
+        """Have workers keep answers for requests whose tensors are the same; return the deployment.
+
+        Args:
+            size_bytes: what each worker may keep; the least recently used answers go first. 0 keeps none.
+        """
+        request = inference_pb2.UpdateDeploymentRequest(
+            deployment=inference_pb2.Deployment(name=self.name, response_cache_bytes=size_bytes),
+            update_mask=FieldMask(paths=["response_cache_bytes"]),
+            request_id=names.request_id(),
+        )
+        return self.connection.inference.UpdateDeployment(request)
+
     def plans(self) -> pd.DataFrame:
         """Return one row an execution plan: version, hardware, what was chosen, its speed and its quality."""
         return plans.plans_frame(self.status())

@@ -128,6 +128,17 @@ def tune(
     show_message(status, as_json, f"{name} is tuned anew: lepton deployments show {name} tells what is chosen")
 
 
+@app.command(epilog="Example: lepton deployments cache credit 64")
+def cache(
+    name: Name,
+    mib: Annotated[int, typer.Argument(help="What each worker may keep of its answers, MiB; 0 keeps none.", min=0)],
+    as_json: Json = False,
+) -> None:
+    """Keep answers for requests whose tensors are the same: they are given again without a run."""
+    status = Deploy(name).cache(mib << 20)
+    show_message(status, as_json, f"{name} keeps {mib} MiB of answers" if mib else f"{name} keeps no answers")
+
+
 @app.command(epilog="Example: lepton deployments score credit applications@3 --output scored")
 def score(
     name: Name,

@@ -403,6 +403,7 @@ class Deployment(_message.Message):
     SHADOW_FIELD_NUMBER: _builtins.int
     STANDBY_FIELD_NUMBER: _builtins.int
     STATISTICS_FIELD_NUMBER: _builtins.int
+    RESPONSE_CACHE_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its id: the Open Inference model_name."""
     version: _builtins.str
@@ -427,6 +428,10 @@ class Deployment(_message.Message):
     """The sequence number of its latest change."""
     workspace: _builtins.str
     """Its workspace; set for service callers alone."""
+    response_cache_bytes: _builtins.int
+    """How many bytes each worker may keep of its answers, for requests whose tensors are the same; 0 keeps none. An answer
+    that is kept is given without a run, so leave it off where a model's answers are to vary.
+    """
     @_builtins.property
     def resources(self) -> _common_pb2.Resources:
         """What a replica needs; zeros mean a tenth of a core and four times the model's size, at least 64 MiB."""
@@ -499,10 +504,11 @@ class Deployment(_message.Message):
         shadow: Global___Shadow | None = ...,
         standby: Global___Standby | None = ...,
         statistics: _abc.Iterable[Global___VersionStatistics] | None = ...,
+        response_cache_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "create_time", b"create_time", "resources", b"resources", "shadow", b"shadow", "standby", b"standby", "tuning", b"tuning", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "create_time", b"create_time", "digest", b"digest", "etag", b"etag", "message", b"message", "name", b"name", "number", b"number", "plans", b"plans", "previous_number", b"previous_number", "providers", b"providers", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "resources", b"resources", "sequence", b"sequence", "shadow", b"shadow", "standby", b"standby", "state", b"state", "statistics", b"statistics", "traffic", b"traffic", "tuning", b"tuning", "update_time", b"update_time", "version", b"version", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "create_time", b"create_time", "digest", b"digest", "etag", b"etag", "message", b"message", "name", b"name", "number", b"number", "plans", b"plans", "previous_number", b"previous_number", "providers", b"providers", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "resources", b"resources", "response_cache_bytes", b"response_cache_bytes", "sequence", b"sequence", "shadow", b"shadow", "standby", b"standby", "state", b"state", "statistics", b"statistics", "traffic", b"traffic", "tuning", b"tuning", "update_time", b"update_time", "version", b"version", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -938,8 +944,8 @@ class UpdateDeploymentRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which of version, replicas, resources, tuning, traffic, canary and shadow to change; an unset canary or shadow, and an
-        empty traffic, end what there is.
+        """Which of version, replicas, resources, tuning, traffic, canary, shadow and response_cache_bytes to change; an unset
+        canary or shadow, and an empty traffic, end what there is.
         """
 
     def __init__(

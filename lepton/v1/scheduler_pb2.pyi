@@ -333,6 +333,7 @@ class ReplicaRouting(_message.Message):
     TOLERANCE_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     START_PERCENT_FIELD_NUMBER: _builtins.int
+    RESPONSE_CACHE_BYTES_FIELD_NUMBER: _builtins.int
     role: Global___ReplicaRole.ValueType
     """What the version is to its deployment."""
     weight_percent: _builtins.float
@@ -347,6 +348,8 @@ class ReplicaRouting(_message.Message):
     """Where its share begins: of points from 0 to 100, one a request or a sticky key, it takes those from here on up to its
     weight.
     """
+    response_cache_bytes: _builtins.int
+    """How many bytes its worker may keep of the deployment's answers, for requests that come again; 0 keeps none."""
     def __init__(
         self,
         *,
@@ -356,10 +359,11 @@ class ReplicaRouting(_message.Message):
         tolerance: _builtins.float = ...,
         window: _builtins.int = ...,
         start_percent: _builtins.float = ...,
+        response_cache_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_percent", b"compare_percent", "role", b"role", "start_percent", b"start_percent", "tolerance", b"tolerance", "weight_percent", b"weight_percent", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_percent", b"compare_percent", "response_cache_bytes", b"response_cache_bytes", "role", b"role", "start_percent", b"start_percent", "tolerance", b"tolerance", "weight_percent", b"weight_percent", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

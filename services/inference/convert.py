@@ -67,6 +67,7 @@ def deployment_to_proto(deployment: Deployment, *, with_workspace: bool = False)
         workspace=deployment.workspace if with_workspace else "",
         providers=observed.providers,
         tuning=tuning_to_proto(deployment.tuning),
+        response_cache_bytes=deployment.response_cache_bytes,
     )
     message.create_time.FromDatetime(_utc(deployment.create_time))
     message.update_time.FromDatetime(_utc(deployment.update_time))
@@ -165,6 +166,7 @@ def route_from_proto(message: scheduler_pb2.ReplicaRouting) -> Route:
         message.tolerance,
         message.window,
         message.start_percent,
+        message.response_cache_bytes,
     )
 
 

@@ -36,7 +36,7 @@ from services.inference.release_controller import judge
 from services.inference.release_convert import statistics_to_proto
 from services.inference.release_updates import RELEASE_PATHS, ReleaseUpdate, refuse_release
 
-_UPDATABLE = ("version", "replicas", "resources", "tuning", *RELEASE_PATHS)
+_UPDATABLE = ("version", "replicas", "resources", "tuning", "response_cache_bytes", *RELEASE_PATHS)
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -88,6 +88,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             now,
             now,
             tuning=tuning_from_proto(given.tuning),
+            response_cache_bytes=given.response_cache_bytes,
         )
 
         async def act(repository: SqlRepository) -> pb.Deployment:
@@ -141,6 +142,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 wanted = replace(wanted, resources=with_defaults(resources_from_proto(given.resources), version))
             if "tuning" in paths:
                 wanted = replace(wanted, tuning=tuning_from_proto(given.tuning))
+            if "response_cache_bytes" in paths:
+                wanted = replace(wanted, response_cache_bytes=given.response_cache_bytes)
             wanted = release.apply(wanted, version, datetime.now(UTC))
             return deployment_to_proto(await repository.save(wanted))
 

@@ -224,7 +224,7 @@ def deployment_from_proto(message: inference_pb2.Deployment, workspace: str) -> 
         aliases,
         message.sequence,
         # What a canary is compared with is counted over the same time.
-        Routing(window=canary.window if canary else 0),
+        Routing(window=canary.window if canary else 0, response_cache_bytes=message.response_cache_bytes),
     )
     return replace(wanted, companions=_companions(message, canary, wanted))
 
@@ -238,6 +238,7 @@ def routing_to_proto(routing: Routing) -> scheduler_pb2.ReplicaRouting:
         tolerance=routing.tolerance,
         window=routing.window,
         start_percent=routing.start_percent,
+        response_cache_bytes=routing.response_cache_bytes,
     )
 
 
@@ -251,6 +252,7 @@ def routing_from_proto(message: scheduler_pb2.ReplicaRouting) -> Routing:
         message.tolerance,
         message.window,
         message.start_percent,
+        message.response_cache_bytes,
     )
 
 
@@ -295,7 +297,8 @@ def _companions(
     def add(version: str, number: int, digest: str, routing: Routing) -> None:
         key = replace(wanted.key, model=version.partition("@")[0], number=number)
         if key != wanted.key:
-            found.setdefault(key, replace(wanted, key=key, digest=digest, aliases=(), routing=routing))
+            kept = replace(routing, response_cache_bytes=wanted.routing.response_cache_bytes)
+            found.setdefault(key, replace(wanted, key=key, digest=digest, aliases=(), routing=kept))
 
     start = 0.0
     # Always in the same order: a version that grows takes keys from those after it, and gives none away.

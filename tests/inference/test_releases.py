@@ -371,7 +371,7 @@ async def test_a_hundred_changes_under_load_fail_no_request(house: House) -> Non
                     await change()
                 except LeptonError as error:
                     # The judge, or another change, was faster.
-                    assert error.reason in ("ETAG_MISMATCH", "NO_CANARY", "CANARY_RUNNING"), error.message
+                    assert error.reason in ("ETAG_MISMATCH", "NO_CANARY", "CANARY_RUNNING"), error.message  # noqa: PT017
                     continue
                 made[name] += 1
                 # Some changes come before the one before is true anywhere.

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from servicekit.errors import Cancelled, Internal
+from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.batches import Work, find_form
 from services.inference.serving.model import LoadedModel
 from services.inference.serving.response_cache import ResponseCache
+from tests.inference.house import House, Worker, until
 from tests.inference.models import identity
 from tests.inference.test_batcher import Asked, _floats, looking_up
 from tests.inference.test_limits import counting
@@ -113,3 +115,28 @@ def test_other_outputs_versions_and_shapes_are_other_entries() -> None:
         asked.ask(model, _floats(1))
         asked.finish()
     assert (first.statistics.executions, second.statistics.executions) == (1, 1)
+
+
+async def test_deployment_keeps_answers_while_it_is_wished(house: House) -> None:
+    await house.developer.register("m")
+    async with house.worker() as worker:
+        await house.deployments.create("m@1", response_cache_bytes=1 << 20)
+        found = await house.deployments.until("m", 1)
+        assert found.response_cache_bytes == 1 << 20
+        answers = {await worker.infer("m") for _ in range(5)}
+        assert len(answers) == 1
+        assert await _hits(worker) == 4
+        await house.deployments.update("m", "response_cache_bytes", response_cache_bytes=0)
+
+        async def keeps_none() -> bool:
+            before = await _hits(worker)
+            await worker.infer("m")
+            return await _hits(worker) == before
+
+        await until(keeps_none, "the cache to end")
+
+
+async def _hits(worker: Worker) -> int:
+    request = pb.ModelStatisticsRequest(name="m")
+    answer = await worker.stub.ModelStatistics(request, metadata=worker.metadata)
+    return int(answer.model_stats[0].inference_stats.cache_hit.count)

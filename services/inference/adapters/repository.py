@@ -207,4 +207,5 @@ def _deployment(row: Any) -> Deployment:
         row.update_time,
         release_from_json(row.release),
         tuning=_tuning(row.tuning),
+        response_cache_bytes=row.response_cache_bytes,
     )

@@ -99,6 +99,7 @@ class Deployment:
         observed: how far it is true.
         create_time, update_time: when it was made, and when what is wanted changed last.
         tuning: what is wished of execution plans.
+        response_cache_bytes: that each worker may keep of its answers; 0 for none.
         release: what stands beside the version.
     """
 
@@ -117,6 +118,7 @@ class Deployment:
     update_time: datetime
     release: Release = field(default_factory=Release)
     tuning: Tuning = field(default_factory=Tuning, kw_only=True)
+    response_cache_bytes: int = field(default=0, kw_only=True)
 
     @property
     def ref(self) -> str:

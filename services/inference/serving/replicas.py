@@ -17,6 +17,7 @@ from services.inference.convert import measured_to_proto, route_from_proto
 from services.inference.predict.preprocessing import PREPROCESSING_FILES, load_preprocessing
 from services.inference.serving.batcher import Batcher
 from services.inference.serving.model import LoadedModel, load_model
+from services.inference.serving.response_cache import ResponseCache
 from services.inference.serving.servicer import OpenInferenceServicer
 from services.inference.serving.table import Entry, ServingTable
 
@@ -65,6 +66,8 @@ class Replicas:
         # Of the first assignment, those that neither serve nor failed yet.
         self._first: set[Key] | None = None
         self._rate = _Rate()
+        # By workspace and deployment: its versions share one bound.
+        self._caches: dict[tuple[str, str], ResponseCache] = {}
         self.on_change: Callable[[], None] = lambda: None
 
     async def __aenter__(self) -> Self:
@@ -160,6 +163,7 @@ class Replicas:
         replica = self._reports[key]
         model.epoch = replica.epoch
         model.release.begin(replica.routing.window)
+        model.cache = self._cache(workspace, deployment, replica)
         entry = self._table.get(workspace, deployment)
         self._table.set(
             workspace,
@@ -268,9 +272,21 @@ class Replicas:
         if present.state == pb.REPLICA_STATE_READY:
             entry.models[number].epoch = replica.epoch
             entry.models[number].release.begin(replica.routing.window)
+            entry.models[number].cache = self._cache(workspace, deployment, replica)
         routes = {**entry.routes, number: route_from_proto(replica.routing)}
         self._table.set(workspace, deployment, replace(entry, aliases=_aliases(entry, replica), routes=routes))
         self._report(key, replica, present.state, message=present.message, provider=present.provider)
+
+    def _cache(self, workspace: str, deployment: str, replica: pb.Replica) -> ResponseCache | None:
+        """Return a deployment's cache, of the size that is wished; None for none."""
+        size = replica.routing.response_cache_bytes
+        present = self._caches.get((workspace, deployment))
+        if not size:
+            self._caches.pop((workspace, deployment), None)
+            return None
+        if present is None or present.most_bytes != size:
+            present = self._caches[workspace, deployment] = ResponseCache(size)
+        return present
 
     def _report(
         self,

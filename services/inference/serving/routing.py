@@ -37,6 +37,7 @@ class Route:
     tolerance: float = 0.0
     window: int = 0
     start_percent: float = 0.0
+    response_cache_bytes: int = 0
 
 
 @dataclass(frozen=True)

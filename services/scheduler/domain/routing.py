@@ -24,3 +24,4 @@ class Routing:
     tolerance: float = 0.0
     window: int = 0
     start_percent: float = 0.0
+    response_cache_bytes: int = 0
