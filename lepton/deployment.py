@@ -8,7 +8,7 @@ deployment.score("applications@3", name="scored")
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from lepton import errors, names, open_inference, plans, progress, tracing, typed_rows
+from lepton import errors, names, open_inference, plans, progress, releases, tracing, typed_rows
 from lepton.connection import Connection, current
 from lepton.datasets import Dataset
 from lepton.models import Model, to_resources
@@ -236,6 +236,67 @@ class Deploy:
             present = self._next_change(present, left)
         return present
 
+    def split(self, shares: Mapping[str, float]) -> inference_pb2.Deployment:
+        """Have other versions answer a share of the requests that name none; the deployment's own takes the rest.
+
+        Args:
+            shares: percent by version (name@number or name@alias), together at most 100; empty ends a split. Requests
+                of one `lepton_sticky_key` stay with one version.
+        """
+        return self._update("traffic", traffic=releases.to_traffic(shares))
+
+    def canary(self, version: str | None, *, steps: Sequence[float] = (), **rules: Any) -> inference_pb2.Deployment:
+        """Have a version take over step by step as long as it does as well as the deployment's own.
+
+        It is promoted after its last step, and taken back at once where it fails more, is slower or disagrees.
+
+        Args:
+            version: name@number or name@alias; None ends the canary.
+            steps: its shares, percent, rising; by default 5, 25, 50.
+            rules: step_seconds (60), min_requests (100), max_error_rate_increase (0.01), max_latency_ratio (1.5),
+                min_agreement (0, which compares nothing), compare_percent (10), tolerance (0.01).
+        """
+        if version is None:
+            return self._update("canary")
+        return self._update("canary", canary=releases.to_canary(version, steps, **rules))
+
+    def shadow(
+        self, version: str | None, *, percent: float = 100.0, tolerance: float = 0.01
+    ) -> inference_pb2.Deployment:
+        """Run requests once more on a version, in the background, and compare its answers; it answers nobody.
+
+        Args:
+            version: name@number or name@alias; None ends the shadow.
+            percent: of the requests.
+            tolerance: how far apart two numbers may be and still agree, relative to the larger one.
+        """
+        if version is None:
+            return self._update("shadow")
+        shadow = inference_pb2.Shadow(version=version, percent=percent, tolerance=tolerance)
+        return self._update("shadow", shadow=shadow)
+
+    def promote(self) -> inference_pb2.Deployment:
+        """Make the running canary's version the deployment's own, now."""
+        request = inference_pb2.PromoteCanaryRequest(name=self.name, request_id=names.request_id())
+        return self.connection.inference.PromoteCanary(request)
+
+    def abort(self) -> inference_pb2.Deployment:
+        """End the running canary, now; the deployment's own version answers everything again."""
+        request = inference_pb2.AbortCanaryRequest(name=self.name, request_id=names.request_id())
+        return self.connection.inference.AbortCanary(request)
+
+    def versions(self) -> pd.DataFrame:
+        """Return one row a version that workers hold: its role and share, and how its requests went."""
+        return releases.versions_frame(self.status())
+
+    def _update(self, path: str, **fields: Any) -> inference_pb2.Deployment:
+        request = inference_pb2.UpdateDeploymentRequest(
+            deployment=inference_pb2.Deployment(name=self.name, **fields),
+            update_mask=FieldMask(paths=[path]),
+            request_id=names.request_id(),
+        )
+        return self.connection.inference.UpdateDeployment(request)
+
     def tune(
         self, mode: str, *, max_quality_loss_points: float | None = None, evaluation_dataset: str | None = None
     ) -> inference_pb2.Deployment:
@@ -246,13 +307,7 @@ class Deploy:
             max_quality_loss_points: the most that a plan may lose, 100 times the metric; by default 0.5.
             evaluation_dataset: a dataset version to judge on, name@number; by default the version's own.
         """
-        wished = plans.to_tuning(mode, max_quality_loss_points, evaluation_dataset)
-        request = inference_pb2.UpdateDeploymentRequest(
-            deployment=inference_pb2.Deployment(name=self.name, tuning=wished),
-            update_mask=FieldMask(paths=["tuning"]),
-            request_id=names.request_id(),
-        )
-        return self.connection.inference.UpdateDeployment(request)
+        return self._update("tuning", tuning=plans.to_tuning(mode, max_quality_loss_points, evaluation_dataset))
 
     def cache(self, size_bytes: int) -> inference_pb2.Deployment:
         """Have workers keep answers for requests whose tensors are the same; return the deployment.
@@ -260,12 +315,7 @@ class Deploy:
         Args:
             size_bytes: what each worker may keep; the least recently used answers go first. 0 keeps none.
         """
-        request = inference_pb2.UpdateDeploymentRequest(
-            deployment=inference_pb2.Deployment(name=self.name, response_cache_bytes=size_bytes),
-            update_mask=FieldMask(paths=["response_cache_bytes"]),
-            request_id=names.request_id(),
-        )
-        return self.connection.inference.UpdateDeployment(request)
+        return self._update("response_cache_bytes", response_cache_bytes=size_bytes)
 
     def plans(self) -> pd.DataFrame:
         """Return one row an execution plan: version, hardware, what was chosen, its speed and its quality."""

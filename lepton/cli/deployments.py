@@ -8,9 +8,11 @@ import pandas as pd
 import typer
 
 from lepton import errors
+from lepton.cli import releases
 from lepton.cli.output import Json, show_done, show_message, show_table
 from lepton.deployment import Deploy
 from lepton.plans import candidates_frame
+from lepton.releases import versions_frame
 from lepton.versions import ModelVersion
 
 app = typer.Typer(help="What is served.")
@@ -24,6 +26,7 @@ def register(root: typer.Typer) -> None:
     root.command(
         epilog="Examples: lepton predict credit applications.csv --json; lepton predict prices --row '{\"size\": 20}'"
     )(predict)
+    releases.register(app)
     root.add_typer(app, name="deployments")
 
 
@@ -93,7 +96,9 @@ def show(name: Name, as_json: Json = False) -> None:
     bare = type(status)()
     bare.CopyFrom(status)
     bare.ClearField("plans")
+    bare.ClearField("statistics")
     show_message(bare, as_json, name)
+    show_table(versions_frame(status), as_json, "no worker holds a version of it yet")
     for plan in status.plans:
         typer.echo(f"\nplan {plan.name} on {plan.hardware}: {plan.message}")
         speeds = (
