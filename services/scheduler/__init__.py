@@ -19,7 +19,8 @@ How it works:
   `worker.<id>`, with compare-and-set. SQL is the truth; the bucket is rewritten from it at start.
 - Deployment.replicas is a floor: "at least so many". Inference workers of one host share a public port, and an
   answer on the spot is quicker than one passed on: so the policy `cover` adds a replica on every active worker that has
-  room; these extra replicas make way as soon as another deployment lacks its floor. A version change hands over on each worker by itself.
+  room; these extra replicas make way as soon as another deployment lacks its floor. A version change hands over on
+  each worker by itself.
 - A version and its successor share the cores and GPUs that they declare while both stand on one worker; memory adds up.
 - Leases live in the leader's memory: a renewal costs no write. Only joins, losses and drains are written. A new leader
   grants every worker a fresh lease with some grace, so a restart of the scheduler moves nothing.
