@@ -15,6 +15,7 @@ from services.scheduler.domain.cluster import (
     Worker,
     WorkerKind,
 )
+from services.scheduler.domain.routing import Role
 
 
 @dataclass
@@ -82,8 +83,8 @@ def _try_move(
     board: Board, deployment: WantedDeployment, placement: ReplicaPlacement, source: _Standing, target: _Standing
 ) -> bool:
     policy = board.cluster.policy
-    if placement.key != deployment.key:
-        # Companions follow the deployment's own version.
+    if placement.key != deployment.key or any(item.routing.role is not Role.STANDBY for item in deployment.companions):
+        # A release is no time to move: its versions are compared where they stand.
         return False
     young = board.cluster.now - placement.placed_at < policy.residency_seconds
     # One move a deployment and round: a second one would leave it between three workers.
@@ -91,10 +92,9 @@ def _try_move(
     moving = any(p.state is not ReplicaState.READY for p in own)
     if young or moving or board.holds(target.worker.name, placement.key):
         return False
-    # Companions come along, but for a standby, which is left behind and leaves.
+    # A standby is left behind, and leaves.
     here = [p for p in board.replicas_on(placement.worker) if p.key.owner == placement.key.owner]
-    leaving = shared(p.resources for p in here)
-    coming = shared([deployment.resources, *(p.resources for p in here if p is not placement and not p.is_standby)])
+    leaving, coming = shared(p.resources for p in here), deployment.resources
     if not (target.used + coming).fits(target.worker.capacity):
         return False
     # What was measured is attributed to replicas by their declared cores.

@@ -15,6 +15,9 @@ from services.scheduler.domain.cluster import (
 )
 from services.scheduler.domain.routing import Role
 
+# They never answer in another version's stead.
+_SILENT = (Role.CANARY, Role.SHADOW)
+
 
 def accompany(board: Board, wanted: dict[DeploymentKey, WantedDeployment]) -> None:
     """Place companions beside their deployment's own version, where there is room."""
@@ -63,6 +66,17 @@ def may_leave(board: Board, deployment: WantedDeployment, placement: ReplicaPlac
         p.serves and (p.key == deployment.key or (not is_standby and p.routing.role in (Role.SERVING, Role.STANDBY)))
         for p in board.replicas_on(placement.worker)
         if p.key.owner == placement.key.owner and p.key != placement.key
+    )
+
+
+def falls_silent(board: Board, placement: ReplicaPlacement, version: WantedDeployment) -> bool:
+    """Return whether a replica would answer for nobody any more while no other one answers for its deployment yet."""
+    if version.routing.role not in _SILENT or placement.routing.role in _SILENT or not placement.may_serve:
+        return False
+    return not any(
+        p.serves and p.routing.role not in _SILENT
+        for p in board.replicas_of(placement.key.owner)
+        if (p.worker, p.key) != (placement.worker, placement.key)
     )
 
 

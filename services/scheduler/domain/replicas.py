@@ -25,6 +25,7 @@ from services.scheduler.domain.cluster import (
 )
 from services.scheduler.domain.companions import (
     accompany,
+    falls_silent,
     is_idle_standby,
     make_room,
     may_leave,
@@ -104,6 +105,9 @@ def _refresh(board: Board, wanted: WantedDeployment) -> None:
         worker = board.workers[placement.worker]
         grows = board.is_active(worker.name) and board.with_replica(worker, version).fits(worker.capacity)
         changed = version if grows else replace(version, resources=placement.resources)
+        if falls_silent(board, placement, version):
+            # It answers for the deployment until another one does.
+            changed = replace(changed, routing=placement.routing)
         same = placement.resources == changed.resources and placement.aliases == changed.aliases
         if not same or placement.digest != changed.digest or placement.routing != changed.routing:
             board.place_replica(worker.name, changed, Cause.CHANGED)

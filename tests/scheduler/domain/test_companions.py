@@ -127,3 +127,14 @@ def test_what_is_placed_counts_as_wanted_with_its_roles_until_the_owner_is_heard
     (kept,) = deployments_or_placed(unheard, placements)
     assert (kept.key, kept.routing) == (wanted.key, Routing())
     assert [(item.key, item.routing) for item in kept.companions] == [(canary.key, canary.routing)]
+
+
+def test_a_version_that_serves_becomes_a_canary_only_when_another_one_answers() -> None:
+    world = _world(inference_worker("w1"), wanted=deployment("credit", 2))
+    world.change(deployments=(beside(deployment("credit", 1), canary=2),))
+    world.step()
+    assert _roles(world) == {1: Role.SERVING, 2: Role.SERVING}
+    assert world.ready("credit") == {"w1"}
+    world.load()
+    world.settle()
+    assert _roles(world) == {1: Role.SERVING, 2: Role.CANARY}
