@@ -19,7 +19,8 @@ from servicekit.errors import Cancelled, DeadlineExceeded, LeptonError, NotFound
 from servicekit.rpc import Guard, set_deadline, statuses
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.rest.bodies import Receive, packed, read_body
-from services.inference.rest.codec import build_reply, load_json, parse_request
+from services.inference.rest.codec import build_reply, fill_load_parameters, load_json, parse_request, timeout_seconds
+from services.inference.serving.codec import STICKY_METADATA
 from services.inference.serving.predictions import Predictions
 from services.inference.serving.servicer import OpenInferenceServicer
 
@@ -30,7 +31,6 @@ _Result = TypeVar("_Result")
 _SERVICE = "/inference.GRPCInferenceService/"
 _HEADER_LENGTH = "inference-header-content-length"
 _MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
-_MICROSECONDS = 1e6
 _STATUSES = {
     "INVALID_ARGUMENT": 400,
     "UNAUTHENTICATED": 401,
@@ -175,8 +175,8 @@ class RestApp:
                     _log.error("call failed unexpectedly", method=label, exc_info=error)
                 span.set_status(Status(StatusCode.ERROR, known.reason))
                 answered, code = _error(known), known.status
-        if code != "CANCELLED":
-            await _send(answered, headers, send)
+        # Who hung up is told nothing: the server drops what is sent after that.
+        await _send(answered, headers, send)
         telemetry.count_call(label, code, time.monotonic() - started)
 
     async def _serve(
@@ -191,7 +191,8 @@ class RestApp:
             raise NotFound(f"there is no {scope['method']} {scope['path'][:200]}", reason="NO_ROUTE")
         if route.method:
             set_identity(self._guard.admit(_SERVICE + route.method, headers, None))
-        body = await read_body(receive, headers.get("content-encoding", ""), self._most_bytes)
+        encoding = headers.get("content-encoding", "").strip().lower()
+        body = await _within(self._default_seconds, read_body(receive, encoding, self._most_bytes))
         asked = Asked(path, headers, body)
         return await _while_waited_for(route.answer(asked), receive, self._default_seconds)
 
@@ -240,11 +241,10 @@ class RestApp:
         if length is not None and header_length is None:
             header_length = -1
         request, binary = parse_request(asked.body, header_length, asked.model, asked.version)
-        seconds = self._default_seconds
-        if "timeout" in request.parameters:
-            seconds = min(seconds, max(request.parameters["timeout"].int64_param / _MICROSECONDS, 0.0))
+        seconds = min(self._default_seconds, timeout_seconds(request) or self._default_seconds)
         set_deadline(seconds)
-        answer = await _within(seconds, self._predictions.infer(request))
+        sticky_key = asked.headers.get(STICKY_METADATA, "")
+        answer = await _within(seconds, self._predictions.infer(request, sticky_key=sticky_key))
         body, json_length = build_reply(answer.reply, binary)
         if len(body) > self._most_bytes:
             raise ResourceExhausted(
@@ -291,8 +291,8 @@ class RestApp:
 
     async def _load(self, asked: Asked) -> Answered:
         request = pb.RepositoryModelLoadRequest(model_name=asked.model)
-        for name in load_json(asked.body).get("parameters", {}) if asked.body else ():
-            request.parameters[name].bool_param = True
+        if asked.body:
+            fill_load_parameters(request, load_json(asked.body))
         await self._servicer.RepositoryModelLoad(request, _CONTEXT)
         return Answered()
 

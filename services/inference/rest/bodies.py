@@ -51,12 +51,18 @@ def packed(body: bytes, accepted: str) -> tuple[bytes, str]:
         body: it.
         accepted: of the header Accept-Encoding.
     """
-    names = [part.partition(";")[0].strip() for part in accepted.split(",")]
-    encoding = next((name for name in names if name in _WINDOWS), "")
+    encoding = next((name for name in map(_accepted, accepted.lower().split(",")) if name in _WINDOWS), "")
     if not encoding or len(body) < _LEAST_BYTES:
         return body, ""
     packer = zlib.compressobj(1, wbits=_WINDOWS[encoding])
     return packer.compress(body) + packer.flush(), encoding
+
+
+def _accepted(part: str) -> str:
+    """Return an encoding of an Accept-Encoding header; empty for one that is told off by q=0."""
+    name, _, weight = part.partition(";")
+    is_off = weight.strip().replace(" ", "") in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return "" if is_off else name.strip()
 
 
 def _unpacked(body: bytes, encoding: str, most_bytes: int) -> bytes:
@@ -78,6 +84,8 @@ def _unpacked(body: bytes, encoding: str, most_bytes: int) -> bytes:
         parts.append(unpacker.flush())
     except zlib.error as error:
         raise InvalidArgument(f"the body is not {encoding}", reason="BAD_ENCODING") from error
+    if unpacker.unused_data:
+        raise InvalidArgument(f"{len(unpacker.unused_data)} bytes follow the {encoding} body", reason="BAD_ENCODING")
     if not unpacker.eof:
         raise InvalidArgument(f"the body ends within its {encoding}", reason="BAD_ENCODING")
     return b"".join(parts)

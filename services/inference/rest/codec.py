@@ -19,6 +19,7 @@ from services.inference.serving.replies import to_raw
 
 _BINARY_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 _DEEPEST = 32
+_MICROSECONDS = 1e6
 _NUMBERS = {"BOOL": (bool,), "FP32": (int, float), "FP64": (int, float), "BYTES": (str,)}
 
 
@@ -114,6 +115,32 @@ def _document(body: bytes, header_length: int | None) -> tuple[dict[str, Any], m
     return load_json(body[:length]), memoryview(body)[length:]
 
 
+def timeout_seconds(request: pb.ModelInferRequest) -> float | None:
+    """Return how long a request may take by its parameter `timeout`, microseconds, as Triton has it; None for no limit.
+
+    Raises:
+        InvalidArgument: it is no positive integer; 0 means none, as for Triton.
+    """
+    if "timeout" not in request.parameters:
+        return None
+    parameter = request.parameters["timeout"]
+    if parameter.WhichOneof("parameter_choice") != "int64_param" or parameter.int64_param < 0:
+        raise InvalidArgument("parameter 'timeout': expected microseconds, an integer", reason="BAD_PARAMETER")
+    return parameter.int64_param / _MICROSECONDS or None
+
+
+def fill_load_parameters(request: pb.RepositoryModelLoadRequest, document: Mapping[str, Any]) -> None:
+    """Take over the parameters of a load, for the servicer to refuse by name.
+
+    Raises:
+        InvalidArgument: they are no parameters.
+    """
+    for name in _mapping(document, "parameters", "the request"):
+        if not name.isascii():
+            raise InvalidArgument("parameters of the request: expected names in ASCII", reason="BAD_PARAMETER")
+        request.parameters[name].bool_param = True
+
+
 def load_json(text: bytes) -> dict[str, Any]:
     """Return a JSON object.
 
@@ -173,7 +200,7 @@ def _fill_contents(tensor: "pb.ModelInferRequest.InferInputTensor", item: Any) -
         raise _refused(tensor.name, f"{_BINARY_SIZE} for a tensor of {tensor.datatype[:16] or 'no datatype'}", "data")
     try:
         getattr(tensor.contents, field).extend(values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise _refused(tensor.name, f"data that fits {tensor.datatype}", "a value that does not") from None
 
 

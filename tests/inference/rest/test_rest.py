@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from servicekit.errors import InvalidArgument, Unimplemented
 from services.inference.rest.codec import build_reply, parse_request
 from services.inference.serving.codec import parse_inputs, requested_outputs
 from services.inference.serving.replies import build_reply as build_message
+from services.inference.serving.routing import Role, Route
 from services.inference.serving.table import Entry, ServingTable
 from tests.inference.fronts import Served, serving
 from tests.inference.house import until
@@ -234,6 +236,8 @@ _BAD: dict[str, tuple[Any, str]] = {
     "parameter no scalar": ({"inputs": [_INPUT], "parameters": {"x": [1]}}, "parameter 'x'"),
     "parameter too large": ({"inputs": [_INPUT], "parameters": {"x": 1 << 70}}, "parameter 'x'"),
     "id no text": ({"inputs": [_INPUT], "id": 7}, "id"),
+    "number beyond all floats": ({"inputs": [{**_INPUT, "data": [10**400, 2, 3]}]}, "fits FP32"),
+    "timeout no integer": ({"inputs": [_INPUT], "parameters": {"timeout": "soon"}}, "timeout"),
     "half a pair": ({"inputs": [{**_INPUT, "datatype": "BYTES", "data": ["\ud800", "", ""]}]}, "UTF-8"),
 }
 
@@ -292,6 +296,42 @@ async def test_errors_have_their_status(client: Client) -> None:
     long = {"inputs": [{"name": "n", "datatype": "INT64", "shape": [], "data": [1 << 40]}]}
     late = await client.infer("counting", {**long, "parameters": {"timeout": 200_000}})
     assert late.status == 504
+
+
+async def test_load_takes_no_parameters_and_says_so(client: Client, make_token: MakeToken) -> None:
+    token = make_token("developer")
+    documents: list[Any] = [{"parameters": bad} for bad in (None, 5, [{}], {"\ud800": 1})]
+    for document in documents:
+        answer = await client.ask("POST", "/v2/repository/models/echo/load", json.dumps(document).encode(), token=token)
+        assert answer.status == 400, (document, answer.body)
+    refused = await client.ask(
+        "POST", "/v2/repository/models/echo/load", b'{"parameters": {"config": "{}"}}', token=token
+    )
+    assert (refused.status, refused.headers["lepton-reason"]) == (400, "UNSUPPORTED_PARAMETER")
+
+
+async def test_split_by_sticky_key_holds_over_rest_too(client: Client) -> None:
+    first, second = identity("FP32", "split"), identity("FP32", "split")
+    second.number, second.version = 2, "2"
+    routes = {1: Route(), 2: Route(Role.TARGET, 50.0)}
+    client.served.table.set("default", "split", Entry({1: first, 2: second}, routes=routes))
+    versions = set()
+    for key in ("a", "b", "c", "d", "e", "f", "g", "h"):
+        answers = {
+            (await client.infer("split", _echo(), **{"lepton-sticky-key": key})).document["model_version"]
+            for _ in range(4)
+        }
+        assert len(answers) == 1
+        versions |= answers
+    assert versions == {"1", "2"}
+
+
+async def test_calls_are_counted_by_route(client: Client) -> None:
+    await client.infer("echo", _echo())
+    labels = {"method": "POST /v2/models/{model}/infer", "code": "OK"}
+    before = REGISTRY.get_sample_value("lepton_rpc_calls_total", labels) or 0
+    await client.infer("echo", _echo())
+    assert REGISTRY.get_sample_value("lepton_rpc_calls_total", labels) == before + 1
 
 
 async def test_client_that_goes_away_ends_its_run(client: Client) -> None:
@@ -353,9 +393,8 @@ def test_no_document_is_a_fault(document: Any, binary: bytes, model: Any, near: 
 @given(st.lists(st.floats(width=32), min_size=3, max_size=3), st.booleans())
 def test_numbers_come_back_as_they_went(values: list[float], binary: bool) -> None:
     model = identity("FP32")
-    finite = [value if np.isfinite(value) else 0.0 for value in values]
     document = {
-        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": finite}],
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [0.0, 0.0, 0.0]}],
         "parameters": {"binary_data_output": binary},
     }
     request, wanted = parse_request(json.dumps(document).encode(), None, "echo", "")
