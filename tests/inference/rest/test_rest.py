@@ -300,8 +300,8 @@ async def test_errors_have_their_status(client: Client) -> None:
 
 async def test_load_takes_no_parameters_and_says_so(client: Client, make_token: MakeToken) -> None:
     token = make_token("developer")
-    documents: list[Any] = [{"parameters": bad} for bad in (None, 5, [{}], {"\ud800": 1})]
-    for document in documents:
+    bad: list[Any] = [None, 5, [{}], {"\ud800": 1}]
+    for document in [{"parameters": parameters} for parameters in bad]:
         answer = await client.ask("POST", "/v2/repository/models/echo/load", json.dumps(document).encode(), token=token)
         assert answer.status == 400, (document, answer.body)
     refused = await client.ask(
