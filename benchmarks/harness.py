@@ -25,7 +25,8 @@ BASE_PORT = 30_000
 def running_platform(base_port: int = BASE_PORT) -> Iterator[Connection]:
     """Run a platform for the benchmark alone, on ports from a base."""
     with tempfile.TemporaryDirectory(prefix="lepton-benchmark-") as folder, environment(folder):
-        lepton("up", "--detach", "--base-port", str(base_port))
+        # One worker: a core is what is measured.
+        lepton("up", "--detach", "--base-port", str(base_port), "--inference-workers", "1")
         try:
             home = Home.find()
             yield Connection("127.0.0.1", home.token.read_text(), home.ca.read_bytes(), base_port)

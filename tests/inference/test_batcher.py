@@ -272,6 +272,20 @@ def test_lone_request_is_not_kept_and_one_of_a_stream_is_while_that_saves_more_t
     assert wait(8, 0.00001) == 0.0
 
 
+def test_request_left_to_a_thread_is_run_there_whatever_is_learnt_meanwhile() -> None:
+    asked, busy, other = Asked(), counting(), identity("FP32")
+    other.run_seconds = 1.0
+    asked.ask(busy, np.array(3_000_000))
+    asked.batcher.flush()
+    asked.ask(other, _floats(1))
+    asked.batcher.flush()
+    # Quick after all: nobody flushes once more for its sake.
+    other.run_seconds = other.row_seconds = 0.0
+    with asked._done:
+        assert asked._done.wait_for(lambda: asked.answered == 2, 20)
+    assert all(work.error is None for work in asked.works)
+
+
 def test_many_threads_ask_at_once() -> None:
     asked, model = Asked(slots=2), identity("FP32")
 

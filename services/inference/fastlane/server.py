@@ -129,9 +129,10 @@ class FastServer(grpc.aio.Server):
             event = None
 
     def _on_call(self, event: Any) -> None:
-        if self._is_stopping or not event.success or event.call is None:
+        if not event.success or event.call is None:
             return
-        self._request_call()
+        if not self._is_stopping:
+            self._request_call()
         method = self._fast.get(event.call_details.method)
         if method is not None:
             method.begin(event)

@@ -140,7 +140,7 @@ class Batcher:
         """Begin what waits: short runs here and now, the others in threads."""
         while True:
             with self._lock:
-                form = self._next(is_short=True)
+                form = self._next([form for form in self._ready if _run_seconds(form) < _INLINE_SECONDS])
                 batch = None if form is None else self._pop(form, runs_aside=False)
                 if batch is None:
                     self._start_runners()
@@ -163,7 +163,7 @@ class Batcher:
                 return
             self._unqueue(work)
             if not work.form.queue:
-                self._ready.pop(work.form, None)
+                self._forget(work.form)
             self._leave(work)
         work.error = Cancelled("the caller went away")
         work.form.model.statistics.failed(work.error.reason, time.monotonic() - work.started)
@@ -174,6 +174,10 @@ class Batcher:
         self._pool.shutdown(wait=True, cancel_futures=False)
 
     def _start_runners(self) -> None:
+        for form in self._ready:
+            # Told here, once: how long a run may take is learnt anew all the time, and who left it to the threads does
+            # not look again.
+            form.is_aside = True
         # A runner takes what waits until nothing does; so more than one for each form would have nothing to do.
         wanted = min(self._slots(), self._active + len(self._ready))
         while self._active < wanted:
@@ -190,7 +194,7 @@ class Batcher:
             self._run(batch)
 
     def _pop_aside(self) -> Batch | None:
-        while (form := self._next(is_short=False)) is not None:
+        while (form := self._next([form for form in self._ready if form.is_aside])) is not None:
             wait = 0.0 if self._is_lingering else linger_seconds(form)
             if wait:
                 self._linger(form, wait)
@@ -208,12 +212,11 @@ class Batcher:
                 break
         self._is_lingering = False
 
-    def _next(self, *, is_short: bool) -> Form | None:
+    def _next(self, forms: list[Form]) -> Form | None:
         """Return the form whose oldest request came first."""
-        found = [form for form in self._ready if (_run_seconds(form) < _INLINE_SECONDS) == is_short]
-        if len(found) < 2:
-            return found[0] if found else None
-        return min(found, key=lambda form: form.queue[0].started)
+        if len(forms) < 2:
+            return forms[0] if forms else None
+        return min(forms, key=lambda form: form.queue[0].started)
 
     def _pop(self, form: Form, *, runs_aside: bool) -> Batch:
         works: list[Work] = []
@@ -226,8 +229,12 @@ class Batcher:
             works.append(work)
             rows += work.rows
         if not form.queue:
-            del self._ready[form]
+            self._forget(form)
         return Batch(works, runs_aside=runs_aside)
+
+    def _forget(self, form: Form) -> None:
+        self._ready.pop(form, None)
+        form.is_aside = False
 
     def _unqueue(self, work: Work) -> None:
         work.form.rows -= work.rows

@@ -41,6 +41,7 @@ class Form:
         rows: that wait.
         arrival_seconds: mean time between two requests, lately.
         last_arrival: when the last one came (monotonic).
+        is_aside: whether what waits is left to the threads.
     """
 
     model: LoadedModel
@@ -51,6 +52,7 @@ class Form:
     rows: int = 0
     arrival_seconds: float = 1.0
     last_arrival: float = 0.0
+    is_aside: bool = False
 
     @property
     def most_rows(self) -> int:

@@ -29,6 +29,7 @@ MARK = "lepton-forwarded"
 # A worker reports every second: four lost reports in a row are no accident.
 _REPORT_LASTS_SECONDS = 5.0
 _TIMEOUT_SECONDS = 60.0
+_CLOSE_SECONDS = 10.0
 # What a table says of a model that may stand elsewhere.
 _ELSEWHERE = frozenset({"MODEL_NOT_FOUND", "MODEL_LOADING", "MODEL_NOT_LOADED", "WORKER_NOT_READY"})
 
@@ -82,7 +83,11 @@ class Directory:
     async def take(self, report: scheduler_pb2.WorkerReport) -> None:
         """Take a worker's report."""
         if report.kind == scheduler_pb2.WORKER_KIND_INFERENCE and report.worker != self._worker and report.address:
-            self._reports[report.worker] = (time.monotonic(), report)
+            now = time.monotonic()
+            self._reports = {
+                worker: heard for worker, heard in self._reports.items() if heard[0] > now - _REPORT_LASTS_SECONDS
+            }
+            self._reports[report.worker] = (now, report)
 
     def holders(self, workspace: str, deployment: str, version: str) -> list[Holder]:
         """Return who serves a deployment, the best first: of two by chance the one with less to do.
@@ -125,6 +130,7 @@ class Forwarder:
         self._directory = directory
         self._open_channel = open_channel
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         # By workspace and deployment: how long the others took.
         self.latencies: dict[tuple[str, str], Latencies] = {}
 
@@ -168,7 +174,17 @@ class Forwarder:
                 return await self._ask(holder, method, request, model, identity, seconds)
             except Unavailable as error:
                 why = error
+                self._forget(holder.address)
         raise why
+
+    def _forget(self, address: str) -> None:
+        """Let go of the channel to a worker that may be gone: else it would be looked for for ever."""
+        channel = self._channels.pop(address, None)
+        if channel is not None:
+            # Others may wait for answers on it, so nobody waits here for its end.
+            closing = asyncio.create_task(channel.close(_CLOSE_SECONDS))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def stream(
         self,
