@@ -27,7 +27,7 @@ def main() -> None:
         memory, cpu = _idle()
         lepton("down")
     show(
-        "embedded platform: nats-server, five services, two workers",
+        "embedded platform: nats-server, five services, its workers",
         [
             ("lepton up to all healthy, command included", median(seconds), "s", 5.0),
             ("idle memory (PSS)", memory / (1 << 30), "GiB", 1.2),
