@@ -185,9 +185,10 @@ def end_leftovers(home: Home) -> list[int]:
         pid, started = int(str(entry["pid"])), float(str(entry["started"]))
         # A pid may have been given to somebody else since: only the same start time makes it ours.
         if pid and abs(_start_time(pid) - started) < 1.0:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
+            # It may end any moment, also by itself.
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+                leftovers.append(psutil.Process(pid))
                 os.killpg(pid, signal.SIGTERM)
-            leftovers.append(psutil.Process(pid))
     _, alive = psutil.wait_procs(leftovers, timeout=_STOP_SECONDS)
     for process in alive:
         with contextlib.suppress(ProcessLookupError, PermissionError):
