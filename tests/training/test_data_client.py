@@ -23,7 +23,8 @@ def test_chunks_read_as_one_file_and_are_let_go(chunks: list[bytes], size: int) 
 
 
 async def test_rows_come_as_they_were_imported(house: House) -> None:
-    count = 50_000
+    # Each column of a batch reaches over several of the chunks that it comes in.
+    count = 400_000
     await house.import_table("many", {"x": range(count), "t": [f"row {index}" for index in range(count)]})
     async with open_channel(f"localhost:{house.data_port}", house.process_settings("training")) as channel:
         with act_as(Identity.for_service("default", "training")):

@@ -34,7 +34,8 @@ class DataClient:
         chunks = Chunks()
         async for answer in self._stub.ReadDataset(data_pb2.ReadDatasetRequest(ref=ref)):
             chunks.add(answer.arrow)
-        with pa.ipc.open_stream(pa.PythonFile(chunks, mode="r")) as reader:
+        # Arrow takes a short read for the end of the file, and a batch's columns are longer than a chunk.
+        with pa.ipc.open_stream(pa.PythonFile(io.BufferedReader(chunks), mode="r")) as reader:
             return reader.read_all()
 
 
