@@ -53,7 +53,7 @@ _TABLE: dict[str, tuple[Canary, Measured, Measured, Verdict, str]] = {
     "fails a little more": (_CANARY, measured(1000), measured(1000, failed=10), Verdict.STEP, "1.00%"),
     "fails more": (_CANARY, measured(1000), measured(1000, failed=11), Verdict.ROLL_BACK, "error rate"),
     "fails all of a few": (_CANARY, measured(900), measured(8, failed=8), Verdict.ROLL_BACK, "MODEL_FAULT"),
-    "fails one of forty, as chance may": (_CANARY, measured(900), measured(40, failed=1), Verdict.WAIT, "40 of 100"),
+    "fails one of a few, as chance may": (_CANARY, measured(900), measured(8, failed=1), Verdict.WAIT, "8 of 100"),
     "slower": (_CANARY, measured(900), measured(100, 20.0), Verdict.ROLL_BACK, "latency"),
     "slower, which nobody asks about": (
         replace(_CANARY, max_latency_ratio=0.0),

@@ -1,6 +1,5 @@
 """The judge of canaries: one pure function from what was measured to what is to be done."""
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -10,8 +9,8 @@ from services.inference.domain.release import Canary
 # A latency that differs by less is nobody's concern, whatever the ratio.
 _NOTICEABLE_SECONDS = 0.001
 _QUANTILE = 0.99
-# 99 in 100 that a true share lies beyond the bound: with a handful of requests chance alone must not end a canary.
-_Z = 2.326
+# How often a true share lies beyond its bound: with a handful of requests chance alone must not end a canary.
+_CHANCE = 0.01
 
 
 class Verdict(Enum):
@@ -133,12 +132,13 @@ def _figures(canary: Canary, incumbent: Measured, measured: Measured) -> str:
 def likely_share(count: int, whole: int) -> tuple[float, float]:
     """Return bounds of the true share behind a count, each exceeded once in a hundred; 0 and 1 where nothing is known.
 
-    Source: Wilson, Probable inference, the law of succession, and statistical inference, JASA 22, 1927.
+    Exact, for what ends a canary early is a handful of requests, where approximations are far too sure.
+
+    Source: Clopper and Pearson, The use of confidence or fiducial limits, Biometrika 26, 1934.
     """
-    if not whole:
-        return 0.0, 1.0
-    share, square = count / whole, _Z * _Z
-    middle = share + square / (2 * whole)
-    spread = _Z * math.sqrt(share * (1 - share) / whole + square / (4 * whole * whole))
-    scale = 1 + square / whole
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    # Loaded with the first canary: most platforms have none for most of the time.
+    from scipy.special import betaincinv
+
+    least = float(betaincinv(count, whole - count + 1, _CHANCE)) if count else 0.0
+    most = float(betaincinv(count + 1, whole - count, 1.0 - _CHANCE)) if count < whole else 1.0
+    return least, most
