@@ -14,7 +14,6 @@ from servicekit.rpc import open_channel, raw_channel
 from servicekit.server import RunningServer, Servicer
 from servicekit.worker import Membership, WorkerAgent, machine_capacity
 from services.inference.adapters.data_client import DataClient
-from services.inference.adapters.datasets_client import DatasetsClient
 from services.inference.adapters.deployments_client import DeploymentsClient
 from services.inference.adapters.registry_client import RegistryClient
 from services.inference.adapters.training_client import TrainingClient
@@ -45,7 +44,7 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
         nats = await stack.enter_async_context(connect(settings, worker))
         registry = RegistryClient(await channel(settings.registry_address))
         deployments = DeploymentsClient(await channel(settings.inference_address))
-        data = await channel(settings.data_address)
+        data = DataClient(await channel(settings.data_address))
         training = TrainingClient(await channel(settings.training_address))
         scheduler = await channel(settings.scheduler_address)
         forwarder = await stack.enter_async_context(_forwarding(settings, worker, nats))
@@ -55,9 +54,9 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
         replicas = await stack.enter_async_context(
             Replicas(registry, table, parts.servicer, parts.batcher, settings.run_threads)
         )
-        tuner = Tuner(replicas, registry, deployments, DataClient(data), training, limits_of(settings))
+        tuner = Tuner(replicas, registry, deployments, data, training, limits_of(settings))
         await stack.enter_async_context(tuner)
-        typed = stack.enter_context(_typed(settings, parts, DatasetsClient(data)))
+        typed = stack.enter_context(_typed(settings, parts, data))
         front = await stack.enter_async_context(running_front(settings, parts, [typed]))
         agent = _agent(settings, worker, front.server, scheduler, nats, replicas)
         await stack.enter_async_context(agent)
@@ -80,9 +79,9 @@ async def _forwarding(settings: WorkerSettings, worker: str, nats: Nats) -> Asyn
 
 
 @contextlib.contextmanager
-def _typed(settings: WorkerSettings, parts: Answering, datasets: DatasetsClient) -> Iterator[Servicer]:
+def _typed(settings: WorkerSettings, parts: Answering, data: DataClient) -> Iterator[Servicer]:
     """Make the service of typed predictions."""
-    scorer = Scorer(parts.predictions.run, datasets, settings.parallel_scorings)
+    scorer = Scorer(parts.predictions.run, data, settings.parallel_scorings)
     typed = PredictionServicer(parts.table, parts.predictions.run, scorer, parts.forwarder)
     try:
         yield Servicer(

@@ -10,7 +10,7 @@ import pyarrow as pa
 from lepton.v1 import data_pb2
 from lepton.v1 import prediction_pb2 as pb
 from servicekit.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
-from services.inference.adapters.datasets_client import DatasetsClient
+from services.inference.adapters.data_client import DataClient
 from services.inference.predict.answers import read_answers, wanted_outputs
 from services.inference.predict.rows import check_takes_columns
 from services.inference.predict.running import Run
@@ -34,7 +34,7 @@ class Scorer:
         parallel: datasets scored at a time.
     """
 
-    def __init__(self, run: Run, datasets: DatasetsClient, parallel: int) -> None:
+    def __init__(self, run: Run, datasets: DataClient, parallel: int) -> None:
         self._run = run
         self._datasets = datasets
         self._parallel = parallel

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lepton.v1 import data_pb2
 from servicekit.errors import DataLoss, InvalidArgument, LeptonError, NotFound, ResourceExhausted, Unavailable
-from services.inference.adapters.datasets_client import IpcStream
+from services.inference.adapters.data_client import IpcStream
 from services.inference.open_inference import grpc_service_pb2 as inference_pb
 from tests.inference.house import until
 from tests.inference.predict.bureau import Bureau
