@@ -10,9 +10,9 @@ from grpc.aio import ServicerContext
 
 from servicekit.rpc.channel import open_channel, raw_channel
 from servicekit.rpc.deadlines import bounded_timeout, set_deadline
-from servicekit.rpc.guard import Guard
+from servicekit.rpc.guard import Guard, check_answer
 
-__all__ = ["Context", "Guard", "bounded_timeout", "open_channel", "raw_channel", "set_deadline"]
+__all__ = ["Context", "Guard", "bounded_timeout", "check_answer", "open_channel", "raw_channel", "set_deadline"]
 
 # What a servicer method gets beside its request.
 Context: TypeAlias = ServicerContext[Any, Any]

@@ -181,12 +181,21 @@ class Guard(grpc.aio.ServerInterceptor):
             self._watches.discard(scope)
 
     def _sendable(self, answer: bytes) -> bytes:
-        if len(answer) > self._max_message_bytes:
-            raise ResourceExhausted(
-                f"the answer takes {len(answer)} bytes, more than the limit of {self._max_message_bytes}: ask for less",
-                reason="ANSWER_TOO_LARGE",
-            )
+        check_answer(len(answer), self._max_message_bytes)
         return answer
+
+
+def check_answer(size_bytes: int, most_bytes: int) -> None:
+    """Check that an answer is none that its client would refuse.
+
+    Raises:
+        ResourceExhausted: it is larger than the limit.
+    """
+    if size_bytes > most_bytes:
+        raise ResourceExhausted(
+            f"the answer takes {size_bytes} bytes, more than the limit of {most_bytes}: ask for less",
+            reason="ANSWER_TOO_LARGE",
+        )
 
 
 class _Unreadable:

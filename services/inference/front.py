@@ -8,14 +8,14 @@ from servicekit.rpc import Guard
 from servicekit.server import RunningServer, Servicer, running_server
 from servicekit.worker import own_cores
 from services.inference.adapters.deployments_client import DeploymentsClient
-from services.inference.fastlane.predictions import METHOD, FastPredictions
+from services.inference.fastlane.predictions import FastPredictions
 from services.inference.fastlane.server import FastServer
 from services.inference.open_inference.grpc_service_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from services.inference.rest.app import RestApp
 from services.inference.rest.server import running_rest
 from services.inference.serving.admission import Admission
 from services.inference.serving.batcher import Batcher, QueueLimits
-from services.inference.serving.forwarding import Forwarder
+from services.inference.serving.forwarding import MODEL_INFER, Forwarder
 from services.inference.serving.predictions import Predictions
 from services.inference.serving.servicer import OpenInferenceServicer
 from services.inference.serving.shadow import Shadow
@@ -105,9 +105,10 @@ async def running_front(
             parts.shadow,
             typed_mirrors=settings.typed_reply == "mirror",
             most_bytes=settings.max_message_bytes,
+            most_unread_bytes=settings.max_unread_bytes,
             default_seconds=settings.call_timeout_seconds,
         )
-        return FastServer(guard, options, {METHOD: fast})
+        return FastServer(guard, options, {MODEL_INFER: fast})
 
     service = Servicer(
         "inference.GRPCInferenceService",

@@ -47,6 +47,9 @@ class WorkerSettings(ProcessSettings):
     )
     max_queue_requests: int = Field(1024, ge=1, description="Requests of one model that may wait for their run.")
     max_queue_bytes: int = Field(512 << 20, ge=1 << 20, description="Bytes of requests that may wait, of all models.")
+    max_unread_bytes: int = Field(
+        256 << 20, ge=1 << 20, description="Replies that one client may leave unread before it is refused, bytes."
+    )
     tuning: str = Field(
         "within_loss",
         pattern="off|lossless|within_loss",

@@ -1,6 +1,7 @@
 """The fast lane's own: requests recognised by their beginning, callers that go, never read, or come while it drains."""
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -17,9 +18,11 @@ from hypothesis import strategies as st
 
 from servicekit.errors import LeptonError
 from services.inference.fastlane.heads import Heads
+from services.inference.fastlane.prediction_call import PredictionCall
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.batches import Batch, Work, find_form
 from services.inference.serving.codec import parse_inputs, requested_outputs
+from services.inference.serving.forwarding import MODEL_INFER
 from services.inference.serving.model import NUMPY_TYPES, LoadedModel
 from services.inference.serving.replies import build_reply, to_raw
 from services.inference.serving.table import Entry, ServingTable
@@ -192,6 +195,19 @@ async def test_call_without_a_deadline_ends_with_the_servers(platform_files: Pat
             )
 
 
+async def test_answered_call_without_a_deadline_is_let_go(served: Served) -> None:
+    before = _calls_held()
+    for _ in range(5):
+        await asyncio.gather(*(served.infer("counting", request=_count(1)) for _ in range(10)))
+    # Events that were taken last may hold a few.
+    assert _calls_held() - before < 10
+
+
+def _calls_held() -> int:
+    gc.collect()
+    return sum(isinstance(held, PredictionCall) for held in gc.get_objects())
+
+
 async def test_what_runs_at_a_drain_is_answered_and_what_comes_is_not_taken(served: Served) -> None:
     asking = asyncio.ensure_future(served.infer("counting", request=_count(3_000_000)))
     await asyncio.sleep(0.1)
@@ -236,6 +252,35 @@ async def test_client_that_never_reads_holds_nobody_up(
                 assert (await served.infer("echo", timeout=5.0)).model_version == "1"
         os.kill(client.pid, signal.SIGKILL)
     assert (await served.infer("echo", timeout=5.0)).model_version == "1"
+
+
+async def test_client_that_leaves_much_unread_is_refused_alone_until_it_reads(
+    platform_files: Path, make_token: MakeToken
+) -> None:
+    table = ServingTable()
+    table.set("default", "echo", Entry({1: identity("FP32")}))
+    token = bearer(make_token("viewer"))
+    array = np.zeros((80_000, 3), dtype=np.float32)
+    request = _request(identity("FP32"), [array], "")
+    request.model_name = "echo"
+    async with (
+        serving(table, platform_files, token, max_unread_bytes=2 << 20) as running,
+        # A stream's replies are taken off the wire when they are asked for, but for a window's worth.
+        public_channel(running.server.port, platform_files, [("grpc.http2.bdp_probe", 0)]) as channel,
+    ):
+        ask: Any = channel.unary_stream(MODEL_INFER)
+        content = request.SerializeToString()
+        unread = [ask(content, metadata=token) for _ in range(3)]
+        for call in unread:
+            await call.initial_metadata()
+        with pytest.raises(grpc.aio.AioRpcError, match="wait for you to read") as caught:
+            async for _ in ask(content, metadata=token):
+                pass
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await running.infer("echo")).model_version == "1"
+        for call in unread:
+            assert len([reply async for reply in call]) == 1
+        assert len([reply async for reply in ask(content, metadata=token)]) == 1
 
 
 async def test_port_without_tls_takes_tokens_on_loopback_alone(platform_files: Path, make_token: MakeToken) -> None:

@@ -1,5 +1,6 @@
 """The platform's credentials for tests: the same that `lepton init` makes, once a session."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -72,10 +73,10 @@ def environment_of(credentials: Path, service: str) -> dict[str, str]:
     }
 
 
-def public_channel(port: int, credentials: Path) -> grpc.aio.Channel:
+def public_channel(port: int, credentials: Path, options: Sequence[tuple[str, int]] = ()) -> grpc.aio.Channel:
     """Return a channel as an outside client opens it: it trusts the CA and shows no certificate."""
     authority = grpc.ssl_channel_credentials((credentials / "ca.pem").read_bytes())
-    return grpc.aio.secure_channel(f"localhost:{port}", authority)
+    return grpc.aio.secure_channel(f"localhost:{port}", authority, options)
 
 
 def bearer(token: str) -> tuple[tuple[str, str]]:

@@ -138,8 +138,7 @@ class AsyncCall(grpc.aio.ServicerContext[Any, Any]):
 
     def peer(self) -> str:
         """Return the peer's address."""
-        found = self._call.peer()
-        return found.decode() if isinstance(found, bytes) else str(found)
+        return core.peer_of(self._call)
 
     def peer_identities(self) -> Iterable[bytes] | None:
         """Return the subject alternative names of the peer's certificate; None without one."""

@@ -88,3 +88,9 @@ def peer_identities(call: Any) -> tuple[bytes, ...] | None:
     """Return the subject alternative names of the peer's certificate; None without one."""
     found = cygrpc.peer_identities(call)
     return None if found is None else tuple(found)
+
+
+def peer_of(call: Any) -> str:
+    """Return the address of a call's peer, its port included: one connection's."""
+    found = call.peer()
+    return found.decode() if isinstance(found, bytes) else str(found)

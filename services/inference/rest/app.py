@@ -5,7 +5,7 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
@@ -16,7 +16,7 @@ from opentelemetry.trace import Status, StatusCode
 from servicekit import telemetry
 from servicekit.auth import set_identity
 from servicekit.errors import Cancelled, DeadlineExceeded, LeptonError, NotFound, ResourceExhausted
-from servicekit.rpc import Guard, set_deadline, statuses
+from servicekit.rpc import Guard, check_answer, set_deadline, statuses
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.rest.bodies import Receive, packed, read_body
 from services.inference.rest.codec import build_reply, fill_load_parameters, load_json, parse_request, timeout_seconds
@@ -108,15 +108,12 @@ class Route:
     answer: Callable[[Asked], Awaitable[Answered]]
 
 
-@dataclass(frozen=True)
 class _Unmarked:
     """What the servicer asks of a call's context: nobody passes requests on over REST."""
 
-    metadata: tuple[tuple[str, str], ...] = field(default=())
-
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         """Return nothing."""
-        return self.metadata
+        return ()
 
     def peer_identities(self) -> None:
         """Return nobody."""
@@ -246,11 +243,7 @@ class RestApp:
         sticky_key = asked.headers.get(STICKY_METADATA, "")
         answer = await _within(seconds, self._predictions.infer(request, sticky_key=sticky_key))
         body, json_length = build_reply(answer.reply, binary)
-        if len(body) > self._most_bytes:
-            raise ResourceExhausted(
-                f"the answer takes {len(body)} bytes, more than the limit of {self._most_bytes}: ask for less",
-                reason="ANSWER_TOO_LARGE",
-            )
+        check_answer(len(body), self._most_bytes)
         if json_length is None:
             return Answered(body, headers=answer.metadata)
         headers = (*answer.metadata, (_HEADER_LENGTH, str(json_length)))

@@ -25,6 +25,7 @@ from services.inference.serving.statistics import Latencies
 
 _log = structlog.get_logger(__name__)
 
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 MARK = "lepton-forwarded"
 # A worker reports every second: four lost reports in a row are no accident.
 _REPORT_LASTS_SECONDS = 5.0

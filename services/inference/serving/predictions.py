@@ -14,15 +14,13 @@ from servicekit.errors import LeptonError, NotFound, ResourceExhausted, Unavaila
 from servicekit.rpc import bounded_timeout
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.batcher import Batcher
-from services.inference.serving.batches import FOREVER, Work, find_form, to_payload
-from services.inference.serving.codec import parse_inputs, requested_outputs, sticky_key_of
-from services.inference.serving.forwarding import Forwarder
+from services.inference.serving.batches import FOREVER, Work, find_form
+from services.inference.serving.forwarding import MODEL_INFER, Forwarder
 from services.inference.serving.model import Array, LoadedModel
+from services.inference.serving.questions import Question, read_request, route_request
 from services.inference.serving.replies import build_reply
 from services.inference.serving.shadow import Shadow
 from services.inference.serving.table import ServingTable
-
-_MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
 @dataclass(frozen=True)
@@ -79,28 +77,23 @@ class Predictions:
         started = time.monotonic()
         workspace = current_identity().workspace
         try:
-            key = sticky_key_of(request) or sticky_key
-            model = self._table.route(workspace, request.model_name, request.model_version, key)
+            model = route_request(self._table, workspace, request, sticky_key)
         except (NotFound, Unavailable) as why:
             return await self._forward(request, why, is_marked=is_marked)
-        try:
-            inputs = parse_inputs(request, model)
-            names = requested_outputs(request, model)
-        except LeptonError as error:
-            model.statistics.failed(error.reason, time.monotonic() - started)
-            raise
-        arrays = await self.run(model, inputs, names)
+        question = read_request(self._table, workspace, request, model, started)
+        arrays = await self._answer(question)
+        names = question.form.outputs
         reply = build_reply(request, model, names, arrays, typed_mirrors=self._typed_mirrors)
-        if self._shadow is not None and not request.model_version:
+        if self._shadow is not None and question.shared is not None:
             answer = dict(zip(names, arrays, strict=True))
-            self._shadow.offer(self._table.get(workspace, request.model_name), model, inputs, answer)
+            self._shadow.offer(question.shared, model, question.inputs, answer)
         return Answer(reply, (("lepton-prediction-id", uuid.uuid4().hex), ("lepton-provider", model.provider)))
 
     async def _forward(self, request: pb.ModelInferRequest, why: LeptonError, *, is_marked: bool) -> Answer:
         if self._forwarder is None:
             raise why
         forwarded = await self._forwarder.unary(
-            _MODEL_INFER,
+            MODEL_INFER,
             request.SerializeToString(),
             (request.model_name, request.model_version),
             current_identity(),
@@ -123,10 +116,12 @@ class Predictions:
             DeadlineExceeded: the call's time was over before its turn came.
             Internal: the model failed.
         """
-        form, rows = find_form(model, tuple(names), inputs)
-        payloads = [to_payload(inputs[name], spec) for name, spec in model.inputs.items()]
-        work = Work(form, payloads, rows, _Waker(answered := asyncio.get_running_loop().create_future()))
-        work.size_bytes = sum(array.nbytes for array in inputs.values())
+        return await self._answer(Question(*find_form(model, tuple(names), inputs), inputs))
+
+    async def _answer(self, question: Question) -> list[Array]:
+        answered = asyncio.get_running_loop().create_future()
+        work = Work(question.form, question.payloads(), question.rows, _Waker(answered))
+        work.size_bytes = sum(array.nbytes for array in question.inputs.values())
         seconds = bounded_timeout(None)
         work.deadline = FOREVER if seconds is None else work.started + seconds
         span = trace.get_current_span()
@@ -134,7 +129,7 @@ class Predictions:
         try:
             self._batcher.submit(work)
         except ResourceExhausted as error:
-            model.statistics.failed(error.reason, time.monotonic() - work.started)
+            question.model.statistics.failed(error.reason, time.monotonic() - work.started)
             raise
         self._flush_soon()
         try:

@@ -1,6 +1,7 @@
 """Arrays to Open Inference replies: pure."""
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ _LENGTH = struct.Struct("<I")
 def build_reply(
     request: pb.ModelInferRequest,
     model: LoadedModel,
-    names: list[str],
-    arrays: list[Array],
+    names: Sequence[str],
+    arrays: Sequence[Array],
     *,
     typed_mirrors: bool = True,
 ) -> pb.ModelInferResponse:
