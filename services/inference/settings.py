@@ -45,6 +45,7 @@ class WorkerSettings(ProcessSettings):
     admission_file: Path | None = Field(
         None, description="File by which the processes of one port share max_in_flight; empty counts each by itself."
     )
+    max_batch_rows: int = Field(1_048_576, ge=1, description="Most rows of one request.")
     max_queue_requests: int = Field(1024, ge=1, description="Requests of one model that may wait for their run.")
     max_queue_bytes: int = Field(512 << 20, ge=1 << 20, description="Bytes of requests that may wait, of all models.")
     max_unread_bytes: int = Field(

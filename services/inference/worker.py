@@ -52,7 +52,7 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
         parts = stack.enter_context(answering(settings, table, forwarder, deployments))
         stack.enter_context(collecting(table, forwarder))
         replicas = await stack.enter_async_context(
-            Replicas(registry, table, parts.servicer, parts.batcher, settings.run_threads)
+            Replicas(registry, table, parts.servicer, parts.batcher, settings.run_threads, settings.max_batch_rows)
         )
         tuner = Tuner(replicas, registry, deployments, data, training, limits_of(settings))
         await stack.enter_async_context(tuner)

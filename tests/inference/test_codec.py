@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 
 from servicekit.errors import InvalidArgument
 from services.inference.open_inference import grpc_service_pb2 as pb
-from services.inference.serving.codec import TYPED_FIELDS, parse_inputs, requested_outputs
+from services.inference.serving.codec import TYPED_FIELDS, element_count, parse_inputs, requested_outputs
 from services.inference.serving.model import NUMPY_TYPES
 from services.inference.serving.replies import build_reply, classify, to_raw
 from tests.inference.models import columns, identity
@@ -129,7 +129,7 @@ def _changed(**changes: Any) -> pb.ModelInferRequest:
         (_changed(shape=[2, 4]), "expected shape [-1, 3], got [2, 4]"),
         (_changed(shape=[6]), "expected shape [-1, 3], got [6]"),
         (_changed(shape=[-1, 3]), "got [-1, 3]"),
-        (_changed(shape=[2**62, 3]), "elements"),
+        (_changed(shape=[2**62, 3]), "expected at most 1048576 rows, got 4611686018427387904"),
         (_changed(shape=[1, 3]), "expected 12 bytes for shape [1, 3], got 24"),
         (pb.ModelInferRequest(), "expected every input of the model, got no x"),
     ],
@@ -138,6 +138,11 @@ def test_tensor_that_does_not_fit_is_refused(request_: pb.ModelInferRequest, tex
     error = _refusal(request_)
     assert text in error.message
     assert "model 'echo'" in error.message
+
+
+def test_shape_whose_size_overflows_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="elements"):
+        element_count((1, 2**62), ECHO["FP32"].inputs["x"], ECHO["FP32"])
 
 
 def test_input_that_stands_twice_is_refused() -> None:

@@ -135,7 +135,8 @@ async def test_questions_about_models_are_passed_on_too(pair: Pair) -> None:
     found = await stub.ModelMetadata(pb.ModelMetadataRequest(name="echo"), metadata=metadata)
     assert list(found.versions) == ["3"]
     config = await stub.ModelConfig(pb.ModelConfigRequest(name="echo"), metadata=metadata)
-    assert config.config.max_batch_size > 0
+    assert config.config.max_batch_size == 1_048_576
+    assert list(config.config.dynamic_batching.preferred_batch_size) == [64]
     index = await stub.RepositoryIndex(pb.RepositoryIndexRequest(), metadata=metadata)
     assert ("echo", "3", "READY") in {(row.name, row.version, row.state) for row in index.models}
 

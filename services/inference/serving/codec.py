@@ -69,6 +69,8 @@ def parse_inputs(request: pb.ModelInferRequest, model: LoadedModel) -> dict[str,
             array = _from_raw(raw[index], spec, shape, model)
         else:
             array = _from_typed(tensor.contents, spec, shape, model)
+        if spec.batch is not None and shape[0] > model.max_rows:
+            raise _refused(model, tensor.name, f"at most {model.max_rows} rows", str(shape[0]))
         if spec.batch is not None and batches.setdefault(spec.batch, shape[0]) != shape[0]:
             expected = f"a batch of {batches[spec.batch]}, as the inputs before"
             raise _refused(model, tensor.name, expected, str(shape[0]))

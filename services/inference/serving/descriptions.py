@@ -33,13 +33,13 @@ def config(name: str, model: LoadedModel) -> pb.ModelConfig:
         name=name,
         platform=_PLATFORM,
         backend="onnxruntime",
-        max_batch_size=model.batch_rows if model.is_batchable else 0,
+        max_batch_size=model.max_rows if model.is_batchable else 0,
         model_transaction_policy=pb.ModelTransactionPolicy(decoupled=False),
     )
     kind = pb.ModelInstanceGroup.KIND_CPU if model.provider == PROVIDERS[-1] else pb.ModelInstanceGroup.KIND_GPU
     found.instance_group.add(name=name, count=1, kind=kind)
     if model.is_batchable:
-        found.dynamic_batching.SetInParent()
+        found.dynamic_batching.preferred_batch_size.append(model.batch_rows)
     for spec in model.inputs.values():
         found.input.add(name=spec.name, data_type=_data_type(spec.datatype), dims=spec.shape[skipped:])
     for output in model.outputs.values():

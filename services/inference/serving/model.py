@@ -120,7 +120,8 @@ class LoadedModel:
         in_flight: requests under way.
         waiting, waiting_rows: those of them that wait for their run.
         is_batchable: whether rows of several requests may be run together: tried at the warm-up.
-        batch_rows: most rows of a batch.
+        batch_rows: most rows that requests are put together to.
+        max_rows: most rows of one request.
         run_seconds: what a run of one row took at the warm-up.
         fixed_seconds: what a run takes beyond its rows, as far as that is known.
         row_seconds: mean of the last runs, a row.
@@ -151,6 +152,7 @@ class LoadedModel:
     waiting_rows: int = 0
     is_batchable: bool = False
     batch_rows: int = 64
+    max_rows: int = 1_048_576
     run_seconds: float = 0.0
     fixed_seconds: float = 0.0
     row_seconds: float = 0.0
@@ -184,7 +186,7 @@ class LoadedModel:
         """Take what is the version's from the one whose place this one takes: only how it runs is another."""
         self.epoch = old.epoch
         self.statistics, self.cache = old.statistics, old.cache
-        self.preprocessing = old.preprocessing
+        self.preprocessing, self.max_rows = old.preprocessing, old.max_rows
         # Integer arithmetic scales by the batch: its rows differ by more than the warm-up allows, and were judged so.
         self.is_batchable = old.is_batchable
 
@@ -331,6 +333,8 @@ def _warm_up(model: LoadedModel) -> None:
         one_row = min(_timed(model, one) for _ in range(_TIMINGS))
         many = _stacked(one, _TRIAL_ROWS)
         many_rows = min(_timed(model, many) for _ in range(_TIMINGS))
+        # The least of some: one disturbed timing would have short runs handed to threads until it is outgrown.
+        model.run_seconds = min(model.run_seconds, one_row)
         model.row_seconds = many_rows / _TRIAL_ROWS
         model.fixed_seconds = max(one_row - (many_rows - one_row) / (_TRIAL_ROWS - 1), 0.0)
 

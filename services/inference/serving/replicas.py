@@ -42,6 +42,7 @@ class Replicas:
         servicer: told when the first assignment is done.
         batcher: tells how much was served.
         threads: that one run of a model may use.
+        max_rows: of one request.
         retry_seconds: waits between tries to load, the last one for ever.
     """
 
@@ -52,6 +53,7 @@ class Replicas:
         servicer: OpenInferenceServicer,
         batcher: Batcher,
         threads: int,
+        max_rows: int = 1_048_576,
         retry_seconds: tuple[float, ...] = _RETRY_SECONDS,
     ) -> None:
         self._registry = registry
@@ -59,6 +61,7 @@ class Replicas:
         self._servicer = servicer
         self._batcher = batcher
         self._threads = threads
+        self._max_rows = max_rows
         self._retry_seconds = retry_seconds
         self._loading: dict[Key, asyncio.Task[None]] = {}
         self._draining: set[asyncio.Task[None]] = set()
@@ -213,6 +216,7 @@ class Replicas:
             threads=self._threads,
             workspace=replica.workspace,
         )
+        model.max_rows = self._max_rows
         model.preprocessing = await asyncio.to_thread(load_preprocessing, files, model.inputs)
         return model
 

@@ -74,14 +74,14 @@ class Statistics:
     Args:
         requests, rows: answered.
         executions: runs of the model.
-        errors: requests that failed, by reason.
+        errors, failed_seconds: requests that failed, by reason, and how long they took together.
         latency: from the request's bytes to the reply's, of answered requests.
         queue: waits before a batch was assembled.
         preprocess: assembling a batch; once a batch.
         compute: a batch in the execution provider; once a batch.
-        forward: requests that another worker answered.
+        postprocess_seconds: giving out answers.
         sizes: by rows of a batch.
-        cache_hits, cache_misses: of the response cache.
+        cache_hits, cache_hit_seconds, cache_misses: of the response cache.
         release: the same, as those that compare versions want it.
         last_time: when a request was answered last, seconds since the epoch; 0 for never.
     """
