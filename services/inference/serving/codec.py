@@ -69,8 +69,6 @@ def parse_inputs(request: pb.ModelInferRequest, model: LoadedModel) -> dict[str,
             array = _from_raw(raw[index], spec, shape, model)
         else:
             array = _from_typed(tensor.contents, spec, shape, model)
-        if spec.batch is not None and shape[0] > model.max_rows:
-            raise _refused(model, tensor.name, f"at most {model.max_rows} rows", str(shape[0]))
         if spec.batch is not None and batches.setdefault(spec.batch, shape[0]) != shape[0]:
             expected = f"a batch of {batches[spec.batch]}, as the inputs before"
             raise _refused(model, tensor.name, expected, str(shape[0]))
@@ -128,6 +126,8 @@ def _checked_shape(
     for size, want in zip(shape, spec.shape, strict=True):
         if size < 0 or want not in (-1, size):
             raise _refused(model, spec.name, f"shape {list(spec.shape)}", str(list(shape)))
+    if spec.batch is not None and shape[0] > model.max_rows:
+        raise _refused(model, spec.name, f"at most {model.max_rows} rows", str(shape[0]))
     return shape
 
 
