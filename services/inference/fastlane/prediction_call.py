@@ -91,9 +91,10 @@ class PredictionCall:
 
     def expire(self) -> None:
         """End a call that brought no deadline and took longer than the server's."""
-        if not self.is_answered and self.work is not None:
+        work = self.work
+        if work is not None and not self.is_answered:
             self._fail_with(DeadlineExceeded(f"the call took longer than {self._owner.default_seconds:g} s"))
-            self._owner.batcher.cancel(self.work)
+            self._owner.batcher.cancel(work)
 
     def refuse(self, error: Exception) -> None:
         """Send an error's status."""
@@ -253,10 +254,13 @@ class PredictionCall:
         self._core_call.start_server_batch(operations, core.ignored)
 
     def _closed(self, event: Any) -> None:
-        if event.batch_operations[0].cancelled() and self.work is not None and not self.is_answered:
-            self._owner.batcher.cancel(self.work)
+        work = self.work
+        if event.batch_operations[0].cancelled() and work is not None and not self.is_answered:
+            self._owner.batcher.cancel(work)
 
     def _end(self, code: str, reason: str = "") -> None:
+        # It and its work hold each other: as garbage that only the collector finds they cost a sixth of the time.
+        self.work = None
         if not self._brings_deadline:
             self._owner.unbound(self)
         telemetry.count_call(MODEL_INFER, code, time.monotonic() - self.started)

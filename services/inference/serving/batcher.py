@@ -257,6 +257,8 @@ class Batcher:
                     work.error = Internal("the request could not be run", reason="BATCH_FAILED")
         self._settle(batch)
         record_batch(batch)
+        # They hold each other; so they go at once, not when the garbage collector finds them.
+        batch.works.clear()
 
     def _settle(self, batch: Batch) -> None:
         ran = time.monotonic()
