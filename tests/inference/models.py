@@ -4,7 +4,8 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from lepton.v1 import common_pb2, registry_pb2
-from services.inference.serving.model import LoadedModel, load_model
+from services.inference.serving.loading import load_model
+from services.inference.serving.model import LoadedModel
 
 KINDS = {
     "BOOL": TensorProto.BOOL,

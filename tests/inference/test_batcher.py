@@ -17,7 +17,8 @@ from servicekit.errors import Cancelled, DeadlineExceeded, Internal, InvalidArgu
 from services.inference.serving.admission import Admission
 from services.inference.serving.batcher import Batcher, QueueLimits, linger_seconds
 from services.inference.serving.batches import Form, Work, find_form, to_payload
-from services.inference.serving.model import Array, LoadedModel, load_model
+from services.inference.serving.loading import load_model
+from services.inference.serving.model import Array, LoadedModel
 from tests.inference.models import columns, identity
 from tests.inference.test_limits import counting
 from tests.support.onnx_models import fixed_batch_model

@@ -21,7 +21,8 @@ from servicekit.rpc.channel import ServiceChannel
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.open_inference import grpc_service_pb2_grpc
 from services.inference.serving.codec import TYPED_FIELDS, parse_inputs, requested_outputs
-from services.inference.serving.model import NUMPY_TYPES, LoadedModel, load_model
+from services.inference.serving.loading import load_model
+from services.inference.serving.model import NUMPY_TYPES, LoadedModel
 from services.inference.serving.replies import build_reply, to_raw
 from services.inference.serving.table import Entry, ServingTable
 from tests.inference.fronts import LANES, serving

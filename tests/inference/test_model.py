@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from lepton.v1 import common_pb2, registry_pb2
 from servicekit.errors import FailedPrecondition
-from services.inference.serving.model import load_model
+from services.inference.serving.loading import load_model
 from tests.inference.models import identity
 from tests.support import onnx_models
 

@@ -13,12 +13,13 @@ from servicekit.errors import FailedPrecondition
 from services.inference.domain.tuning import Wish
 from services.inference.plans.build import Feed, NotBuilt, build
 from services.inference.plans.candidates import LEAST_ROWS, PLAIN, Candidate, Hardware, worth_trying
-from services.inference.plans.choice import LEAST_GAIN, Timing, best_batch, best_threads, fit_cost, in_order, speedup
+from services.inference.plans.choice import LEAST_GAIN, Timing, best_threads, in_order, speedup
 from services.inference.plans.graph import index_limits, read_facts
 from services.inference.plans.measure import in_turn, processor_clock
 from services.inference.plans.quality import Quality, Task, find_task, judge, same_but_rounding
 from services.inference.plans.rows import Group, Tensor, synthetic, tiled
-from services.inference.serving.model import ORT_DATATYPES, open_session
+from services.inference.serving.batch_cost import best_batch, fit_cost
+from services.inference.serving.session import ORT_DATATYPES, open_session
 
 Array = np.ndarray[Any, Any]
 

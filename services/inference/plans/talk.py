@@ -21,7 +21,7 @@ from services.inference.plans.build import NotBuilt, build
 from services.inference.plans.candidates import PLAIN, Hardware, find_candidate
 from services.inference.plans.search import Evidence, Found, Question, calibration_of, search, tensors_of
 from services.inference.plans.wire import LENGTH, Header, Source, read_header
-from services.inference.serving.model import open_session
+from services.inference.serving.session import open_session
 
 
 def answer(source: BinaryIO, out: BinaryIO, *, may_build: bool) -> None:

@@ -25,7 +25,8 @@ from services.inference.plans.child import NoAnswer, ask
 from services.inference.plans.evidence import find_source, frames
 from services.inference.plans.machine import only_one, read_hardware, sweep
 from services.inference.plans.wire import Header, Source
-from services.inference.serving.model import LoadedModel, load_model
+from services.inference.serving.loading import load_model
+from services.inference.serving.model import LoadedModel
 from services.inference.serving.replicas import Key, Replicas
 from services.inference.settings import WorkerSettings
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 from lepton.v1 import scheduler_pb2
 from services.inference.open_inference import grpc_service_pb2 as pb
-from services.inference.serving.model import PROVIDERS, LoadedModel
+from services.inference.serving.model import LoadedModel
+from services.inference.serving.session import PROVIDERS
 from services.inference.serving.statistics import Latencies, Statistics
 from services.inference.serving.table import Entry
 

@@ -16,7 +16,8 @@ from services.inference.adapters.registry_client import RegistryClient
 from services.inference.convert import measured_to_proto, route_from_proto
 from services.inference.predict.preprocessing import PREPROCESSING_FILES, load_preprocessing
 from services.inference.serving.batcher import Batcher
-from services.inference.serving.model import LoadedModel, load_model
+from services.inference.serving.loading import load_model
+from services.inference.serving.model import LoadedModel
 from services.inference.serving.response_cache import ResponseCache
 from services.inference.serving.servicer import OpenInferenceServicer
 from services.inference.serving.table import Entry, ServingTable

@@ -8,12 +8,11 @@ from services.inference.plans.candidates import PLAIN, Candidate, find_candidate
 from services.inference.plans.choice import (
     LEAST_GAIN,
     Timing,
-    best_batch,
     best_threads,
-    fit_cost,
     in_order,
     speedup,
 )
+from services.inference.serving.batch_cost import best_batch, fit_cost
 
 _NAMES = ("extended", "fused", "int8_dynamic", "fused_int8_dynamic", "int8_static")
 

@@ -17,7 +17,8 @@ from lepton.v1 import prediction_pb2 as pb
 from lepton.v1 import registry_pb2
 from servicekit.errors import FailedPrecondition, InvalidArgument
 from services.inference.predict.preprocessing import load_preprocessing
-from services.inference.serving.model import Array, LoadedModel, Preprocessing, load_model
+from services.inference.serving.loading import load_model
+from services.inference.serving.model import Array, LoadedModel, Preprocessing
 from tests.inference.house import FAILED
 from tests.inference.predict.bureau import Bureau
 from tests.inference.predict.models import image_model, png

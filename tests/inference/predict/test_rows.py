@@ -12,7 +12,8 @@ from lepton.v1 import registry_pb2
 from servicekit.errors import FailedPrecondition, InvalidArgument
 from services.inference.predict.answers import read_answers, to_predictions, wanted_outputs
 from services.inference.predict.rows import rows_to_arrays
-from services.inference.serving.model import LoadedModel, load_model
+from services.inference.serving.loading import load_model
+from services.inference.serving.model import LoadedModel
 from tests.inference.models import identity
 from tests.inference.predict.models import (
     credit_model,

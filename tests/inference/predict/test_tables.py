@@ -11,7 +11,7 @@ from servicekit.errors import InvalidArgument
 from services.inference.predict.answers import Answers
 from services.inference.predict.rows import rows_to_arrays
 from services.inference.predict.tables import answer_columns, batch_to_arrays
-from services.inference.serving.model import load_model
+from services.inference.serving.loading import load_model
 from tests.inference.predict.models import credit_model, credit_signature, price_model, price_signature, row
 
 CREDIT = load_model("credit", registry_pb2.Version(number=1, signature=credit_signature()), credit_model())

@@ -12,7 +12,8 @@ from lepton.v1 import common_pb2, registry_pb2
 from lepton.v1 import prediction_pb2 as pb
 from servicekit.errors import FailedPrecondition, InvalidArgument
 from services.inference.predict.preprocessing import load_preprocessing
-from services.inference.serving.model import Array, LoadedModel, Preprocessing, load_model
+from services.inference.serving.loading import load_model
+from services.inference.serving.model import Array, LoadedModel, Preprocessing
 from tests.inference.models import columns
 from tests.inference.predict.bureau import Bureau
 from tests.inference.predict.models import text_model, tokenizer_file

@@ -1,0 +1,85 @@
+"""A registered version to a model that can be run: its session, and the checks that its signature asks for."""
+
+from typing import Any
+
+from lepton.v1 import common_pb2, registry_pb2
+from servicekit.errors import FailedPrecondition
+from services.inference.serving.model import InputSpec, LoadedModel, OutputSpec
+from services.inference.serving.session import ORT_DATATYPES, open_session
+from services.inference.serving.warm_up import warm_up
+
+
+def load_model(
+    deployment: str,
+    version: registry_pb2.Version,
+    content: bytes,
+    *,
+    epoch: int = 0,
+    threads: int = 1,
+    workspace: str = "",
+    optimization: str = "all",
+    provider: str = "",
+) -> LoadedModel:
+    """Load a version and try it on a row. Blocks.
+
+    Args:
+        deployment: whose it is.
+        version: what the registry says of it.
+        content: its model.onnx.
+        epoch: of its placement.
+        threads: that one run may use.
+        workspace: whose the deployment is.
+        optimization: ONNX Runtime's level of graph optimisation: all or extended.
+        provider: the execution provider to prefer; empty for the usual ones.
+
+    Raises:
+        FailedPrecondition: ONNX Runtime cannot load or run it.
+    """
+    session = open_session(content, threads, optimization, provider)
+    signature = version.signature
+    specs = {spec.name: spec for spec in signature.inputs}
+    inputs = {item.name: _input(item, specs.get(item.name), signature) for item in session.get_inputs()}
+    outputs = {item.name: _output(item, tuple(signature.classes)) for item in session.get_outputs()}
+    model = LoadedModel(deployment, version.number, version.digest, session, inputs, outputs, epoch, workspace)
+    model.model, model.target = version.model, signature.target
+    warm_up(model)
+    return model
+
+
+def _input(item: Any, spec: common_pb2.TensorSpec | None, signature: common_pb2.Signature) -> InputSpec:
+    shape = _shape(item)
+    batch = (item.shape[0] or "") if shape[:1] == (-1,) else None
+    if spec is None or not spec.kind:
+        return InputSpec(item.name, _datatype(item), shape, batch)
+    insists = signature.handle_unknown == "error" and spec.kind == common_pb2.COLUMN_KIND_CATEGORICAL
+    # A missing value is no category, and is checked by itself.
+    known = frozenset((*spec.categories, "")) if insists else None
+    return InputSpec(
+        item.name,
+        _datatype(item),
+        shape,
+        batch,
+        is_column=True,
+        nullable=spec.nullable,
+        known=known,
+        is_boolean=spec.kind == common_pb2.COLUMN_KIND_BOOLEAN,
+    )
+
+
+def _output(item: Any, classes: tuple[str, ...]) -> OutputSpec:
+    shape = _shape(item)
+    labels = classes if classes and shape[-1:] == (len(classes),) else ()
+    return OutputSpec(item.name, _datatype(item), shape, labels)
+
+
+def _shape(item: Any) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) and size >= 0 else -1 for size in item.shape)
+
+
+def _datatype(item: Any) -> str:
+    # ONNX Runtime's Python interface carries no BF16 tensors, nor sequences and maps over any wire.
+    if item.type not in ORT_DATATYPES:
+        raise FailedPrecondition(
+            f"the graph takes or gives a {item.type} as {item.name!r}, which cannot be served", reason="LOAD_FAILED"
+        )
+    return ORT_DATATYPES[item.type]

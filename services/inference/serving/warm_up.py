@@ -1,0 +1,102 @@
+"""The first runs of a model: whether it takes batches, and which size of them is worth it."""
+
+import time
+
+import numpy as np
+
+from servicekit.errors import FailedPrecondition
+from services.inference.serving.batch_cost import best_batch, fit_cost
+from services.inference.serving.model import NUMPY_TYPES, Array, LoadedModel
+from services.inference.serving.session import first_line
+
+_MOST_ROWS = 64
+# A batch that takes longer would hold up those that come after it, and the warm-up.
+_LONGEST_SECONDS = 0.2
+_TIMINGS = 3
+# Batches twice as large are tried until one is so much slower, a row, than the best.
+_WORSE = 0.93
+
+
+def warm_up(model: LoadedModel) -> None:
+    """Run a model some times: the first run allocates, and on a GPU compiles; the others tell what batches take.
+
+    Raises:
+        FailedPrecondition: it cannot be run.
+    """
+    one = _sample(model, 1)
+    try:
+        model.session.run(None, one)
+        one_row = min(_timed(model, one) for _ in range(_TIMINGS))
+        model.is_batchable = _is_batchable(model)
+    except Exception as error:
+        raise FailedPrecondition(f"the model cannot be run: {first_line(error)}", reason="LOAD_FAILED") from error
+    # The least of some: one disturbed timing would have short runs handed to threads until it is outgrown.
+    model.run_seconds = model.row_seconds = one_row
+    if model.is_batchable:
+        seconds = _measure_batches(model, one, one_row)
+        model.batch_rows = best_batch(seconds)
+        model.row_seconds = seconds[model.batch_rows] / model.batch_rows
+        model.fixed_seconds, _ = fit_cost(seconds)
+
+
+def _measure_batches(model: LoadedModel, one: dict[str, Array], one_row: float) -> dict[int, float]:
+    """Return the seconds of a run by its rows, as far as larger batches are worth it."""
+    seconds = {1: one_row}
+    rows, best = 1, one_row
+    while rows < _MOST_ROWS and 2 * seconds[rows] < _LONGEST_SECONDS:
+        rows *= 2
+        many = _stacked(one, rows)
+        seconds[rows] = min(_timed(model, many) for _ in range(_TIMINGS))
+        best = min(best, seconds[rows] / rows)
+        if seconds[rows] / rows * _WORSE > best:
+            break
+    return seconds
+
+
+def _is_batchable(model: LoadedModel) -> bool:
+    """Try whether two rows run together get what each gets alone: not so where a graph fixes or mixes its batch."""
+    if not model.inputs or any(spec.batch is None for spec in model.inputs.values()):
+        return False
+    rows = [_sample(model, 1), _sample(model, 0)]
+    together = {name: np.concatenate([row[name] for row in rows]) for name in model.inputs}
+    try:
+        alone = [model.session.run(None, row) for row in rows]
+        both = model.session.run(None, together)
+    except Exception:
+        # It answered one row before: so it is the batch that it does not take.
+        return False
+    return all(
+        array.shape[:1] == (2,) and _agree(array[:1], first) and _agree(array[1:], second)
+        for array, first, second in zip(both, *alone, strict=True)
+    )
+
+
+def _agree(found: Array, expected: Array) -> bool:
+    if found.shape != expected.shape:
+        return False
+    if found.dtype.kind == "f":
+        # Sums in another order differ in their last digits; integer arithmetic scales by the batch.
+        return bool(np.allclose(found, expected, rtol=0.05, atol=0.05, equal_nan=True))
+    return bool(np.array_equal(found, expected))
+
+
+def _sample(model: LoadedModel, value: int) -> dict[str, Array]:
+    """Return one row of ones or of zeros; of texts "a" or "b"."""
+    sample: dict[str, Array] = {}
+    for spec in model.inputs.values():
+        shape = [1 if size < 0 else size for size in spec.shape]
+        if spec.datatype == "BYTES":
+            sample[spec.name] = np.full(shape, "a" if value else "b", dtype=object)
+        else:
+            sample[spec.name] = np.full(shape, value, dtype=NUMPY_TYPES[spec.datatype])
+    return sample
+
+
+def _stacked(sample: dict[str, Array], rows: int) -> dict[str, Array]:
+    return {name: np.concatenate([array] * rows) for name, array in sample.items()}
+
+
+def _timed(model: LoadedModel, inputs: dict[str, Array]) -> float:
+    started = time.perf_counter()
+    model.session.run(None, inputs)
+    return time.perf_counter() - started
