@@ -110,6 +110,8 @@ def running_house(options: Options) -> Iterator[House]:
     """Run a platform with its worker pinned; everything else of it stays on the load generator's core."""
     # Plain plans, as the bare session and the peers run them.
     os.environ["LEPTON_TUNING"] = "off"
+    # The one core has room for one run; the platform would count the machine's.
+    os.environ["LEPTON_PARALLEL_RUNS"] = "1"
     if "off" in options.tls and has_plaintext():
         os.environ["LEPTON_PLAINTEXT_PORT"] = str(options.base_port + _PLAINTEXT_OFFSET)
     with running_platform(options.base_port) as connection:
