@@ -9,7 +9,7 @@ from typing import Any, Self
 import grpc
 
 from benchmarks.serving.endpoint import Endpoint
-from benchmarks.serving.question import METHOD, is_same
+from benchmarks.serving.question import METHOD
 
 # Ten a second: a share of the server's time that does not show.
 _PAUSE_SECONDS = 0.1
@@ -49,7 +49,11 @@ class Checking:
             problem = _text(error)
         else:
             self._endpoint.reply_bytes = _FRAME_BYTES + len(reply)
-            right = {place for place, answer in enumerate(self._endpoint.answers) if is_same(outputs, answer)}
+            right = {
+                place
+                for place, answer in enumerate(self._endpoint.answers)
+                if self._endpoint.question.is_right(outputs, answer)
+            }
             self.seen |= right
             problem = "" if right else f"got {str(dict(outputs))[:200]}"
         if problem:

@@ -17,12 +17,10 @@ from benchmarks.serving.question import Question
 from lepton.connection import Connection
 from lepton.deployment import Deploy
 from lepton.embedded.home import Home
-from lepton.v1 import inference_pb2
 from lepton.versions import ModelVersion
 from services.inference.settings import WorkerSettings
 
 NO_PLAINTEXT = "not available: this worker has no plaintext port (LEPTON_PLAINTEXT_PORT)"
-NO_TUNING = "not available: deployments choose no plan yet"
 _PLAINTEXT_OFFSET = 90
 _GRPC_OFFSET = 1
 _METRICS_OFFSET = 2
@@ -98,11 +96,6 @@ class House:
 def has_plaintext() -> bool:
     """Return whether this version's workers can serve without TLS."""
     return "plaintext_port" in WorkerSettings.model_fields
-
-
-def has_tuning() -> bool:
-    """Return whether this version's deployments choose a plan by measuring."""
-    return "tuning" in inference_pb2.Deployment.DESCRIPTOR.fields_by_name
 
 
 @contextlib.contextmanager

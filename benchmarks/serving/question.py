@@ -29,11 +29,23 @@ class Question:
         model: its name on every server.
         onnx: the file that every server runs.
         inputs: (1, ...) by name; texts as objects.
+        evaluation: CSV of rows and labels that plans are judged on; None for none.
+        is_class: whether a reply is right that gives the right class: where plans round differently.
     """
 
     model: str
     onnx: Path
     inputs: Mapping[str, Array]
+    evaluation: Path | None = None
+    is_class: bool = False
+
+    def is_right(self, outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> bool:
+        """Return whether all expected outputs came, and came right."""
+        if self.is_class:
+            return all(
+                name in outputs and outputs[name].argmax() == values.argmax() for name, values in expected.items()
+            )
+        return is_same(outputs, expected)
 
     def expected(self) -> dict[str, Array]:
         """Return the right answer, by running the file here."""

@@ -9,16 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.serving import graphs
+from benchmarks.serving.chosen import serve_chosen
 from benchmarks.serving.client import run_client
 from benchmarks.serving.endpoint import Endpoint
 from benchmarks.serving.environments import ROOT, EnvironmentFailed
-from benchmarks.serving.house import NO_PLAINTEXT, NO_TUNING, House, has_tuning
+from benchmarks.serving.house import NO_PLAINTEXT, House
 from benchmarks.serving.load import HOW_TO_GET_IT, RunFailed, has_h2load, measure
 from benchmarks.serving.neighbours import LABELS, PeerFailed, running_peer
 from benchmarks.serving.options import MODELS, Options
 from benchmarks.serving.question import Question
 from benchmarks.serving.report import Figure
 from benchmarks.serving.swapping import swap_under_load
+from lepton.deployment import Deploy
 from lepton.errors import LeptonError
 
 # Requests a second, plaintext; the plain plans are held to a share of what the bare session reaches.
@@ -36,6 +38,7 @@ _TLS_SHARE = 0.88
 _QUOTED = {"tiny": 20_700.0, "minilm": 135.0, "cnn": 312.0}
 _QUOTED_SINGLE_MS = 0.17
 _QUOTED_NOTE = "measured elsewhere on such a machine; in no package"
+_CHOSEN = "Lepton, chosen plan"
 _THROUGHPUT_ROWS = ("tiny", "credit", "minilm", "cnn")
 _BARE_SHARE_OF_SECONDS = 0.5
 
@@ -89,7 +92,7 @@ class Bench:
             for tls in self.options.tls:
                 self._throughput(house, row, tls)
             if row in _CHOSEN_TARGETS:
-                self._chosen(row)
+                self._chosen(house, row)
         for row, act in (("single", self._single), ("tail", self._tail), ("swap", self._swap)):
             for tls in self.options.tls if self.wants(row) else ():
                 act(house, tls)
@@ -119,11 +122,21 @@ class Bench:
             return _SHARES_OF_BARE[row] * bare, (f"held to {_SHARES_OF_BARE[row]:g} of bare",)
         return None, ()
 
-    def _chosen(self, row: str) -> None:
-        note = "the benchmark does not deploy a chosen plan yet" if has_tuning() else NO_TUNING
-        self.figures.append(
-            Figure(row, "Lepton, chosen plan", self._loop(), None, target=_CHOSEN_TARGETS[row], note=note)
-        )
+    def _chosen(self, house: House, row: str) -> None:
+        with self.trying(row, _CHOSEN):
+            question, plan = serve_chosen(house, self.questions[row])
+            for tls in self.options.tls:
+                if endpoint := house.endpoint(question, tls):
+                    run = measure(endpoint, self.options, self.options.in_flight)
+                    server = f"{_CHOSEN} (TLS {tls})"
+                    self.figures.append(
+                        Figure(
+                            *(row, server, self._loop(), run.rate, "req/s", run.p50, run.p99),
+                            target=_CHOSEN_TARGETS[row],
+                            note="; ".join((plan, *run.notes)),
+                        )
+                    )
+            Deploy(question.model, connection=house.connection).delete()
 
     def _single(self, house: House, tls: str) -> None:
         with self.trying("single", _lepton(tls)):
