@@ -220,8 +220,8 @@ class Batcher:
 
     def _pop(self, form: Form, *, runs_aside: bool) -> Batch:
         works: list[Work] = []
-        rows = 0
-        while form.queue and (not works or rows + form.queue[0].rows <= form.most_rows):
+        rows, most = 0, form.most_rows
+        while form.queue and (not works or rows + form.queue[0].rows <= most):
             if works and not form.is_batched:
                 break
             work = form.queue.popleft()

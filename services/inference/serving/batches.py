@@ -15,6 +15,7 @@ import onnxruntime as ort
 from opentelemetry.trace import Span
 
 from servicekit.errors import Cancelled, DeadlineExceeded, Internal, LeptonError
+from services.inference.serving.batch_sizes import BatchSizes
 from services.inference.serving.codec import WIRE_TYPES, check_values
 from services.inference.serving.model import Array, InputSpec, LoadedModel
 from services.inference.serving.replies import packed_texts
@@ -42,6 +43,7 @@ class Form:
         arrival_seconds: mean time between two requests, lately.
         last_arrival: when the last one came (monotonic).
         is_aside: whether what waits is left to the threads.
+        sizes: what batches of it took.
     """
 
     model: LoadedModel
@@ -53,11 +55,12 @@ class Form:
     arrival_seconds: float = 1.0
     last_arrival: float = 0.0
     is_aside: bool = False
+    sizes: BatchSizes = field(default_factory=BatchSizes)
 
     @property
     def most_rows(self) -> int:
-        """The largest batch; a single request may be larger."""
-        return self.model.batch_rows if self.is_batched else 1
+        """The largest batch of what waits now; a single request may be larger."""
+        return self.sizes.most(self.model.batch_rows, self.rows) if self.is_batched else 1
 
 
 def find_form(model: LoadedModel, outputs: tuple[str, ...], inputs: Mapping[str, Array]) -> tuple[Form, int]:
@@ -230,6 +233,9 @@ class Batch:
             work.outputs, work.start = outputs, start
             start += work.rows
         form.model.learn(rows, ran - assembled)
+        if self.options is not None:
+            # Of the short runs, which are done at once, larger ones are always better.
+            form.sizes.learn(rows, ran - assembled)
         before = self.times
         self.times = BatchTimes(before.input_seconds + assembled - started, before.infer_seconds + ran - assembled, 0.0)
 

@@ -34,8 +34,11 @@ def warm_up(model: LoadedModel) -> None:
     model.run_seconds = model.row_seconds = one_row
     if model.is_batchable:
         seconds = _measure_batches(model, one, one_row)
-        model.batch_rows = best_batch(seconds)
-        model.row_seconds = seconds[model.batch_rows] / model.batch_rows
+        best = best_batch(seconds)
+        model.row_seconds = seconds[best] / best
+        # Of a row of any length this one tells nothing: see batch_sizes.
+        is_fixed = all(size > 0 for spec in model.inputs.values() for size in spec.shape[1:])
+        model.batch_rows = best if is_fixed else _MOST_ROWS
         model.fixed_seconds, _ = fit_cost(seconds)
 
 
