@@ -1,4 +1,4 @@
-"""A gRPC client in a process of its own, pinned: random arrivals, or a closed loop where h2load lacks.
+"""A gRPC client in a process of its own, pinned: arrivals by the clock, or a closed loop where h2load lacks.
 
 `python -m benchmarks.serving.client` reads what to do from stdin as JSON, and prints what it found.
 """
@@ -33,7 +33,7 @@ class Found:
     Args:
         asked, failed: requests.
         rate: answers a second.
-        p50, p99: latencies, ms; of random arrivals, from the moment that a request was due.
+        p50, p99: latencies, ms; of arrivals by the clock, from the moment that a request was due.
         late: the 99th percentile of how late requests were sent, ms: the client's own fault.
         problem: of the first failure.
     """
@@ -53,7 +53,8 @@ def run_client(endpoint: Endpoint, core: int, mode: str, load: float, seconds: f
     Args:
         endpoint: who is asked what.
         core: what it is pinned to.
-        mode: "closed": so many requests are under way; "open": so many arrive a second, at random.
+        mode: "closed": so many requests are under way; "random" or "even": so many arrive a second, as a Poisson
+            process or evenly spaced.
         load: that number.
         seconds: for how long.
     """
@@ -110,13 +111,13 @@ class _Client:
 
         await asyncio.gather(*(loop() for _ in range(in_flight)))
 
-    async def open(self, rate: float, seconds: float) -> None:
-        """Ask at random moments, a Poisson process, whatever the answers do."""
+    async def open(self, rate: float, seconds: float, *, at_random: bool) -> None:
+        """Ask at moments of a Poisson process, or evenly spaced ones, whatever the answers do."""
         draw = random.Random(0)
         due = time.perf_counter()
         end = due + seconds
         async with asyncio.TaskGroup() as group:
-            while (due := due + draw.expovariate(rate)) < end:
+            while (due := due + (draw.expovariate(rate) if at_random else 1.0 / rate)) < end:
                 while (pause := due - time.perf_counter()) > 0:  # noqa: ASYNC110 - the clock tells nobody
                     # A timer of asyncio's may be a millisecond late: the last two are spent looking.
                     await asyncio.sleep(max(pause - _LOOKING_SECONDS, 0))
@@ -135,10 +136,10 @@ async def _work(task: dict[str, Any]) -> Found:
         await _Client(channel, task).ask(time.perf_counter())
         client = _Client(channel, task)
         begun = time.perf_counter()
-        if task["mode"] == "open":
-            await client.open(task["load"], task["seconds"])
-        else:
+        if task["mode"] == "closed":
             await client.closed(int(task["load"]), task["seconds"])
+        else:
+            await client.open(task["load"], task["seconds"], at_random=task["mode"] == "random")
         return _found(client, time.perf_counter() - begun)
 
 

@@ -14,7 +14,7 @@ ROWS = {
     "minilm": "MiniLM sequence classification, 32 tokens, plain plan and chosen plan",
     "cnn": "a quarter-width ResNet-18 at 3x224x224, plain plan and chosen plan",
     "single": "the tiny model, one request at a time",
-    "tail": "MiniLM at 70% load, arrivals at random: what the 99th percentile adds to the service time",
+    "tail": "MiniLM at 70% load, arrivals evenly spaced and at random: what the p99 adds to the service time",
     "swap": "the tiny model at 80% load, another version every 5 s: failures, and memory",
 }
 # What each row asks.

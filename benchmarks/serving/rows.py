@@ -14,6 +14,7 @@ from benchmarks.serving.client import run_client
 from benchmarks.serving.endpoint import Endpoint
 from benchmarks.serving.environments import ROOT, EnvironmentFailed
 from benchmarks.serving.house import NO_PLAINTEXT, House
+from benchmarks.serving.ideal import ideal_p99
 from benchmarks.serving.load import HOW_TO_GET_IT, RunFailed, has_h2load, measure
 from benchmarks.serving.neighbours import LABELS, PeerFailed, running_peer
 from benchmarks.serving.options import MODELS, Options
@@ -31,6 +32,7 @@ _TINY_P99_MS = 5.0
 _SINGLE_P50_MS = 0.25
 _TAIL_RATIO = 2.0
 _TAIL_LOAD = 0.7
+_ARRIVALS = {"even": "evenly spaced", "random": "at random"}
 _SWAP_LOAD = 0.8
 _GROWTH_PERCENT = 2.0
 # What TLS may take.
@@ -54,14 +56,14 @@ class Bench:
         questions: by row.
         figures: found so far.
         rates: Lepton's requests a second, by row and TLS.
-        bare: the bare session's rows a second at its best batch, by row.
+        bare: the bare session's rows a second by batch size, by row.
     """
 
     options: Options
     questions: dict[str, Question]
     figures: list[Figure] = field(default_factory=list)
     rates: dict[tuple[str, str], float] = field(default_factory=dict)
-    bare: dict[str, float] = field(default_factory=dict)
+    bare: dict[str, dict[int, float]] = field(default_factory=dict)
 
     def wants(self, row: str) -> bool:
         """Return whether a row was asked for and its model could be made."""
@@ -79,10 +81,9 @@ class Bench:
     def _measure_bare(self, row: str, folder: Path) -> None:
         """Measure ONNX Runtime alone, at its best batch."""
         with self.trying(row, "bare ONNX Runtime"):
-            found = run_bare(self.questions[row], self.options, folder)
+            found = self.bare[row] = run_bare(self.questions[row], self.options, folder)
             batch = max(found, key=lambda size: found[size])
-            self.bare[row] = found[batch]
-            note = f"session.run in a loop; best at batch {batch}, {found['1']:,.0f} at batch 1"
+            note = f"session.run in a loop; best at batch {batch}, {found[1]:,.0f} at batch 1"
             self.figures.append(Figure(row, "bare ONNX Runtime", "rows", found[batch], "rows/s", note=note))
 
     def measure_house(self, house: House, folder: Path) -> None:
@@ -93,6 +94,8 @@ class Bench:
                 self._throughput(house, row, tls)
             if row in _CHOSEN_TARGETS:
                 self._chosen(house, row)
+        if self.wants("tail") and "minilm" not in self.bare:
+            self._measure_bare("minilm", folder)
         for row, act in (("single", self._single), ("tail", self._tail), ("swap", self._swap)):
             for tls in self.options.tls if self.wants(row) else ():
                 act(house, tls)
@@ -119,7 +122,7 @@ class Bench:
         if row in _TARGETS:
             return _TARGETS[row], ()
         if bare := self.bare.get(row):
-            return _SHARES_OF_BARE[row] * bare, (f"held to {_SHARES_OF_BARE[row]:g} of bare",)
+            return _SHARES_OF_BARE[row] * max(bare.values()), (f"held to {_SHARES_OF_BARE[row]:g} of bare",)
         return None, ()
 
     def _chosen(self, house: House, row: str) -> None:
@@ -150,17 +153,24 @@ class Bench:
                 return
             service = measure(endpoint, self.options, 1).p50
             rate = _TAIL_LOAD * self._capacity(endpoint, "minilm", tls)
-            found = run_client(endpoint, self.options.load_core, "open", rate, self.options.tail_seconds)
-            if found.failed:
-                raise RunFailed(f"{found.failed} of {found.asked} failed: {found.problem}")
-            note = f"service {service:.2f} ms; {rate:.0f} arrivals/s at random; sent late by {found.late:.2f} ms (p99)"
-            added = (found.p99 - service) / service
-            what = "added p99 / service time"
-            self.figures.append(
-                Figure(
-                    "tail", _lepton(tls), what, added, "x", found.p50, found.p99, _TAIL_RATIO, at_most=True, note=note
+            for mode in ("even", "random"):
+                found = run_client(endpoint, self.options.load_core, mode, rate, self.options.tail_seconds)
+                if found.failed:
+                    raise RunFailed(f"{found.failed} of {found.asked} failed: {found.problem}")
+                ideal = ideal_p99(self.bare["minilm"], rate, at_random=mode == "random")
+                note = (
+                    f"service {service:.2f} ms; {rate:.0f} arrivals/s, sent late by {found.late:.2f} ms (p99); "
+                    f"bare runs behind an ideal queue: {(ideal - service) / service:.2f}x"
                 )
-            )
+                what = f"added p99 / service time, arrivals {_ARRIVALS[mode]}"
+                added = (found.p99 - service) / service
+                self.figures.append(
+                    Figure(
+                        *("tail", _lepton(tls), what, added, "x", found.p50, found.p99, _TAIL_RATIO),
+                        at_most=True,
+                        note=note,
+                    )
+                )
 
     def _swap(self, house: House, tls: str) -> None:
         with self.trying("swap", _lepton(tls)):
@@ -231,15 +241,14 @@ class Bench:
         return f"{self.options.in_flight} in flight"
 
 
-def run_bare(question: Question, options: Options, folder: Path) -> dict[str, float]:
+def run_bare(question: Question, options: Options, folder: Path) -> dict[int, float]:
     """Return rows a second by batch size of ONNX Runtime alone, pinned to the server's core."""
     written = graphs.write_question(question, folder / f"{question.model}.json")
     seconds = options.seconds * _BARE_SHARE_OF_SECONDS
     command = ["taskset", "-c", str(options.server_core), sys.executable, "-m", "benchmarks.serving.bare"]
     command += [str(question.onnx), str(written), f"{seconds:g}", str(options.threads)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    found: dict[str, float] = json.loads(ran.stdout)
-    return found
+    return {int(size): rate for size, rate in json.loads(ran.stdout).items()}
 
 
 def _alone(server: str, endpoint: Endpoint, options: Options, target: float | None = None) -> Figure:
