@@ -8,7 +8,7 @@ from lepton.v1 import scheduler_pb2
 
 
 def list_workers(*, connection: Connection | None = None) -> pd.DataFrame:
-    """Return one row a worker: name, kind, state, cores, allocated_cores, memory_bytes, cpu_utilization, in_flight."""
+    """Return one row a worker: name, kind, state, cores, allocated_cores, memory_bytes, cpu_utilization, ..."""
     connection = connection or current()
     rows, token = [], ""
     while True:
@@ -74,6 +74,8 @@ _COLUMNS = [
     "allocated_cores",
     "memory_bytes",
     "cpu_utilization",
+    "gpus",
+    "gpu_utilization",
     "in_flight",
     "address",
 ]
@@ -88,6 +90,8 @@ def _row(worker: scheduler_pb2.Worker) -> tuple[object, ...]:
         worker.allocated.cores,
         worker.capacity.memory_bytes,
         worker.load.cpu_utilization,
+        worker.capacity.gpus,
+        worker.load.gpu_utilization,
         worker.load.in_flight,
         worker.address,
     )

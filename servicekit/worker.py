@@ -17,6 +17,7 @@ import structlog
 from lepton.v1 import common_pb2, scheduler_pb2, scheduler_pb2_grpc
 from servicekit.errors import Aborted, LeptonError, NotFound
 from servicekit.events import Nats
+from servicekit.gpus import read_gpus
 from servicekit.key_value import watch
 
 _log = structlog.get_logger(__name__)
@@ -212,7 +213,12 @@ class WorkerAgent:
         self._processes = {own: self._process, **kept, **_new_processes(held.processes, kept)}
         cores = max(self._membership.capacity.cores, 1.0)
         busy = sum(_cpu_percent(process) for process in self._processes.values())
+        # Asked only where GPUs are declared: the driver's library takes a thread's time.
+        gpus = read_gpus() if self._membership.capacity.gpus else []
         return scheduler_pb2.Load(
+            gpu_utilization=max((gpu.utilization for gpu in gpus), default=0.0),
+            gpu_used_bytes=sum(gpu.used_bytes for gpu in gpus),
+            gpu_memory_bytes=sum(gpu.memory_bytes for gpu in gpus),
             cpu_utilization=min(1.0, busy / 100.0 / cores),
             memory_bytes=sum(own_memory_bytes(process) for process in self._processes.values()),
             in_flight=held.in_flight,
@@ -255,5 +261,5 @@ def machine_capacity(cores: float, memory_bytes: int, gpus: float) -> common_pb2
     return common_pb2.Resources(
         cores=cores or float(psutil.cpu_count() or 1),
         memory_bytes=memory_bytes or psutil.virtual_memory().total,
-        gpus=gpus,
+        gpus=gpus or float(len(read_gpus())),
     )

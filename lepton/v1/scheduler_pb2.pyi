@@ -219,6 +219,9 @@ class Load(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    GPU_UTILIZATION_FIELD_NUMBER: _builtins.int
+    GPU_USED_BYTES_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     cpu_utilization: _builtins.float
     """Share of its cores in use, 0 to 1."""
     memory_bytes: _builtins.int
@@ -227,6 +230,12 @@ class Load(_message.Message):
     """Requests or jobs under way."""
     requests_per_second: _builtins.float
     """Requests a second, mean of the last 10 s."""
+    gpu_utilization: _builtins.float
+    """Share of the time in which its machine's GPUs compute, 0 to 1, the busiest one's; 0 where it has none."""
+    gpu_used_bytes: _builtins.int
+    """Memory in use on its machine's GPUs together, whoever uses it, bytes."""
+    gpu_memory_bytes: _builtins.int
+    """Memory of its machine's GPUs together, bytes."""
     def __init__(
         self,
         *,
@@ -234,10 +243,13 @@ class Load(_message.Message):
         memory_bytes: _builtins.int = ...,
         in_flight: _builtins.int = ...,
         requests_per_second: _builtins.float = ...,
+        gpu_utilization: _builtins.float = ...,
+        gpu_used_bytes: _builtins.int = ...,
+        gpu_memory_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_utilization", b"cpu_utilization", "in_flight", b"in_flight", "memory_bytes", b"memory_bytes", "requests_per_second", b"requests_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_utilization", b"cpu_utilization", "gpu_memory_bytes", b"gpu_memory_bytes", "gpu_used_bytes", b"gpu_used_bytes", "gpu_utilization", b"gpu_utilization", "in_flight", b"in_flight", "memory_bytes", b"memory_bytes", "requests_per_second", b"requests_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ class WorkerSettings(ProcessSettings):
     max_message_bytes: int = Field(64 << 20, ge=1 << 16, description="Largest request or reply, bytes.")
     worker_cores: float = Field(0.0, ge=0, description="Cores that replicas may use; 0 for the machine's.")
     worker_memory_bytes: int = Field(0, ge=0, description="Memory that replicas may use, bytes; 0 for the machine's.")
-    worker_gpus: float = Field(0.0, ge=0, description="GPUs that replicas may use.")
+    worker_gpus: float = Field(0.0, ge=0, description="GPUs that replicas may use; 0 for the machine's.")
     worker_address: str = Field("", description="host:port where other workers reach this one; empty for its own.")
     fast_lane: bool = Field(True, description="Serve on gRPC's completion queue; false serves on grpc.aio.")
     rest_port: int | None = Field(

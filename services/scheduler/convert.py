@@ -98,13 +98,25 @@ def load_to_proto(load: Load) -> scheduler_pb2.Load:
         memory_bytes=load.memory_bytes,
         in_flight=load.in_flight,
         requests_per_second=load.requests_per_second,
+        gpu_utilization=load.gpu_utilization,
+        gpu_used_bytes=load.gpu_used_bytes,
+        gpu_memory_bytes=load.gpu_memory_bytes,
     )
 
 
 def load_from_proto(message: scheduler_pb2.Load) -> Load:
     """Return a load; the utilisation is held within 0 to 1."""
     utilization = min(max(message.cpu_utilization, 0.0), 1.0)
-    return Load(utilization, message.memory_bytes, message.in_flight, message.requests_per_second)
+    gpu_utilization = min(max(message.gpu_utilization, 0.0), 1.0)
+    return Load(
+        utilization,
+        message.memory_bytes,
+        message.in_flight,
+        message.requests_per_second,
+        gpu_utilization,
+        message.gpu_used_bytes,
+        message.gpu_memory_bytes,
+    )
 
 
 def worker_to_proto(worker: Worker, allocated: Resources, heard_at: float) -> scheduler_pb2.Worker:

@@ -26,6 +26,11 @@ KINDS = {
 
 def identity(datatype: str, deployment: str = "echo", columns: int = 3) -> LoadedModel:
     """Return a model that gives back its one input `x`, (-1, columns), as `y`."""
+    return load_model(deployment, registry_pb2.Version(number=1, digest="d"), identity_graph(datatype, columns))
+
+
+def identity_graph(datatype: str, columns: int = 3) -> bytes:
+    """Return the graph that gives back its one input `x`, (-1, columns), as `y`."""
     kind = KINDS[datatype]
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
@@ -33,7 +38,7 @@ def identity(datatype: str, deployment: str = "echo", columns: int = 3) -> Loade
         [helper.make_tensor_value_info("x", kind, [None, columns])],
         [helper.make_tensor_value_info("y", kind, [None, columns])],
     )
-    return load_model(deployment, registry_pb2.Version(number=1, digest="d"), _serialized(graph))
+    return _serialized(graph)
 
 
 def columns(handle_unknown: str = "ignore", *, nullable: bool = False, number: int = 1) -> LoadedModel:

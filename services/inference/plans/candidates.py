@@ -95,6 +95,7 @@ class Candidate:
         reduces_range: whether weights take 7 bits, so that sums of 16 bits do not saturate.
         optimization: ONNX Runtime's level: all or extended.
         provider: the execution provider to ask for; empty for the plain plan's.
+        captures: whether runs of a shape that came before are replayed as one CUDA graph.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Candidate:
     reduces_range: bool = False
     optimization: str = "all"
     provider: str = ""
+    captures: bool = False
 
     @property
     def is_lossless(self) -> bool:
@@ -122,8 +124,10 @@ _ALL = (
     PLAIN,
     Candidate("extended", optimization="extended"),
     Candidate("fused", is_fused=True),
+    Candidate("cuda_graph", captures=True),
     Candidate("tensorrt", provider=_TENSORRT),
     Candidate("fp16", "fp16"),
+    Candidate("fp16_cuda_graph", "fp16", captures=True),
     Candidate("fused_fp16", "fp16", is_fused=True),
     Candidate("tensorrt_fp16", "fp16", provider=_TENSORRT),
     Candidate("int8_dynamic", "int8", quantization="dynamic"),
@@ -177,7 +181,7 @@ def worth_trying(
 
 def _suits_hardware(candidate: Candidate, hardware: Hardware) -> bool:
     on_gpu = hardware.provider != _CPU
-    if candidate.provider == _TENSORRT or candidate.precision == "fp16":
+    if candidate.provider == _TENSORRT or candidate.precision == "fp16" or candidate.captures:
         return hardware.provider == _CUDA
     if candidate.reduces_range:
         # With such instructions nothing saturates, and the eighth bit is free.

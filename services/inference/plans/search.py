@@ -197,7 +197,13 @@ class _Search:
 
     def _open(self, candidate: Candidate, content: bytes, threads: int = 0) -> Tried:
         """Raises FailedPrecondition or NotBuilt: it cannot be loaded."""
-        session = open_session(content, threads or self._threads, candidate.optimization, candidate.provider)
+        session = open_session(
+            content,
+            threads or self._threads,
+            candidate.optimization,
+            candidate.provider,
+            captures=candidate.captures,
+        )
         if candidate.provider and session.get_providers()[0] != candidate.provider:
             raise NotBuilt(f"not built: {candidate.provider} does not load here")
         return Tried(candidate, content, session, Timing(candidate, {}))

@@ -282,6 +282,7 @@ class Tuner:
 
     async def _load(self, case: _Case, plan: pb.Plan, content: bytes, threads: int) -> LoadedModel:
         version, graph = await self._fetch(case)
+        candidate = find_candidate(plan.name)
         return await asyncio.to_thread(
             load_model,
             case.replica.deployment,
@@ -291,6 +292,8 @@ class Tuner:
             workspace=case.replica.workspace,
             optimization=plan.optimization or PLAIN.optimization,
             provider=plan.provider,
+            captures=candidate is not None and candidate.captures,
+            gpu_share=case.replica.resources.gpus,
         )
 
     async def _record(self, case: _Case, plan: pb.Plan) -> None:

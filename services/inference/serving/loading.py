@@ -19,6 +19,8 @@ def load_model(
     workspace: str = "",
     optimization: str = "all",
     provider: str = "",
+    captures: bool = False,
+    gpu_share: float = 0.0,
 ) -> LoadedModel:
     """Load a version and try it on a row. Blocks.
 
@@ -31,11 +33,13 @@ def load_model(
         workspace: whose the deployment is.
         optimization: ONNX Runtime's level of graph optimisation: all or extended.
         provider: the execution provider to prefer; empty for the usual ones.
+        captures: whether runs that repeat become CUDA graphs.
+        gpu_share: of a GPU's memory that it may take, as its deployment declares; 0 for what it needs.
 
     Raises:
         FailedPrecondition: ONNX Runtime cannot load or run it.
     """
-    session = open_session(content, threads, optimization, provider)
+    session = open_session(content, threads, optimization, provider, captures=captures, gpu_share=gpu_share)
     signature = version.signature
     specs = {spec.name: spec for spec in signature.inputs}
     inputs = {item.name: _input(item, specs.get(item.name), signature) for item in session.get_inputs()}

@@ -216,6 +216,7 @@ class Replicas:
             content,
             threads=self._threads,
             workspace=replica.workspace,
+            gpu_share=replica.resources.gpus,
         )
         model.max_rows = self._max_rows
         model.preprocessing = await asyncio.to_thread(load_preprocessing, files, model.inputs)

@@ -101,7 +101,7 @@ class Board:
 
     def score(self, worker: Worker) -> float:
         """Return how busy a worker is: its dominant share plus its processor utilisation (0 to 2)."""
-        return self.used(worker.name).share_of(worker.capacity) + worker.load.cpu_utilization
+        return self.used(worker.name).share_of(worker.capacity) + worker.load.utilization
 
     def with_replica(self, worker: Worker, wanted: WantedDeployment, without: Collection[ReplicaKey] = ()) -> Resources:
         """Return what a worker's placements would take with a replica more, and without some that it holds."""

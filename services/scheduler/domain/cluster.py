@@ -95,6 +95,14 @@ class Load:
     memory_bytes: int = 0
     in_flight: int = 0
     requests_per_second: float = 0.0
+    gpu_utilization: float = 0.0
+    gpu_used_bytes: int = 0
+    gpu_memory_bytes: int = 0
+
+    @property
+    def utilization(self) -> float:
+        """How busy it is: by its processors, or by its GPUs where these are busier."""
+        return max(self.cpu_utilization, self.gpu_utilization)
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def _choose(board: Board, job: WantedJob, reserved: set[str], avoid: str) -> Wor
 
 
 def _preference(board: Board, worker: Worker, job: WantedJob, avoid: str) -> tuple[bool, bool, float, str]:
-    after = (board.used(worker.name) + job.resources).share_of(worker.capacity) + worker.load.cpu_utilization
+    after = (board.used(worker.name) + job.resources).share_of(worker.capacity) + worker.load.utilization
     wastes_gpus = job.resources.gpus == 0 and worker.capacity.gpus > 0
     return worker.name == avoid, wastes_gpus, after, worker.name
 

@@ -157,7 +157,7 @@ def _candidates(board: Board, deployment: WantedDeployment) -> list[Worker]:
 
 def _preference(board: Board, worker: Worker, deployment: WantedDeployment) -> tuple[bool, float, str]:
     """Return the sort key of a worker for a replica: accelerators are kept for who needs them, then the least busy."""
-    after = board.with_replica(worker, deployment).share_of(worker.capacity) + worker.load.cpu_utilization
+    after = board.with_replica(worker, deployment).share_of(worker.capacity) + worker.load.utilization
     wastes_gpus = deployment.resources.gpus == 0 and worker.capacity.gpus > 0
     return wastes_gpus, after, worker.name
 

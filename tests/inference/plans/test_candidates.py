@@ -30,8 +30,12 @@ _QUANTIZED = GraphFacts({"MatMulInteger": 3, "DynamicQuantizeLinear": 3, "MatMul
         (_MLP, _OLD_CPU, ["plain", "int8_dynamic", "int8_dynamic_reduced", "int8_static", "int8_static_reduced"]),
         (_TREES, _CPU, ["plain"]),
         (_QUANTIZED, _CPU, ["plain"]),
-        (_TRANSFORMER, _GPU, ["plain", "fused", "tensorrt", "fp16", "fused_fp16", "tensorrt_fp16"]),
-        (_CNN, _GPU, ["plain", "extended", "tensorrt", "fp16", "tensorrt_fp16"]),
+        (
+            _TRANSFORMER,
+            _GPU,
+            ["plain", "fused", "cuda_graph", "tensorrt", "fp16", "fp16_cuda_graph", "fused_fp16", "tensorrt_fp16"],
+        ),
+        (_CNN, _GPU, ["plain", "extended", "cuda_graph", "tensorrt", "fp16", "fp16_cuda_graph", "tensorrt_fp16"]),
     ],
 )
 def test_candidates_follow_from_the_graph_and_the_hardware(
