@@ -234,8 +234,9 @@ class Batch:
             start += work.rows
         form.model.learn(rows, ran - assembled)
         if self.options is not None:
-            # Of the short runs, which are done at once, larger ones are always better.
-            form.sizes.learn(rows, ran - assembled)
+            # Of the short runs, which are done at once, larger ones are always better. Putting images together may
+            # cost more than running them so gains.
+            form.sizes.learn(rows, ran - started)
         before = self.times
         self.times = BatchTimes(before.input_seconds + assembled - started, before.infer_seconds + ran - assembled, 0.0)
 
