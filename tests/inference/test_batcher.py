@@ -147,6 +147,18 @@ def test_poisoned_request_fails_alone() -> None:
     assert dict(model.statistics.errors) == {"MODEL_FAULT": 2}
 
 
+def test_request_without_rows_beside_a_poisoned_one_harms_nobody() -> None:
+    asked, model = Asked(), looking_up()
+    # Left to a thread: batches that run aside are learnt from.
+    model.run_seconds = 1.0
+    for indices in ([], [99], [1]):
+        asked.ask(model, np.array(indices, np.int64).reshape(-1, 1))
+    asked.finish()
+    assert asked.works[0].arrays()[0].shape == (0, 1)
+    assert [getattr(work.error, "reason", "") for work in asked.works] == ["", "MODEL_FAULT", ""]
+    assert asked.works[2].arrays()[0].item() == 11
+
+
 def test_infinity_that_was_not_looked_for_yet_is_refused_alone() -> None:
     asked, model = Asked(), columns()
     for amount in (1.0, float("inf"), 3.0):

@@ -40,7 +40,9 @@ class BatchSizes:
         return best
 
     def learn(self, rows: int, seconds: float) -> None:
-        """Remember what a run took."""
+        """Remember what a run took; one of no rows tells nothing."""
+        if not rows:
+            return
         size = _nearest(rows)
         known = dict(self._seconds)
         # As if it had had exactly so many rows.
