@@ -299,6 +299,14 @@ def test_request_left_to_a_thread_is_run_there_whatever_is_learnt_meanwhile() ->
     assert all(work.error is None for work in asked.works)
 
 
+def test_runs_of_more_threads_than_there_are_cores_go_on_one_at_a_time() -> None:
+    asked = Asked(slots=0)
+    for _ in range(3):
+        asked.ask(counting(), np.array(1))
+    asked.finish()
+    assert all(work.error is None for work in asked.works)
+
+
 def test_many_threads_ask_at_once() -> None:
     asked, model = Asked(slots=2), identity("FP32")
 

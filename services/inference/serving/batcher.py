@@ -60,7 +60,7 @@ class Batcher:
     """Runs requests in batches. Its methods may be called by any thread.
 
     Args:
-        slots: tells how many long runs may go on at a time.
+        slots: tells how many long runs may go on at a time; one may where it says none.
         admission: the limit that the processes of one port share.
         limits: what may wait.
     """
@@ -179,7 +179,7 @@ class Batcher:
             # not look again.
             form.is_aside = True
         # A runner takes what waits until nothing does; so more than one for each form would have nothing to do.
-        wanted = min(self._slots(), self._active + len(self._ready))
+        wanted = min(max(self._slots(), 1), self._active + len(self._ready))
         while self._active < wanted:
             self._active += 1
             self._pool.submit(self._run_what_waits)
