@@ -69,6 +69,7 @@ def one(data: bytes) -> None:
             refused = None
         if recognised is None or payloads is None:
             continue
+        assert recognised[0].form is not None
         work = Work(recognised[0].form, payloads, recognised[0].rows, lambda _: None, is_checked=False)
         Batch([work]).run()
         assert (work.error is None) == (refused is None), "one path refuses what the other takes"

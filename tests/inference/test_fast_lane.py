@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def _recognised(heads: Heads, data: bytes) -> tuple[Work, bytes] | None:
     payloads = head.payloads(data, position)
     if payloads is None:
         return None
+    assert head.form is not None
     work = Work(head.form, payloads, head.rows, lambda _: None, is_checked=False)
     Batch([work]).run()
     return work, head.reply(work, request_id) if work.error is None else b""
@@ -143,6 +145,21 @@ async def test_swapped_model_answers_from_the_next_request_on(served: Served) ->
             assert (await served.infer("echo")).model_version == str(number)
     served.table.set("default", "echo", Entry())
     await refused(served.infer("echo"), grpc.StatusCode.NOT_FOUND)
+
+
+async def test_model_that_is_taken_away_is_not_kept_by_requests_that_were_recognised(served: Served) -> None:
+    model = served.table.find("default", "echo", "")
+    for _ in range(3):
+        await served.infer("echo", request=_request(model, [np.ones((2, 3), np.float32)], ""))
+    kept = weakref.ref(model)
+    del model
+    served.table.set("default", "echo", Entry())
+
+    async def is_gone() -> bool:
+        gc.collect()
+        return kept() is None
+
+    await until(is_gone, "the model to go", 5.0)
 
 
 async def test_recognised_request_is_checked_like_any_other(served: Served) -> None:

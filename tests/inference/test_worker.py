@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -9,6 +10,7 @@ import grpc
 
 from lepton.v1 import scheduler_pb2, scheduler_pb2_grpc
 from services.inference.open_inference import grpc_service_pb2 as pb
+from services.inference.serving.model import LoadedModel
 from tests.inference.house import FAILED, PENDING, House, Worker, refused, until
 from tests.support import onnx_models
 from tests.support.credentials import bearer, public_channel
@@ -36,6 +38,32 @@ async def test_deployment_is_loaded_told_of_and_served_and_taken_away(house: Hou
         await refused(worker.infer("m", "1"), grpc.StatusCode.NOT_FOUND, "version 1")
         await house.deployments.delete("m")
         await until(lambda: _is_unknown(worker, "m"), "the model to go")
+
+
+async def test_memory_of_a_model_that_is_taken_away_goes_at_once(house: House) -> None:
+    await _register(house, 0.5, 1.5)
+    gc.collect()
+    gc.disable()
+    try:
+        async with house.worker() as worker:
+            await house.deployments.create("m@1", "taken")
+            await house.deployments.until("taken", 1)
+            for _ in range(3):
+                await worker.infer("taken")
+            assert _held("taken") == 1
+            await house.deployments.delete("taken")
+            await until(lambda: _is_unknown(worker, "taken"), "the model to go")
+
+            async def is_gone() -> bool:
+                return not _held("taken")
+
+            await until(is_gone, "its memory to go", 5.0)
+    finally:
+        gc.enable()
+
+
+def _held(deployment: str) -> int:
+    return sum(isinstance(one, LoadedModel) and one.deployment == deployment for one in gc.get_objects())
 
 
 async def _is_ready(worker: Worker) -> bool:

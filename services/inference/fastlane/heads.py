@@ -7,6 +7,7 @@ contents. Whatever does not fit exactly is parsed in full, and refused there if 
 """
 
 import struct
+import weakref
 from dataclasses import dataclass, field
 
 from services.inference.open_inference import grpc_service_pb2 as pb
@@ -51,8 +52,9 @@ class Head:
         start: the bytes before the id.
         rest: those after it, up to the tensors.
         tensors: in the request's order.
-        form, rows: what it may share a batch with.
-        generation: of the table when `form` was looked up.
+        found_form, rows: what it may share a batch with. The model keeps its forms: a head that kept one would keep the
+            model loaded that was taken away.
+        generation: of the table when the form was looked up.
         is_shared: whether other versions take some of these requests, so that each is to be routed by itself.
     """
 
@@ -61,12 +63,17 @@ class Head:
     start: bytes
     rest: bytes
     tensors: tuple[Tensor, ...]
-    form: Form
+    found_form: weakref.ref[Form]
     rows: int
     generation: int
     is_shared: bool = False
     _reply_start: bytes = b""
     _replies: dict[tuple[tuple[int, ...], ...], bytes] = field(default_factory=dict)
+
+    @property
+    def form(self) -> Form | None:
+        """What it may share a batch with; None once the model has forgotten it, or is gone itself."""
+        return self.found_form()
 
     def split(self, data: bytes) -> tuple[bytes, int] | None:
         """Return the id's field of a request and where its tensors begin; None where it does not begin so."""
@@ -131,7 +138,7 @@ class Head:
         shapes = tuple([(rows, *array.shape[1:]) if outputs.rows else array.shape for array in outputs.arrays])
         described = self._replies.get(shapes)
         if described is None:
-            described = self._describe(shapes)
+            described = self._describe(work.form, shapes)
         parts: list[bytes | memoryview] = [self._reply_start, request_id, described]
         for index in range(len(shapes)):
             raw = outputs.raw(index, work.start, rows)
@@ -139,12 +146,12 @@ class Head:
             parts += (_RAW_OUTPUT, bytes((length,)) if length < _ONE_BYTE else _encoded(length), raw)
         return b"".join(parts)
 
-    def _describe(self, shapes: tuple[tuple[int, ...], ...]) -> bytes:
-        model = self.form.model
+    def _describe(self, form: Form, shapes: tuple[tuple[int, ...], ...]) -> bytes:
+        model = form.model
         if len(self._replies) >= _MOST_REPLIES:
             self._replies.clear()
         reply = pb.ModelInferResponse()
-        for name, shape in zip(self.form.outputs, shapes, strict=True):
+        for name, shape in zip(form.outputs, shapes, strict=True):
             reply.outputs.add(name=name, datatype=model.outputs[name].datatype, shape=shape)
         self._reply_start = pb.ModelInferResponse(model_name=self.name, model_version=model.version).SerializeToString()
         described = self._replies[shapes] = reply.SerializeToString()
@@ -231,7 +238,7 @@ def _head_of(data: bytes, request: pb.ModelInferRequest, form: Form, rows: int, 
         start.SerializeToString(),
         described.SerializeToString(),
         tensors,
-        form,
+        weakref.ref(form),
         rows,
         generation,
     )

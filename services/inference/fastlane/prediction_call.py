@@ -115,11 +115,15 @@ class PredictionCall:
         if found is None:
             return None
         head, self._id, position = found
+        form = head.form
+        if form is None:
+            heads.forget(workspace, data, head)
+            return None
         if head.generation != table.generation:
             generation = table.generation
             entry = table.get(workspace, head.name)
             head.is_shared = not head.version and entry.is_shared
-            if not head.is_shared and table.find(workspace, head.name, head.version) is not head.form.model:
+            if not head.is_shared and table.find(workspace, head.name, head.version) is not form.model:
                 heads.forget(workspace, data, head)
                 return None
             head.generation = generation
@@ -129,7 +133,7 @@ class PredictionCall:
         if payloads is None:
             return None
         self._head = head
-        return Work(head.form, payloads, head.rows, self._answer_known, is_checked=False)
+        return Work(form, payloads, head.rows, self._answer_known, is_checked=False)
 
     def _parsed(self, data: bytes) -> Work:
         """Return the work of any request.

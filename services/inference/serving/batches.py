@@ -29,7 +29,7 @@ _MOST_FORMS = 256
 _LARGE = 4096
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Form:
     """What requests must have in common to share a batch.
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Self
 
@@ -127,6 +127,7 @@ class Replicas:
         if entry.models.get(number) is not old or key not in self._reports:
             return False
         new.take_over(old)
+        self._follow_end(old)
         self._table.set(workspace, deployment, replace(entry, models={**entry.models, number: new}))
         self._report(key, self._reports[key], pb.REPLICA_STATE_READY, provider=new.provider)
         self.on_change()
@@ -169,6 +170,8 @@ class Replicas:
         model.release.begin(replica.routing.window)
         model.cache = self._cache(workspace, deployment, replica)
         entry = self._table.get(workspace, deployment)
+        if (former := entry.models.get(number)) is not None:
+            self._follow_end(former)
         self._table.set(
             workspace,
             deployment,
@@ -255,13 +258,19 @@ class Replicas:
                 del self._reports[key]
             return
         self._report(key, self._reports[key], pb.REPLICA_STATE_DRAINING, provider=model.provider)
-        draining = asyncio.create_task(self._drain(key, model))
-        self._draining.add(draining)
-        draining.add_done_callback(self._draining.discard)
+        self._begin(self._drain(key, model))
+
+    def _follow_end(self, model: LoadedModel) -> None:
+        """Let go of a model whose place another has taken, when its last run has ended."""
+        self._begin(_idle(model))
+
+    def _begin(self, ending: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(ending)
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
 
     async def _drain(self, key: Key, model: LoadedModel) -> None:
-        while model.in_flight or model.held:  # noqa: ASYNC110  (a request pays for an event; a drain is rare)
-            await asyncio.sleep(_DRAIN_LOOK_SECONDS)
+        await _idle(model)
         report = self._reports.get(key)
         if report is not None and report.state == pb.REPLICA_STATE_DRAINING:
             del self._reports[key]
@@ -307,6 +316,14 @@ class Replicas:
         told.CopyFrom(replica)
         told.state, told.message, told.provider = state, message, provider
         self._reports[key] = told
+
+
+async def _idle(model: LoadedModel) -> None:
+    """Wait until nobody uses a model any more; its memory goes then, or with its last user."""
+    while model.in_flight or model.held:  # noqa: ASYNC110  (a request pays for an event; a drain is rare)
+        await asyncio.sleep(_DRAIN_LOOK_SECONDS)
+    # They and it hold each other, and the garbage collector may not look for hours where little happens.
+    model.forms.clear()
 
 
 class _Rate:
