@@ -90,7 +90,7 @@ class Replicas:
         for key in [key for key in self._reports if key not in wanted]:
             self._remove(key, is_replaced=_slot(key) in slots)
         for key, replica in wanted.items():
-            if key in self._reports and self._reports[key].state != pb.REPLICA_STATE_DRAINING:
+            if key in self._reports and not _is_draining(self._reports[key]):
                 self._refresh(key, replica)
             else:
                 self._add(key, replica)
@@ -253,8 +253,11 @@ class Replicas:
         routes = {other: route for other, route in entry.routes.items() if other != number}
         changed = replace(entry, models=left, waiting=waiting, leaving=leaving, routes=routes)
         self._table.set(workspace, deployment, changed)
+        if not left and not waiting:
+            # Its bytes count for nobody any more.
+            self._caches.pop((workspace, deployment), None)
         if model is None:
-            if self._reports[key].state != pb.REPLICA_STATE_DRAINING:
+            if not _is_draining(self._reports[key]):
                 del self._reports[key]
             return
         self._report(key, self._reports[key], pb.REPLICA_STATE_DRAINING, provider=model.provider)
@@ -272,8 +275,10 @@ class Replicas:
     async def _drain(self, key: Key, model: LoadedModel) -> None:
         await _idle(model)
         report = self._reports.get(key)
-        if report is not None and report.state == pb.REPLICA_STATE_DRAINING:
+        if report is not None and _is_draining(report):
             del self._reports[key]
+        # Its report may be gone already: another model under the same number was to take its place.
+        if not any(_slot(other) == _slot(key) and _is_draining(told) for other, told in self._reports.items()):
             workspace, deployment, number = _slot(key)
             entry = self._table.get(workspace, deployment)
             self._table.set(workspace, deployment, replace(entry, leaving=entry.leaving - {number}))
@@ -346,6 +351,10 @@ def _key(replica: pb.Replica) -> Key:
 
 def _slot(key: Key) -> Slot:
     return key[:3]
+
+
+def _is_draining(replica: pb.Replica) -> bool:
+    return replica.state == pb.REPLICA_STATE_DRAINING
 
 
 def _without(waiting: Mapping[int, str], number: int) -> dict[int, str]:
