@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from servicekit.errors import Cancelled, Internal
+from servicekit.errors import Cancelled, Internal, ResourceExhausted
 from services.inference.open_inference import grpc_service_pb2 as pb
-from services.inference.serving.batches import Work, find_form
+from services.inference.serving.batches import Batch, Work, find_form
 from services.inference.serving.model import LoadedModel
-from services.inference.serving.response_cache import ResponseCache
+from services.inference.serving.response_cache import ResponseCache, Taken
 from tests.inference.house import House, Worker, until
 from tests.inference.models import identity
 from tests.inference.test_batcher import Asked, _floats, looking_up
@@ -72,6 +72,26 @@ def test_leader_that_goes_away_leaves_its_followers_an_answer() -> None:
     assert isinstance(leader.error, Cancelled)
     assert follower.error is None
     assert follower.arrays()[0].shape == ()
+
+
+def test_refused_leader_tells_nothing_to_who_waits_for_the_next_one(model: LoadedModel) -> None:
+    cache = ResponseCache(1 << 20)
+    told: list[Work] = []
+    form, rows = find_form(model, ("y",), {"x": _floats(1)})
+    refused, leader, follower, late = (Work(form, [_floats(1)], rows, told.append) for _ in range(4))
+    assert cache.take(refused, told.append) is Taken.RUNS
+    cache.forget(refused)
+    # Another thread's, before the refused one is told.
+    assert cache.take(leader, told.append) is Taken.RUNS
+    assert cache.take(follower, told.append) is Taken.WAITS
+    refused.error = ResourceExhausted("full")
+    refused.done(refused)
+    assert told == [refused]
+    assert cache.take(late, told.append) is Taken.WAITS
+    Batch([leader]).run()
+    leader.done(leader)
+    assert told == [refused, leader, follower, late]
+    assert follower.error is late.error is None
 
 
 def test_error_is_told_to_all_and_not_kept() -> None:

@@ -16,7 +16,7 @@ import structlog
 from servicekit.errors import Cancelled, Internal, ResourceExhausted
 from services.inference.serving.admission import Admission
 from services.inference.serving.batches import Batch, Form, Work
-from services.inference.serving.response_cache import Taken
+from services.inference.serving.response_cache import ResponseCache, Taken
 from services.inference.serving.statistics import BatchTimes
 from services.inference.serving.tracing import record_batch
 
@@ -85,7 +85,9 @@ class Batcher:
             ResourceExhausted: too much waits already; it says when to come back.
         """
         model = work.form.model
-        taken = Taken.RUNS if model.cache is None else model.cache.take(work, self._run_again)
+        # Read once: another thread may change it meanwhile, and what was taken is to be given back there.
+        cache = model.cache
+        taken = Taken.RUNS if cache is None else cache.take(work, self._run_again)
         if taken is Taken.KNOWN:
             now = time.monotonic()
             work.done(work)
@@ -93,16 +95,16 @@ class Batcher:
             with self._lock:
                 self.served += 1
         elif taken is Taken.RUNS:
-            self._queue(work)
+            self._queue(work, cache)
 
-    def _queue(self, work: Work) -> None:
+    def _queue(self, work: Work, cache: ResponseCache | None) -> None:
         try:
             self._enter(work)
         except ResourceExhausted:
-            if work.form.model.cache is not None:
-                work.form.model.cache.forget(work)
+            if cache is not None:
+                cache.forget(work)
             raise
-        if work.form.model.cache is not None:
+        if cache is not None:
             work.form.model.statistics.missed()
 
     def _run_again(self, work: Work) -> None:

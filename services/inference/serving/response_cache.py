@@ -70,8 +70,11 @@ class ResponseCache:
 
     def forget(self, work: Work) -> None:
         """Let a request go that was to run and could not; those that wait for it run by themselves."""
-        if isinstance(work.done, _Landing):
-            work.done.abandon()
+        landing = work.done
+        if isinstance(landing, _Landing):
+            # It leads no more: what becomes of it is nothing to who leads next.
+            work.done = landing.own
+            landing.abandon()
 
     def land(self, key: _Key, work: Work | None) -> list[Work]:
         """Keep a request's answer, if there is one; return who waits for it."""
@@ -98,21 +101,21 @@ class _Landing:
 
     Args:
         cache, key: where.
-        done: the leader's own.
+        own: the leader's.
         run_again: runs one whose leader went away.
     """
 
     def __init__(
-        self, cache: ResponseCache, key: _Key, done: Callable[[Work], None], run_again: Callable[[Work], None]
+        self, cache: ResponseCache, key: _Key, own: Callable[[Work], None], run_again: Callable[[Work], None]
     ) -> None:
         self._cache = cache
         self._key = key
-        self._done = done
+        self.own = own
         self._run_again = run_again
 
     def __call__(self, work: Work) -> None:
         followers = self._cache.land(self._key, work)
-        self._done(work)
+        self.own(work)
         # Its own haste or absence is no answer to the others.
         is_its_own = isinstance(work.error, Cancelled | DeadlineExceeded)
         for follower in followers:
