@@ -94,6 +94,28 @@ def test_refused_leader_tells_nothing_to_who_waits_for_the_next_one(model: Loade
     assert follower.error is late.error is None
 
 
+def test_what_waits_for_an_answer_is_bounded_like_what_is_kept(model: LoadedModel) -> None:
+    cache = ResponseCache(10_000)
+    told: list[Work] = []
+    form, rows = find_form(model, ("y",), {"x": _floats(1)})
+
+    def come() -> Work:
+        return Work(form, [_floats(1)], rows, told.append, size_bytes=3000)
+
+    for _ in range(2):
+        leader = come()
+        assert cache.take(leader, told.append) is Taken.RUNS
+        assert [cache.take(come(), told.append) for _ in range(2)] == [Taken.WAITS] * 2
+        # By itself: the queue's limits are its own.
+        alone = come()
+        assert cache.take(alone, told.append) is Taken.RUNS
+        alone.done(alone)
+        leader.error = Internal("failed")
+        leader.done(leader)
+        assert len(told) == 4
+        told.clear()
+
+
 def test_error_is_told_to_all_and_not_kept() -> None:
     model = looking_up()
     model.cache = ResponseCache(1 << 20)

@@ -35,7 +35,7 @@ class ResponseCache:
     """Keeps a deployment's answers. Its methods may be called by any thread.
 
     Args:
-        most_bytes: that they may take; the least recently used go first.
+        most_bytes: that they may take; the least recently used go first. As much again may wait for answers.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -44,6 +44,7 @@ class ResponseCache:
         self._answers: OrderedDict[_Key, tuple[Outputs, int]] = OrderedDict()
         # By what is being computed: who waits for it.
         self._flights: dict[_Key, list[Work]] = {}
+        self._waiting_bytes = 0
         self._lock = threading.Lock()
 
     def take(self, work: Work, run_again: Callable[[Work], None]) -> Taken:
@@ -62,6 +63,11 @@ class ResponseCache:
                 return Taken.KNOWN
             followers = self._flights.get(key)
             if followers is not None:
+                held = _ENTRY_BYTES + work.size_bytes
+                if self._waiting_bytes + held > self.most_bytes:
+                    # The queue's limits hold for it, then.
+                    return Taken.RUNS
+                self._waiting_bytes += held
                 followers.append(work)
                 return Taken.WAITS
             self._flights[key] = []
@@ -81,7 +87,9 @@ class ResponseCache:
         with self._lock:
             if work is not None and work.error is None:
                 self._keep(key, work)
-            return self._flights.pop(key, [])
+            followers = self._flights.pop(key, [])
+            self._waiting_bytes -= sum(_ENTRY_BYTES + follower.size_bytes for follower in followers)
+            return followers
 
     def _keep(self, key: _Key, work: Work) -> None:
         # Copies: a view would hold its whole batch.
