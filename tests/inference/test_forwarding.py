@@ -1,5 +1,6 @@
 """Requests for models of other workers: passed on once, with the caller's token and deadline, on either lane."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -10,14 +11,18 @@ import grpc
 import pytest
 
 from lepton.v1 import scheduler_pb2
+from servicekit.auth import Identity, Role
+from servicekit.errors import NotFound, Unavailable
+from servicekit.rpc import raw_channel
+from servicekit.settings import ProcessSettings
 from services.inference.open_inference import grpc_service_pb2 as pb
-from services.inference.serving.forwarding import MARK, Directory
+from services.inference.serving.forwarding import MARK, MODEL_INFER, Directory, Forwarder
 from services.inference.serving.table import Entry, ServingTable
 from tests.inference.fronts import LANES, Metadata, Served, ones, serving
 from tests.inference.house import House, Worker, refused, until
 from tests.inference.models import failing, identity
 from tests.inference.test_limits import _count, counting
-from tests.support.credentials import MakeToken, bearer
+from tests.support.credentials import MakeToken, bearer, environment_of
 
 
 def report(worker: str, port: int, *replicas: tuple[str, str, int], in_flight: int = 0) -> scheduler_pb2.WorkerReport:
@@ -126,6 +131,69 @@ async def test_holder_that_is_gone_is_passed_over(pair: Pair) -> None:
     await pair.known.take(report("far", pair.far.server.private_port, ("default", "echo", 3), in_flight=5))
     for _ in range(3):
         assert (await pair.near.infer("echo")).model_name == "echo"
+
+
+@contextlib.asynccontextmanager
+async def _beside(
+    credentials: Path, metadata: Metadata, *held: str
+) -> AsyncIterator[tuple[Forwarder, list[str], Served]]:
+    """Give a forwarder whose connections are counted, and the worker that it takes for the holder of some models."""
+    table = ServingTable()
+    table.set("default", "counting", Entry({1: counting()}))
+    known, opened = Directory("near"), list[str]()
+    settings = ProcessSettings.model_validate(environment_of(credentials, "inference"))
+
+    def open_(address: str) -> grpc.aio.Channel:
+        opened.append(address)
+        return raw_channel(address, settings)
+
+    async with serving(table, credentials, metadata) as far, Forwarder(known, open_) as forwarder:
+        await known.take(report("far", far.server.private_port, *[("default", name, 1) for name in held]))
+        yield forwarder, opened, far
+
+
+async def _passed_on(forwarder: Forwarder, metadata: Metadata, request: pb.ModelInferRequest) -> bytes:
+    token = metadata[0][1].removeprefix("Bearer ")
+    forwarded = await forwarder.unary(
+        MODEL_INFER,
+        request.SerializeToString(),
+        (request.model_name, ""),
+        Identity("default", Role.VIEWER, "viewer@test", token=token),
+        NotFound("not here", reason="MODEL_NOT_FOUND"),
+        seconds=None,
+        is_marked=False,
+    )
+    return forwarded.reply
+
+
+async def test_connection_to_a_holder_that_answers_is_kept_whatever_it_says(
+    platform_files: Path, make_token: MakeToken
+) -> None:
+    token = bearer(make_token("viewer"))
+    async with _beside(platform_files, token, "counting", "ghost") as (forwarder, opened, _):
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="passed on already"):
+                await _passed_on(forwarder, token, _named("ghost"))
+            # Calls that take long run on beside the refused ones: they would end with the connection.
+            await _passed_on(forwarder, token, _count(1))
+        assert len(opened) == 1
+
+
+async def test_call_whose_connection_is_let_go_is_refused_and_not_left_without_an_answer(
+    platform_files: Path, make_token: MakeToken
+) -> None:
+    token = bearer(make_token("viewer"))
+    async with _beside(platform_files, token, "counting") as (forwarder, _, far):
+        asking = asyncio.ensure_future(_passed_on(forwarder, token, _count(1 << 40)))
+        model = far.table.find("default", "counting", "")
+
+        async def is_running() -> bool:
+            return bool(model.in_flight)
+
+        await until(is_running, "the run to begin")
+        await forwarder.__aexit__()
+        with pytest.raises(Unavailable, match="was lost"):
+            await asking
 
 
 async def test_questions_about_models_are_passed_on_too(pair: Pair) -> None:

@@ -31,6 +31,8 @@ MARK = "lepton-forwarded"
 _REPORT_LASTS_SECONDS = 5.0
 _TIMEOUT_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
+# The transport's own words; a holder that answers has reasons of its own.
+_GONE = frozenset({Unavailable.default_reason, "PEER_LOST"})
 # What a table says of a model that may stand elsewhere.
 _ELSEWHERE = frozenset({"MODEL_NOT_FOUND", "MODEL_LOADING", "MODEL_NOT_LOADED", "WORKER_NOT_READY"})
 
@@ -175,7 +177,8 @@ class Forwarder:
                 return await self._ask(holder, method, request, model, identity, seconds)
             except Unavailable as error:
                 why = error
-                self._forget(holder.address)
+                if error.reason in _GONE:
+                    self._forget(holder.address)
         raise why
 
     def _forget(self, address: str) -> None:
@@ -216,6 +219,9 @@ class Forwarder:
                 if has_begun or not isinstance(error, Unavailable):
                     raise error from failure
                 why = error
+            except asyncio.CancelledError:
+                _refuse_lost()
+                raise
             finally:
                 call.cancel()
         raise why
@@ -251,17 +257,31 @@ class Forwarder:
     ) -> Forwarded:
         started = time.monotonic()
         ask: Any = self._channel(holder).unary_unary(method)
-        call = ask(request, timeout=seconds or _TIMEOUT_SECONDS, metadata=_metadata(identity))
+        call = ask(request, timeout=_TIMEOUT_SECONDS if seconds is None else seconds, metadata=_metadata(identity))
         try:
             reply = await call
             trailers = await call.trailing_metadata()
         except grpc.aio.AioRpcError as failure:
             raise statuses.from_rpc_error(failure) from failure
+        except asyncio.CancelledError:
+            _refuse_lost()
+            raise
         finally:
             call.cancel()
             latencies = self.latencies.setdefault((identity.workspace, model[0]), Latencies())
             latencies.observe(time.monotonic() - started)
         return Forwarded(reply, tuple((key, value) for key, value in trailers or () if isinstance(value, str)))
+
+
+def _refuse_lost() -> None:
+    """Refuse a call that ended because its channel was let go: gRPC ends it as if its own task had been cancelled.
+
+    Raises:
+        Unavailable: so it is; the task goes on, and its caller waits for an answer.
+    """
+    task = asyncio.current_task()
+    if task is not None and not task.cancelling():
+        raise Unavailable("the connection to the worker that holds the model was lost", reason="PEER_LOST")
 
 
 def _metadata(identity: Identity) -> tuple[tuple[str, str], ...]:
