@@ -235,6 +235,43 @@ async def test_what_runs_at_a_drain_is_answered_and_what_comes_is_not_taken(serv
     await refused(served.infer("echo", timeout=2.0), grpc.StatusCode.UNAVAILABLE)
 
 
+_ENDS_WHILE_IT_ANSWERS = """
+import asyncio, sys
+from pathlib import Path
+import numpy as np
+from services.inference.open_inference import grpc_service_pb2 as pb
+from services.inference.serving.table import Entry, ServingTable
+from tests.inference.fronts import serving
+from tests.inference.models import identity
+
+async def end(credentials, metadata, after):
+    table, model = ServingTable(), identity("FP32")
+    # Left to the threads, and large: the answers take long to put together.
+    model.run_seconds = 1.0
+    table.set("default", "echo", Entry({1: model}))
+    array = np.zeros((1_000_000, 3), np.float32)
+    request = pb.ModelInferRequest(raw_input_contents=[array.tobytes()])
+    request.inputs.add(name="x", datatype="FP32", shape=array.shape)
+    async with serving(table, credentials, metadata, rest_port=None, max_message_bytes=64 << 20) as served:
+        calls = [asyncio.ensure_future(served.infer("echo", request=request)) for _ in range(6)]
+        await asyncio.sleep(after)
+        await served.server.drain(0.0)
+        await asyncio.gather(*calls, return_exceptions=True)
+
+for place in range(16):
+    asyncio.run(end(Path(sys.argv[1]), (("authorization", "Bearer " + sys.argv[2]),), 0.02 * place))
+print("ended")
+"""
+
+
+async def test_process_outlives_a_drain_whose_time_is_over_while_threads_answer(
+    platform_files: Path, make_token: MakeToken
+) -> None:
+    command = [sys.executable, "-c", _ENDS_WHILE_IT_ANSWERS, str(platform_files), make_token("viewer")]
+    ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.stdout.endswith("ended\n"), ended.stderr[-1000:]
+
+
 _NEVER_READS = """
 import os, signal, sys
 import grpc

@@ -194,7 +194,12 @@ class AsyncCall(grpc.aio.ServicerContext[Any, Any]):
         await self._batch(core.status_operations(number, details, trailers, is_first=is_first))
 
     async def _batch(self, operations: Sequence[Any]) -> Any:
-        """Start operations and return their completion's event."""
+        """Start operations and return their completion's event; nothing once the caller went away.
+
+        A handler that goes on regardless may outlive the server, and operations on its queue's remains end the process.
+        """
+        if self._is_cancelled:
+            raise asyncio.CancelledError
         completed: asyncio.Future[Any] = self._loop.create_future()
 
         def tell(event: Any) -> None:

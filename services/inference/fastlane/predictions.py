@@ -87,6 +87,11 @@ class FastPredictions:
         """Whether requests wait for `flush`."""
         return bool(self._unflushed)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no other thread may be about to answer."""
+        return self.batcher.is_idle
+
     def begin(self, event: Any) -> None:
         """Take a call: check who makes it, and ask for its request."""
         call = PredictionCall(self, event)

@@ -1,6 +1,7 @@
 """A gRPC server on the core's completion queue: a grpc.aio.Server to whoever adds services to it."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -14,6 +15,10 @@ from services.inference.fastlane.calls import AsyncCall, serve_call
 
 _log = structlog.get_logger(__name__)
 
+# What was cancelled ends in less, or tells nobody any more.
+_SETTLE_SECONDS = 1.0
+_LOOK_SECONDS = 0.005
+
 
 class FastMethod(Protocol):
     """A method that is served on the driving thread."""
@@ -21,6 +26,10 @@ class FastMethod(Protocol):
     @property
     def is_waiting(self) -> bool:
         """Whether `flush` has something to do."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no other thread may be about to answer."""
 
     def begin(self, event: Any) -> None:
         """Take a call: `event` has call, invocation_metadata and call_details. Must not raise, nor block."""
@@ -86,10 +95,18 @@ class FastServer(grpc.aio.Server):
         except TimeoutError:
             self._server.cancel_all_calls()
             await self._has_ended.wait()
-        if self._calls:
-            await asyncio.wait(self._calls, timeout=1.0)
+        await self._settle()
         self._queue.shutdown()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+
+    async def _settle(self) -> None:
+        """Wait for who may still answer: one operation after the queue's end, and the core ends the process."""
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=_SETTLE_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                while not all(method.is_settled for method in self._methods):  # noqa: ASYNC110  (once, at the end)
+                    await asyncio.sleep(_LOOK_SECONDS)
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:
         """Wait until the server has stopped; return False where it did not in time."""
@@ -116,8 +133,7 @@ class FastServer(grpc.aio.Server):
             waiting = [method for method in methods if method.is_waiting]
             event = poll(core.AT_ONCE) if waiting else poll()
             if event.completion_type == core.QUEUE_EMPTY:
-                for method in waiting:
-                    method.flush()
+                self._flush(waiting)
             elif event.completion_type == core.QUEUE_ENDED:
                 return
             else:
@@ -127,6 +143,14 @@ class FastServer(grpc.aio.Server):
                     _log.exception("event not served", exc_info=error)
             # An event keeps its call alive: let go of it before the next wait.
             event = None
+
+    def _flush(self, methods: Iterable[FastMethod]) -> None:
+        for method in methods:
+            try:
+                method.flush()
+            except Exception as error:
+                # This thread is everybody's.
+                _log.exception("requests not run", exc_info=error)
 
     def _on_call(self, event: Any) -> None:
         if not event.success or event.call is None:
@@ -141,6 +165,7 @@ class FastServer(grpc.aio.Server):
             self._loop.call_soon_threadsafe(self._begin, event)
 
     def _on_shutdown(self, event: Any) -> None:
+        self._flush(self._methods)
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._has_ended.set)
 

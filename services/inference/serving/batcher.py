@@ -78,6 +78,11 @@ class Batcher:
         self._pool = ThreadPoolExecutor(max(slots(), 1), thread_name_prefix="onnxruntime")
         self.served = 0
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no thread of its own runs anything, nor tells anybody of it."""
+        return not self._active
+
     def submit(self, work: Work) -> None:
         """Queue a request, unless its answer is known; `flush` begins its run.
 
