@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -177,6 +178,36 @@ async def test_connection_to_a_holder_that_answers_is_kept_whatever_it_says(
             # Calls that take long run on beside the refused ones: they would end with the connection.
             await _passed_on(forwarder, token, _count(1))
         assert len(opened) == 1
+
+
+async def test_holder_that_ends_before_it_took_the_call_is_passed_over(
+    platform_files: Path, make_token: MakeToken
+) -> None:
+    async def end(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        await context.abort(grpc.StatusCode.CANCELLED)
+
+    ending = grpc.aio.server()
+    method: Any = grpc.unary_unary_rpc_method_handler(end)
+    service, _, name = MODEL_INFER.strip("/").partition("/")
+    ending.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: method}),))
+    port = ending.add_insecure_port("localhost:0")
+    await ending.start()
+    token = bearer(make_token("viewer"))
+    settings = ProcessSettings.model_validate(environment_of(platform_files, "inference"))
+    table, known = ServingTable(), Directory("near")
+    table.set("default", "counting", Entry({1: counting()}))
+
+    def open_(address: str) -> grpc.aio.Channel:
+        is_ending = address.endswith(f":{port}")
+        return grpc.aio.insecure_channel(address) if is_ending else raw_channel(address, settings)
+
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(ending.stop, None)
+        far = await stack.enter_async_context(serving(table, platform_files, token))
+        forwarder = await stack.enter_async_context(Forwarder(known, open_))
+        await known.take(report("ending", port, ("default", "counting", 1)))
+        await known.take(report("far", far.server.private_port, ("default", "counting", 1), in_flight=5))
+        assert await _passed_on(forwarder, token, _count(1))
 
 
 async def test_call_whose_connection_is_let_go_is_refused_and_not_left_without_an_answer(

@@ -215,7 +215,7 @@ class Forwarder:
                     yield reply
                 return
             except grpc.aio.AioRpcError as failure:
-                error = statuses.from_rpc_error(failure)
+                error = _error_of(failure)
                 if has_begun or not isinstance(error, Unavailable):
                     raise error from failure
                 why = error
@@ -262,7 +262,7 @@ class Forwarder:
             reply = await call
             trailers = await call.trailing_metadata()
         except grpc.aio.AioRpcError as failure:
-            raise statuses.from_rpc_error(failure) from failure
+            raise _error_of(failure) from failure
         except asyncio.CancelledError:
             _refuse_lost()
             raise
@@ -271,6 +271,13 @@ class Forwarder:
             latencies = self.latencies.setdefault((identity.workspace, model[0]), Latencies())
             latencies.observe(time.monotonic() - started)
         return Forwarded(reply, tuple((key, value) for key, value in trailers or () if isinstance(value, str)))
+
+
+def _error_of(failure: grpc.aio.AioRpcError) -> LeptonError:
+    if failure.code() is grpc.StatusCode.CANCELLED:
+        # Nobody here did: so the core ends calls that it has not handed out yet when its process drains.
+        return Unavailable("the worker that holds the model is ending", reason="PEER_LOST")
+    return statuses.from_rpc_error(failure)
 
 
 def _refuse_lost() -> None:
