@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -210,6 +211,35 @@ async def test_call_without_a_deadline_ends_with_the_servers(platform_files: Pat
             await refused(
                 running.infer("counting", request=_count(1 << 40)), grpc.StatusCode.DEADLINE_EXCEEDED, "longer than"
             )
+
+
+async def test_call_whose_time_is_over_while_its_answer_is_put_together_is_answered_once(
+    platform_files: Path, make_token: MakeToken
+) -> None:
+    table, model = ServingTable(), identity("FP32")
+    # Left to a thread, and typed: the answer takes about as long as the call may.
+    model.run_seconds = 1.0
+    table.set("default", "echo", Entry({1: model}))
+    token, seconds = bearer(make_token("viewer")), 0.03
+    async with serving(
+        table, platform_files, token, threads=1, call_timeout_seconds=seconds, max_unread_bytes=1 << 20
+    ) as running:
+        ends = time.monotonic() + 5.0
+        codes = set()
+        rows = 10_000
+        while time.monotonic() < ends:
+            request = pb.ModelInferRequest()
+            contents = request.inputs.add(name="x", datatype="FP32", shape=[rows, 3]).contents
+            contents.fp32_contents.extend([1.0] * (rows * 3))
+            asking = [running.infer("echo", request=request) for _ in range(6)]
+            for found in await asyncio.gather(*asking, return_exceptions=True):
+                codes.add(found.code() if isinstance(found, grpc.aio.AioRpcError) else grpc.StatusCode.OK)
+            # So that some are late, and some are not.
+            rows = 10_000 if rows > 100_000 else rows + 10_000
+        assert {grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED} <= codes
+        await asyncio.sleep(10 * seconds)
+        # What was sent twice would count as unread for ever.
+        assert (await running.infer("echo", timeout=10)).model_version == "1"
 
 
 @pytest.mark.parametrize("model", ["counting", "echo"])

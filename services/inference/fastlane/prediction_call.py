@@ -237,22 +237,33 @@ class PredictionCall:
             check_answer(len(reply), self._owner.most_bytes)
         except LeptonError as error:
             return self._fail_with(error)
-        self.is_answered = True
+        if not self._claim():
+            return
         operations = core.reply_operations(reply, self._owner.trailers(model))
         self._core_call.start_server_batch(operations, self._owner.sent(self._core_call, len(reply)))
         self._end("OK")
 
     def _fail(self, work: Work) -> None:
         assert work.error is not None
-        if work.is_gone:
-            self.is_answered = True
-            self._end(work.error.status, work.error.reason)
-        else:
+        if not work.is_gone:
             self._fail_with(work.error)
+        elif self._claim():
+            self._end(work.error.status, work.error.reason)
 
     def _fail_with(self, error: Exception) -> None:
+        if self._claim():
+            self.refuse(error)
+
+    def _claim(self) -> bool:
+        """Return whether this thread is to answer: its deadline may pass while another puts the answer together.
+
+        The core takes no second answer, and never says that it is done with one: what that holds would stay for ever.
+        """
+        # The interpreter switches threads at calls and loops: not between this look and the mark.
+        if self.is_answered:
+            return False
         self.is_answered = True
-        self.refuse(error)
+        return True
 
     def _send(self, operations: Any) -> None:
         self._core_call.start_server_batch(operations, core.ignored)
