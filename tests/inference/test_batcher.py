@@ -285,6 +285,18 @@ def test_lone_request_is_not_kept_and_one_of_a_stream_is_while_that_saves_more_t
     assert wait(8, 0.00001) == 0.0
 
 
+def test_request_that_was_long_in_coming_does_not_end_the_waiting_for_others() -> None:
+    model = identity("FP32")
+    model.fixed_seconds, model.run_seconds = 0.002, 1.0
+    asked = Asked()
+    first = time.monotonic()
+    for place in range(100):
+        form = asked.ask(model, _floats(1), started=first + 0.0005 * place).form
+    asked.ask(model, _floats(1), started=first - 60.0)
+    assert 0.0005 <= form.arrival_seconds < 0.001
+    asked.finish()
+
+
 def test_request_left_to_a_thread_is_run_there_whatever_is_learnt_meanwhile() -> None:
     asked, busy, other = Asked(), counting(), identity("FP32")
     other.run_seconds = 1.0

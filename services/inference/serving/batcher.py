@@ -135,10 +135,11 @@ class Batcher:
             model.waiting_rows += work.rows
             form.queue.append(work)
             form.rows += work.rows
-            form.arrival_seconds += _ARRIVAL_WEIGHT * (
-                min(work.started - form.last_arrival, 1.0) - form.arrival_seconds
-            )
-            form.last_arrival = work.started
+            since = work.started - form.last_arrival
+            # One that was long in coming began before the last one: of the time between two it tells nothing.
+            if since >= 0.0:
+                form.arrival_seconds += _ARRIVAL_WEIGHT * (min(since, 1.0) - form.arrival_seconds)
+                form.last_arrival = work.started
             self._ready[form] = None
             if self._is_lingering:
                 self._arrived.notify_all()
