@@ -33,6 +33,7 @@ from tests.inference.house import refused, until
 from tests.inference.models import columns, identity
 from tests.inference.test_limits import _count, counting
 from tests.support.credentials import MakeToken, bearer, public_channel
+from tests.support.living import living
 
 _MODELS = {kind: identity(kind) for kind in (*NUMPY_TYPES, "BYTES")}
 _COLUMNS = columns("error", nullable=True)
@@ -250,7 +251,7 @@ async def test_answered_call_is_let_go_without_the_garbage_collector(served: Ser
     try:
         for _ in range(5):
             await asyncio.gather(*(served.infer(model, request=request) for _ in range(10)))
-        held = sum(isinstance(one, PredictionCall | Work | Batch) for one in gc.get_objects())
+        held = sum(1 for kind in (PredictionCall, Work, Batch) for _ in living(kind))
     finally:
         gc.enable()
     # What was taken last may still be held.

@@ -18,6 +18,7 @@ from services.inference.serving.response_cache import ResponseCache
 from services.inference.serving.table import Entry, ServingTable
 from services.inference.settings import WorkerSettings
 from tests.inference.house import House, until
+from tests.support.living import living
 
 
 @dataclass
@@ -111,4 +112,4 @@ async def test_answers_of_a_deployment_that_is_gone_are_not_kept(registry_house:
 
 def _caches() -> int:
     gc.collect()
-    return sum(isinstance(one, ResponseCache) for one in gc.get_objects())
+    return sum(1 for _ in living(ResponseCache))

@@ -14,6 +14,7 @@ from services.inference.serving.model import LoadedModel
 from tests.inference.house import FAILED, PENDING, House, Worker, refused, until
 from tests.support import onnx_models
 from tests.support.credentials import bearer, public_channel
+from tests.support.living import living
 
 
 def _linear(bias: float) -> dict[str, bytes]:
@@ -63,7 +64,7 @@ async def test_memory_of_a_model_that_is_taken_away_goes_at_once(house: House) -
 
 
 def _held(deployment: str) -> int:
-    return sum(isinstance(one, LoadedModel) and one.deployment == deployment for one in gc.get_objects())
+    return sum(one.deployment == deployment for one in living(LoadedModel))
 
 
 async def _is_ready(worker: Worker) -> bool:
