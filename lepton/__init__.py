@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lepton.errors import LeptonError
     from lepton.evaluation import evaluate
     from lepton.jobs import Job
-    from lepton.models import BoostedTrees, LinearRegression, LogisticRegression, Transformer
+    from lepton.models import MLP, BoostedTrees, LinearRegression, LogisticRegression, Transformer
     from lepton.utils import load_data
     from lepton.versions import ModelVersion
 
@@ -35,12 +35,14 @@ _HOMES = {
     "BoostedTrees": "lepton.models",
     "LinearRegression": "lepton.models",
     "LogisticRegression": "lepton.models",
+    "MLP": "lepton.models",
     "Transformer": "lepton.models",
     "load_data": "lepton.utils",
     "ModelVersion": "lepton.versions",
 }
 
 __all__ = [
+    "MLP",
     "BoostedTrees",
     "Connection",
     "Dataset",

@@ -7,7 +7,8 @@ from datetime import datetime
 from lepton.v1 import common_pb2
 from lepton.v1 import training_pb2 as pb
 from servicekit.errors import InvalidArgument
-from services.training.domain.families.catalog import Family, Hyperparameter
+from services.training.domain.families.catalog import Family
+from services.training.domain.families.hyperparameters import Hyperparameter
 from services.training.domain.jobs import Job, JobState, Outcome
 
 STATES: dict[JobState, "pb.JobState.ValueType"] = {

@@ -37,7 +37,7 @@ from services.training.settings import WorkerSettings
 _log = structlog.get_logger(__name__)
 
 Tell = Callable[[Mapping[str, Any]], None]
-_LIBRARIES = ("numpy", "scipy", "lightgbm", "onnx", "onnxruntime-gpu", "torch", "pyarrow")
+_LIBRARIES = ("numpy", "scipy", "lightgbm", "onnx", "onnxruntime-gpu", "torch", "pytorch-lightning", "pyarrow")
 # A fit is most of a job: reading comes before, export and registration after.
 _READ, _FITTED, _EXPORTED = 0.05, 0.85, 0.9
 # How long a neighbour may be away before the job gives up.

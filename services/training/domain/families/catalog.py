@@ -1,30 +1,11 @@
 """The families and their hyperparameters. Imports no library that trains, so that the service can list and check."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from servicekit.errors import InvalidArgument
-
-
-@dataclass(frozen=True)
-class Hyperparameter:
-    """One setting of a family.
-
-    Args:
-        name: by the field's terms.
-        description: what it does, with its unit.
-        default: used where it is not given; its type is the setting's.
-        minimum, maximum: inclusive bounds of a number.
-        choices: the allowed values of a text.
-    """
-
-    name: str
-    description: str
-    default: int | float | str | bool
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] = ()
+from services.training.domain.families.hyperparameters import Hyperparameter, check_value
+from services.training.domain.families.neural.settings import TRAINING
 
 
 @dataclass(frozen=True)
@@ -53,6 +34,13 @@ _CATEGORIES = Hyperparameter(
 )
 # What gives a linear regression's gradient descent away: who sets one of them does not mean least squares.
 _OF_GRADIENT_DESCENT = ("optimizer", "epochs", "learning_rate", "batch_size")
+_TASK = Hyperparameter(
+    "task",
+    "auto takes texts, booleans and two whole numbers as classes, other numbers as values.",
+    "auto",
+    choices=("auto", "regression", "classification"),
+)
+_CLASS_WEIGHT = Hyperparameter("class_weight", "Whether rare classes count more.", "none", choices=("none", "balanced"))
 _L2 = Hyperparameter("l2", "Strength of the penalty on squared weights.", 0.0, 0.0, 1e6)
 
 FAMILIES: Mapping[str, Family] = {
@@ -90,9 +78,7 @@ FAMILIES: Mapping[str, Family] = {
             ("binary", "multiclass"),
             (
                 Hyperparameter("c", "Inverse strength of the penalty on squared weights.", 1.0, 1e-6, 1e6),
-                Hyperparameter(
-                    "class_weight", "Whether rare classes count more.", "none", choices=("none", "balanced")
-                ),
+                _CLASS_WEIGHT,
                 Hyperparameter("max_iterations", "Most iterations of L-BFGS.", 1000, 1, 100_000),
                 _CATEGORIES,
             ),
@@ -102,12 +88,7 @@ FAMILIES: Mapping[str, Family] = {
             "A number or a class by gradient-boosted trees (LightGBM).",
             ("regression", "binary", "multiclass"),
             (
-                Hyperparameter(
-                    "task",
-                    "auto takes texts, booleans and two whole numbers as classes, other numbers as values.",
-                    "auto",
-                    choices=("auto", "regression", "classification"),
-                ),
+                _TASK,
                 Hyperparameter("n_estimators", "Boosting rounds.", 200, 1, 10_000),
                 Hyperparameter("learning_rate", "Weight of each tree.", 0.05, 1e-4, 1.0),
                 Hyperparameter("num_leaves", "Most leaves of a tree.", 15, 2, 4096),
@@ -115,7 +96,15 @@ FAMILIES: Mapping[str, Family] = {
                 Hyperparameter("min_child_samples", "Least rows of a leaf.", 20, 1, 1_000_000),
                 Hyperparameter("subsample", "Share of the rows that a tree sees.", 1.0, 0.01, 1.0),
                 Hyperparameter("colsample", "Share of the columns that a tree sees.", 1.0, 0.01, 1.0),
+                Hyperparameter("l1", "Strength of the penalty on absolute leaf values.", 0.0, 0.0, 1e6),
                 Hyperparameter("l2", "Strength of the penalty on squared leaf values.", 0.0, 0.0, 1e6),
+                _CLASS_WEIGHT,
+                Hyperparameter(
+                    "calibration",
+                    "Whether a tenth of the rows, set aside, tells how probabilities are to be read.",
+                    "off",
+                    choices=("off", "on"),
+                ),
                 Hyperparameter(
                     "early_stopping",
                     "Rounds without gain on a tenth of the rows, set aside, after which boosting stops; 0 for never.",
@@ -123,6 +112,26 @@ FAMILIES: Mapping[str, Family] = {
                     0,
                     10_000,
                 ),
+                _CATEGORIES,
+            ),
+        ),
+        Family(
+            "mlp",
+            "A number or a class by a multi-layer perceptron, for tables with many rows.",
+            ("regression", "binary", "multiclass"),
+            (
+                _TASK,
+                Hyperparameter("hidden_layers", "Layers between the columns and the answer.", 2, 1, 16),
+                Hyperparameter("hidden_units", "Of each of them.", 128, 1, 8192),
+                Hyperparameter("dropout", "Share of the hidden units left out at each step.", 0.1, 0.0, 0.9),
+                _CLASS_WEIGHT,
+                Hyperparameter(
+                    "trainable",
+                    "What a fine-tune changes: all layers, or the last one alone.",
+                    "all",
+                    choices=("all", "last"),
+                ),
+                *TRAINING,
                 _CATEGORIES,
             ),
         ),
@@ -158,25 +167,4 @@ def resolve_hyperparameters(family: str, given: Mapping[str, object]) -> dict[st
         )
     if family == "linear_regression" and "solver" not in given and not set(given).isdisjoint(_OF_GRADIENT_DESCENT):
         given = {**given, "solver": "gradient_descent"}
-    return {name: _checked(setting, given.get(name, setting.default)) for name, setting in known.items()}
-
-
-def _checked(setting: Hyperparameter, value: object) -> int | float | str | bool:
-    if setting.choices:
-        if value not in setting.choices:
-            raise InvalidArgument(
-                f"{setting.name} must be one of {', '.join(setting.choices)}, got {value!r}",
-                reason="BAD_HYPERPARAMETER",
-            )
-        return str(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidArgument(f"{setting.name} must be a number, got {value!r}", reason="BAD_HYPERPARAMETER")
-    if isinstance(setting.default, int) and int(value) != value:
-        raise InvalidArgument(f"{setting.name} must be a whole number, got {value!r}", reason="BAD_HYPERPARAMETER")
-    least = -math.inf if setting.minimum is None else setting.minimum
-    most = math.inf if setting.maximum is None else setting.maximum
-    if not least <= value <= most:
-        raise InvalidArgument(
-            f"{setting.name} must lie between {least:g} and {most:g}, got {value:g}", reason="BAD_HYPERPARAMETER"
-        )
-    return type(setting.default)(value)
+    return {name: check_value(setting, given.get(name, setting.default)) for name, setting in known.items()}

@@ -14,6 +14,7 @@ from services.training.domain.families.linear import LinearCore
 from services.training.domain.families.logistic import fit_logistic
 from services.training.domain.families.metrics import Scores, score
 from services.training.domain.families.model import Core, IsCancelled, Report, Run, Settings, TrainedModel, load_model
+from services.training.domain.families.neural.mlp import MlpCore, fit_mlp
 from services.training.domain.families.regression import fit_linear
 from services.training.domain.families.target import Target, describe_target, target_values
 from services.training.domain.families.trees import TreesCore, fit_trees
@@ -22,6 +23,7 @@ CORES: dict[str, type[Core]] = {
     "linear_regression": LinearCore,
     "logistic_regression": LinearCore,
     "boosted_trees": TreesCore,
+    "mlp": MlpCore,
 }
 HANDLE_UNKNOWN = ("ignore", "error")
 
@@ -140,6 +142,9 @@ def fit(
     if family == "boosted_trees":
         trees = base.core if base and isinstance(base.core, TreesCore) else None
         core = fit_trees(encoding, encoded, truth, schema.target, run, trees)
+    elif family == "mlp":
+        perceptron = base.core if base and isinstance(base.core, MlpCore) else None
+        core = fit_mlp(encoding, encoded, truth, schema.target, run, perceptron)
     else:
         linear = base.core if base and isinstance(base.core, LinearCore) else None
         if family == "linear_regression":

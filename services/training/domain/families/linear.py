@@ -35,18 +35,22 @@ class LinearCore:
 
     def scores(self, encoded: Encoded) -> Array:
         """Return (rows,) values, or (rows, classes) probabilities."""
+        sums = self.sums(encoded)
+        return probabilities(sums) if self.is_classifier else np.asarray(sums[:, 0])
+
+    def sums(self, encoded: Encoded) -> Array:
+        """Return the (rows, outputs) weighted sums."""
         values, missing = scaled(encoded.numbers, self.scaling)
         sums = values @ self.number_weights + missing @ self.missing_weights + self.intercept
-        sums = sums + self.category_weights[encoded.codes].sum(axis=1)
-        if not self.is_classifier:
-            return np.asarray(sums[:, 0])
-        # Two classes are the softmax of 0 and the log odds.
-        odds = np.concatenate([np.zeros_like(sums), sums], axis=1) if sums.shape[1] == 1 else sums
-        shares = np.exp(odds - odds.max(axis=1, keepdims=True))
-        return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+        return np.asarray(sums + self.category_weights[encoded.codes].sum(axis=1))
 
     def add_scores(self, graph: Graph, encoding: Encoding) -> str:
         """Add the nodes that give the same."""
+        sums = self.add_sums(graph, encoding)
+        return add_probabilities(graph, sums, len(self.intercept)) if self.is_classifier else sums
+
+    def add_sums(self, graph: Graph, encoding: Encoding) -> str:
+        """Add the nodes that give the weighted sums."""
         parts = [graph.constant(self.intercept.reshape(1, -1))]
         if encoding.numeric:
             parts.append(self._add_numbers(graph, encoding))
@@ -57,7 +61,7 @@ class LinearCore:
         sums = parts[0]
         for part in parts[1:]:
             sums = graph.add("Add", [part, sums])
-        return sums if not self.is_classifier else self._add_probabilities(graph, sums)
+        return sums
 
     def _add_numbers(self, graph: Graph, encoding: Encoding) -> str:
         numbers = encoding.add_numbers(graph, TensorProto.DOUBLE)
@@ -71,13 +75,6 @@ class LinearCore:
         marks = graph.add("Cast", [missing], to=TensorProto.DOUBLE)
         sums = graph.add("MatMul", [filled, weights])
         return graph.add("Add", [sums, graph.add("MatMul", [marks, graph.constant(self.missing_weights)])])
-
-    def _add_probabilities(self, graph: Graph, sums: str) -> str:
-        if self.intercept.shape[0] > 1:
-            return graph.add("Softmax", [sums], axis=1)
-        positive = graph.add("Sigmoid", [sums])
-        negative = graph.add("Sub", [graph.constant(np.array([[1.0]])), positive])
-        return graph.add("Concat", [negative, positive], axis=1)
 
     def files(self) -> dict[str, bytes]:
         """Return the weights as safetensors."""
@@ -125,3 +122,20 @@ class LinearCore:
     def weights(self) -> Array:
         """Its weights on the design matrix, (features, outputs)."""
         return np.concatenate([self.number_weights, self.missing_weights, self.category_weights[:-1]])
+
+
+def probabilities(odds: Array) -> Array:
+    """Return (rows, classes) probabilities of log odds: one for two classes, else one a class."""
+    # Two classes are the softmax of 0 and the log odds.
+    odds = np.concatenate([np.zeros_like(odds), odds], axis=1) if odds.shape[1] == 1 else odds
+    shares = np.exp(odds - odds.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def add_probabilities(graph: Graph, odds: str, outputs: int) -> str:
+    """Add the nodes that give the same."""
+    if outputs > 1:
+        return graph.add("Softmax", [odds], axis=1)
+    positive = graph.add("Sigmoid", [odds])
+    negative = graph.add("Sub", [graph.constant(np.array([[1.0]])), positive])
+    return graph.add("Concat", [negative, positive], axis=1)

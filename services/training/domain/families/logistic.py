@@ -26,7 +26,8 @@ def fit_logistic(
     outputs = 1 if classes == 2 else classes
     shape = (design.shape[1] + 1, outputs)
     start = np.vstack([base.weights, base.intercept]) if base else np.zeros(shape)
-    row_weights = _row_weights(truth, classes, balanced=run.settings["class_weight"] == "balanced")
+    is_balanced = run.settings["class_weight"] == "balanced"
+    row_weights = balanced_weights(truth, classes) if is_balanced else np.ones(len(truth))
     strength = 1.0 / (run.number("c") * row_weights.sum())
     loss = _loss(np.column_stack([design, np.ones(len(design))]), truth, row_weights, strength, shape)
     most = int(run.number("max_iterations"))
@@ -50,9 +51,8 @@ def fit_logistic(
     return LinearCore.of(encoding, scaling, weights[:-1], weights[-1], is_classifier=True)
 
 
-def _row_weights(truth: Array, classes: int, *, balanced: bool) -> Array:
-    if not balanced:
-        return np.ones(len(truth))
+def balanced_weights(truth: Array, classes: int) -> Array:
+    """Return a weight a row, so that each class counts as much as another; their mean is 1."""
     counts = np.bincount(truth, minlength=classes)
     return np.asarray((len(truth) / (classes * np.maximum(counts, 1)))[truth])
 

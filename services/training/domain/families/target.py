@@ -52,7 +52,7 @@ def describe_target(table: pa.Table, name: str, *, classify: bool | None) -> Tar
     if classify is False and not numeric:
         raise InvalidArgument(
             f"the target {name!r} holds {column.type} values, and this family predicts numbers: use "
-            "logistic_regression or boosted_trees",
+            "logistic_regression, boosted_trees or mlp",
             reason="TARGET_NOT_NUMERIC",
         )
     if classify is None:
@@ -114,7 +114,7 @@ def _class_target(name: str, column: pa.ChunkedArray) -> Target:
     if pa.types.is_floating(column.type) and not _is_whole(_finite(name, column)):
         raise InvalidArgument(
             f"the target {name!r} holds fractions: they are no classes; use linear_regression, or boosted_trees "
-            "with task='regression'",
+            "or mlp with task='regression'",
             reason="TARGET_NOT_CLASSES",
         )
     counts = {item["values"]: item["counts"] for item in pc.value_counts(column).to_pylist()}

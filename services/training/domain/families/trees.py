@@ -5,16 +5,19 @@ threshold parts the values and a request costs one look-up. An unknown value lie
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
 from onnx import TensorProto
 
+from services.training.domain.families.calibration import AS_IT_IS, Calibration, fit_calibration
 from services.training.domain.families.categories import category_values, outcome, training_values, values_of
 from services.training.domain.families.encoding import Encoded, Encoding, Graph
 from services.training.domain.families.frame import Array
 from services.training.domain.families.lightgbm_library import load_lightgbm
+from services.training.domain.families.linear import add_probabilities, probabilities
+from services.training.domain.families.logistic import balanced_weights
 from services.training.domain.families.model import Progress, Run, Stopped
 from services.training.domain.families.target import Target
 from services.training.domain.families.tree_graph import Ensemble
@@ -33,17 +36,21 @@ class TreesCore:
         booster_text: LightGBM's own text format.
         category_values: (known categories + 1,) number of each category; the last for unknown ones.
         task: regression, binary or multiclass.
+        calibration: of its log odds.
     """
 
     booster_text: str
     category_values: Array
     task: str
+    calibration: Calibration = AS_IT_IS
 
     def scores(self, encoded: Encoded) -> Array:
         """Return (rows,) values, or (rows, classes) probabilities."""
         features = np.concatenate([encoded.numbers, values_of(encoded, self.category_values)], axis=1)
-        found = np.asarray(self.booster().predict(features, num_threads=1))
-        return np.stack([1.0 - found, found], axis=1) if self.task == "binary" else found
+        found = np.asarray(self.booster().predict(features, num_threads=1, raw_score=True))
+        if self.task == "regression":
+            return found
+        return probabilities(self.calibration.apply(found.reshape(len(features), -1)))
 
     def add_scores(self, graph: Graph, encoding: Encoding) -> str:
         """Add the nodes that give the same."""
@@ -57,22 +64,27 @@ class TreesCore:
         raw = graph.add("TreeEnsemble", [features], domain="ai.onnx.ml", **ensemble.attributes())
         if self.task == "regression":
             return raw
-        if self.task == "multiclass":
-            return graph.add("Softmax", [raw], axis=1)
-        positive = graph.add("Sigmoid", [raw])
-        negative = graph.add("Sub", [graph.constant(np.array([[1.0]])), positive])
-        return graph.add("Concat", [negative, positive], axis=1)
+        if self.calibration != AS_IT_IS:
+            sloped = graph.add("Mul", [raw, graph.constant(np.array([[self.calibration.slope]]))])
+            raw = graph.add("Add", [sloped, graph.constant(np.array([[self.calibration.shift]]))])
+        return add_probabilities(graph, raw, 1 if self.task == "binary" else 2)
 
     def files(self) -> dict[str, bytes]:
-        """Return the trees as LightGBM's text, and the values of categories as JSON."""
-        categories = {"task": self.task, "values": [float(value) for value in self.category_values]}
+        """Return the trees as LightGBM's text, and the values of categories and the calibration as JSON."""
+        categories = {
+            "task": self.task,
+            "values": [float(value) for value in self.category_values],
+            "calibration": asdict(self.calibration),
+        }
         return {TREES_FILE: self.booster_text.encode(), CATEGORIES_FILE: json.dumps(categories).encode()}
 
     @classmethod
     def load(cls, files: dict[str, bytes]) -> Self:
         """Return the core that gave the files."""
         categories = json.loads(files[CATEGORIES_FILE])
-        return cls(files[TREES_FILE].decode(), np.array(categories["values"]), categories["task"])
+        # Models of before have none.
+        calibration = Calibration(**categories.get("calibration", {}))
+        return cls(files[TREES_FILE].decode(), np.array(categories["values"]), categories["task"], calibration)
 
     def booster(self) -> Any:
         """Return LightGBM's own."""
@@ -93,7 +105,8 @@ def fit_trees(
         codes = values_of(encoded, values)
     features = np.concatenate([encoded.numbers, codes], axis=1)
     aside = _set_aside(len(truth), run)
-    data = lightgbm.Dataset(features[~aside], truth[~aside], free_raw_data=False)
+    weights = _row_weights(truth[~aside], target, run)
+    data = lightgbm.Dataset(features[~aside], truth[~aside], weight=weights, free_raw_data=False)
     watched = data.create_valid(features[aside], truth[aside]) if aside.any() else data
     booster = lightgbm.train(
         _parameters(target, run),
@@ -102,18 +115,29 @@ def fit_trees(
         valid_sets=[watched],
         valid_names=["validation" if aside.any() else "train"],
         init_model=base.booster() if base else None,
-        callbacks=_callbacks(lightgbm, run, stops_early=bool(aside.any())),
+        callbacks=_callbacks(lightgbm, run, stops_early=bool(run.number("early_stopping") and aside.any())),
     )
     # 0 rounds that are best means that none was sought: all.
     best = booster.best_iteration if booster.best_iteration > 0 else None
-    return TreesCore(booster.model_to_string(num_iteration=best), values, target.task)
+    calibration = AS_IT_IS
+    if run.settings["calibration"] == "on" and target.classes and aside.any():
+        odds = np.asarray(booster.predict(features[aside], num_iteration=best, num_threads=1, raw_score=True))
+        calibration = fit_calibration(odds.reshape(int(aside.sum()), -1), truth[aside])
+    return TreesCore(booster.model_to_string(num_iteration=best), values, target.task, calibration)
+
+
+def _row_weights(truth: Array, target: Target, run: Run) -> Array | None:
+    if not target.classes or run.settings["class_weight"] == "none":
+        return None
+    return balanced_weights(truth, len(target.classes))
 
 
 def _set_aside(rows: int, run: Run) -> Array:
-    """Return which rows only decide when to stop; none without early stopping or with too few rows."""
+    """Return which rows only decide when to stop, and how probabilities are calibrated; none where nobody asks."""
     aside = np.zeros(rows, dtype=bool)
     count = round(rows * _ASIDE)
-    if run.number("early_stopping") and count >= _LEAST_ASIDE_ROWS:
+    is_asked = run.number("early_stopping") or run.settings["calibration"] == "on"
+    if is_asked and count >= _LEAST_ASIDE_ROWS:
         aside[np.random.default_rng(run.seed).permutation(rows)[:count]] = True
     return aside
 
@@ -148,6 +172,7 @@ def _parameters(target: Target, run: Run) -> dict[str, int | float | str | bool]
         "bagging_fraction": settings["subsample"],
         "bagging_freq": 1 if run.number("subsample") < 1 else 0,
         "feature_fraction": settings["colsample"],
+        "lambda_l1": settings["l1"],
         "lambda_l2": settings["l2"],
         "seed": run.seed % 2**31,
         # The same rows and seed give the same trees, whatever the machine's load.

@@ -1,0 +1,227 @@
+"""The one loop that trains every network: pytorch-lightning's, told and stopped as any fit is."""
+
+import contextlib
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytorch_lightning as lightning
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping
+from torch import Tensor, nn
+
+from servicekit.errors import InvalidArgument
+from services.training.domain.families.model import Progress, Run, Stopped
+
+_PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
+_WATCHED = "validation_loss"
+# Rows that are only judged, not learned from, need no gradients: more fit.
+_JUDGED_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a network learns from, or is judged on.
+
+    Args:
+        inputs: (rows, ...).
+        goals: (rows, ...), as the loss takes them.
+    """
+
+    inputs: Tensor
+    goals: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, places: Any) -> "Rows":
+        return Rows(self.inputs[places], self.goals[places])
+
+
+@dataclass
+class Batches:
+    """Rows in batches, another order every pass: of the seed and the pass alone, so that it can be drawn again.
+
+    Args:
+        rows: all of them.
+        size: rows of a batch.
+        seed: of the order; None keeps the rows as they are.
+        passes: begun so far.
+    """
+
+    rows: Rows
+    size: int
+    seed: int | None = None
+    passes: int = field(default=0)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.rows) / self.size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        count = len(self.rows)
+        order = torch.arange(count)
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.passes) % 2**63)
+            order = torch.randperm(count, generator=generator)
+        self.passes += 1
+        for places in order.split(self.size):
+            batch = self.rows[places]
+            yield batch.inputs, batch.goals
+
+
+def train_network(
+    network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], rows: Rows, run: Run, aside: Rows | None = None
+) -> None:
+    """Train a network in place, by the settings of `neural.settings`; with rows aside, up to where these gain no more.
+
+    The same rows, settings, seed, threads and machine give the same weights, bit by bit, on a processor.
+
+    Args:
+        network: on the processor; parameters that ask for no gradients stay as they are.
+        loss: the mean over rows of what the network says, and of what it should.
+        rows: to learn from.
+        run: settings, seed, progress.
+        aside: rows that only decide when to stop, and which weights are kept.
+
+    Raises:
+        InvalidArgument: the loss is no longer a number; it says at which batch.
+        Stopped: it was cancelled.
+    """
+    torch.set_num_threads(run.threads)
+    batches = Batches(rows, min(int(run.number("batch_size")), len(rows)), run.seed)
+    steps = len(batches) * int(run.number("epochs"))
+    module = _Module(network, loss, run, steps)
+    follow = _Follow(run, keeps_best=aside is not None)
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed % 2**63)
+        trainer = lightning.Trainer(
+            accelerator="cuda" if torch.cuda.is_available() else "cpu",
+            devices=1,
+            max_epochs=int(run.number("epochs")),
+            precision=_PRECISIONS[str(run.settings["precision"])],
+            gradient_clip_val=run.number("gradient_clip") or None,
+            deterministic=True,
+            callbacks=[follow, *_stopping(run, aside)],
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        watched = None if aside is None else Batches(aside, _JUDGED_ROWS)
+        trainer.fit(module, train_dataloaders=batches, val_dataloaders=watched)
+    if follow.best is not None:
+        network.load_state_dict(follow.best)
+    network.cpu().eval()
+
+
+class _Module(lightning.LightningModule):
+    """What Lightning asks of a network: its steps and its optimizer."""
+
+    def __init__(self, network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], run: Run, steps: int) -> None:
+        super().__init__()
+        self.network = network
+        self._loss = loss
+        # Not `_run`, nor `run`: names of Lightning's own.
+        self._asked = run
+        self._steps = steps
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        inputs, goals = batch
+        found = self._loss(self.network(inputs), goals)
+        if not torch.isfinite(found):
+            raise InvalidArgument(
+                f"the loss is no longer a number at batch {index + 1} of epoch {self.current_epoch + 1}: lower "
+                f"learning_rate ({self._asked.number('learning_rate'):g}), or set gradient_clip",
+                reason="LOSS_DIVERGED",
+            )
+        self.log("loss", found.detach(), on_step=False, on_epoch=True, batch_size=len(inputs))
+        return found
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        inputs, goals = batch
+        self.log(_WATCHED, self._loss(self.network(inputs), goals), batch_size=len(inputs))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = _optimizer([one for one in self.network.parameters() if one.requires_grad], self._asked)
+        warm_up = round(self._asked.number("warmup") * self._steps)
+        schedule = str(self._asked.settings["schedule"])
+        share = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: step_share(schedule, step, warm_up, self._steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": share, "interval": "step"}}
+
+
+class _Follow(Callback):
+    """Tells how far a fit is, ends it where it is cancelled, and keeps the weights that were best."""
+
+    def __init__(self, run: Run, *, keeps_best: bool) -> None:
+        self._run = run
+        self._keeps_best = keeps_best
+        self._least = math.inf
+        self.best: dict[str, Tensor] | None = None
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self._run.is_cancelled():
+            raise Stopped
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        done, epochs = trainer.current_epoch + 1, int(self._run.number("epochs"))
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        self._run.report(Progress(done / epochs, f"epoch {done} of {epochs}", done, metrics))
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        found = float(trainer.callback_metrics.get(_WATCHED, math.inf))
+        if self._keeps_best and found < self._least:
+            self._least = found
+            self.best = {name: value.detach().cpu().clone() for name, value in pl_module.network.state_dict().items()}
+
+
+def step_share(schedule: str, step: int, warm_up: int, steps: int) -> float:
+    """Return the share of the largest step size that a step takes, 0 to 1.
+
+    Args:
+        schedule: constant, linear or cosine.
+        step: from 0.
+        warm_up: steps in which it grows.
+        steps: of the whole run.
+    """
+    if step < warm_up:
+        return (step + 1) / warm_up
+    left = 1.0 - (step - warm_up) / max(steps - warm_up, 1)
+    if schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * (1.0 - left)))
+    return max(left, 0.0) if schedule == "linear" else 1.0
+
+
+def _optimizer(parameters: list[nn.Parameter], run: Run) -> torch.optim.Optimizer:
+    rate, decay = run.number("learning_rate"), run.number("weight_decay")
+    name = run.settings["optimizer"]
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=run.number("momentum"))
+    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=rate, weight_decay=decay)
+
+
+def _stopping(run: Run, aside: Rows | None) -> list[Callback]:
+    patience = int(run.number("early_stopping"))
+    return [EarlyStopping(_WATCHED, patience=patience, check_finite=False)] if patience and aside is not None else []
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's tips and its advice on loaders, which here is wrong, out of the log."""
+    logger = logging.getLogger("pytorch_lightning")
+    level, was_deterministic = logger.level, torch.are_deterministic_algorithms_enabled()
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric|torch")
+            yield
+    finally:
+        logger.setLevel(level)
+        torch.use_deterministic_algorithms(was_deterministic)
