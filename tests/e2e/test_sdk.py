@@ -12,13 +12,14 @@ from lepton import errors, steps
 from lepton.connection import Connection
 from lepton.embedded.credentials import issue_token
 from lepton.jobs import Job
-from lepton.models import BoostedTrees, LinearRegression, LogisticRegression, Transformer
+from lepton.models import RNN, BoostedTrees, LinearRegression, LogisticRegression, Transformer
 from lepton.v1 import training_pb2
 from lepton.versions import ModelVersion, rollback
 from lepton.workers import list_placements
 from tests.support.platform import Platform, wait_for
 
 CREDIT = Path(__file__).parents[2] / "examples" / "credit" / "german_credit.csv"
+REVIEWS = Path(__file__).parents[2] / "examples" / "reviews" / "chinese_reviews.csv"
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,26 @@ def test_csv_becomes_a_prediction(credit: lepton.Dataset, connection: Connection
     assert list(predicted.columns) == ["creditability", "probability_bad", "probability_good"]
     assert (predicted["creditability"] == rows["creditability"]).mean() > 0.7
     assert np.allclose(predicted[["probability_bad", "probability_good"]].sum(axis=1), 1.0, atol=1e-6)
+
+
+def test_texts_become_predictions(connection: Connection) -> None:
+    reviews = pd.read_csv(REVIEWS).head(400)
+    small = Transformer(
+        name="mood", connection=connection, epochs=4, layers=1, hidden_size=32, vocabulary=500, max_tokens=32
+    )
+    fitted = small.fit(reviews, target="sentiment")
+    assert fitted.trained_version().message.parity.max_difference < 1e-5
+    deployment = lepton.Deploy(fitted).save()
+    rows = reviews.tail(5)
+    predicted = deployment.predict(rows)
+    assert list(predicted.columns) == ["sentiment", "probability_negative", "probability_positive"]
+    assert list(predicted.index) == list(rows.index)
+    alone = deployment.predict_texts([rows["text"].iloc[3]])
+    assert alone["probability_positive"].iloc[0] == pytest.approx(predicted["probability_positive"].iloc[3], abs=1e-5)
+    with pytest.raises(KeyError, match="one column of texts"):
+        deployment.predict(pd.DataFrame({"rows": [1]}))
+    further = fitted.fine_tune(reviews, epochs=1, trainable="last")
+    assert further.trained_version().message.lineage.parent == fitted.trained_version().ref
 
 
 def test_version_tells_where_it_came_from(model: LogisticRegression, credit: lepton.Dataset) -> None:
@@ -172,7 +193,7 @@ def test_unknown_optimizer_lists_the_valid_ones(credit: lepton.Dataset, connecti
 
 def test_family_that_is_not_built_says_so() -> None:
     with pytest.raises(errors.Unimplemented, match="not built yet"):
-        Transformer()
+        RNN()
 
 
 def test_running_job_can_be_cancelled(credit: lepton.Dataset, connection: Connection) -> None:

@@ -1,9 +1,8 @@
 """What a job tells the registry, as the contract has it: from the families' types, pure."""
 
 from lepton.v1 import common_pb2, registry_pb2
-from services.training.domain.families.frame import Column
 from services.training.domain.families.metrics import Scores
-from services.training.domain.families.model import TrainedModel
+from services.training.domain.families.model import Input, Model
 from services.training.domain.families.parity import Parity
 from services.training.domain.foreign import ForeignModel, Tensor
 
@@ -14,7 +13,7 @@ KINDS: dict[str, "common_pb2.ColumnKind.ValueType"] = {
 }
 
 
-def signature_to_proto(model: TrainedModel) -> common_pb2.Signature:
+def signature_to_proto(model: Model) -> common_pb2.Signature:
     """Return what a model takes and gives."""
     target = model.target
     outputs = [common_pb2.TensorSpec(name="prediction", datatype=target.datatype, shape=[-1, 1])]
@@ -22,7 +21,7 @@ def signature_to_proto(model: TrainedModel) -> common_pb2.Signature:
         shape = [-1, len(target.classes)]
         outputs.append(common_pb2.TensorSpec(name="probabilities", datatype="FP32", shape=shape))
     return common_pb2.Signature(
-        inputs=[_input(column) for column in model.columns],
+        inputs=[_input(taken) for taken in model.inputs()],
         outputs=outputs,
         target=target.name,
         task=target.task,
@@ -55,12 +54,10 @@ def parity_to_proto(parity: Parity) -> registry_pb2.Parity:
     return registry_pb2.Parity(**vars(parity))
 
 
-def _input(column: Column) -> common_pb2.TensorSpec:
-    return common_pb2.TensorSpec(
-        name=column.name,
-        datatype=column.datatype,
-        shape=[-1, 1],
-        nullable=column.nullable,
-        categories=column.categories,
-        kind=KINDS[column.kind],
-    )
+def _input(taken: Input) -> common_pb2.TensorSpec:
+    spec = common_pb2.TensorSpec(name=taken.name, datatype=taken.datatype, shape=taken.shape)
+    if taken.column is not None:
+        spec.nullable = taken.column.nullable
+        spec.categories.extend(taken.column.categories)
+        spec.kind = KINDS[taken.column.kind]
+    return spec

@@ -29,7 +29,7 @@ from services.training.child.messages import (
 )
 from services.training.child.patience import Patience
 from services.training.domain.families import fitting
-from services.training.domain.families.model import ONNX_FILE, Progress, Stopped, TrainedModel
+from services.training.domain.families.model import ONNX_FILE, Model, Progress, Stopped
 from services.training.domain.families.parity import Parity, measure_parity
 from services.training.domain.foreign import ForeignModel, score_foreign
 from services.training.settings import WorkerSettings
@@ -176,14 +176,14 @@ class _JobRun:
     async def _base(self) -> registry_pb2.Version:
         return await self._patience(lambda: self._registry.version(self._spec.base_version))
 
-    async def _load(self, base: registry_pb2.Version) -> TrainedModel:
+    async def _load(self, base: registry_pb2.Version) -> Model:
         return fitting.load(await self._patience(lambda: self._registry.files(base)))
 
     async def _foreign(self, base: registry_pb2.Version) -> ForeignModel:
         files = await self._patience(lambda: self._registry.files(base))
         return foreign_from_proto(files[ONNX_FILE], base.signature)
 
-    async def _beside(self, parent: registry_pb2.Version, model: TrainedModel) -> list[common_pb2.Evaluation]:
+    async def _beside(self, parent: registry_pb2.Version, model: Model) -> list[common_pb2.Evaluation]:
         """Score a fine-tuned model on the rows that its parent was scored on, to show what it forgot."""
         trained_on = parent.lineage.dataset
         scored_on = parent.evaluations[0].dataset if parent.evaluations else trained_on
@@ -206,7 +206,7 @@ class _JobRun:
     def _request(
         self,
         dataset: data_pb2.DatasetVersion,
-        model: TrainedModel,
+        model: Model,
         evaluations: list[common_pb2.Evaluation],
         parity: Parity,
     ) -> registry_pb2.CreateVersionRequest:

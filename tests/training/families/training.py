@@ -10,7 +10,7 @@ import pyarrow.csv
 
 from services.training.domain.families import fitting
 from services.training.domain.families.catalog import resolve_hyperparameters
-from services.training.domain.families.model import Progress, TrainedModel
+from services.training.domain.families.model import Model, Progress, TrainedModel
 
 CREDIT = Path(__file__).parents[3] / "examples" / "credit" / "german_credit.csv"
 # A twentieth of the default's rounds: enough to be wrong, were anything wrong.
@@ -37,12 +37,39 @@ def train(
     base: TrainedModel | None = None,
     is_cancelled: Callable[[], bool] = lambda: False,
 ) -> Trained:
+    told: list[Progress] = []
+    model, held_out = train_any(
+        family,
+        table,
+        target,
+        hyperparameters,
+        seed=seed,
+        handle_unknown=handle_unknown,
+        base=base,
+        is_cancelled=is_cancelled,
+        report=told.append,
+    )
+    assert isinstance(model, TrainedModel)
+    return Trained(model, held_out, told)
+
+
+def train_any(
+    family: str,
+    table: pa.Table,
+    target: str,
+    hyperparameters: Mapping[str, object] | None = None,
+    *,
+    seed: int = 0,
+    handle_unknown: str = "ignore",
+    base: Model | None = None,
+    is_cancelled: Callable[[], bool] = lambda: False,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> tuple[Model, pa.Table]:
+    """Train a family, whatever it reads; return its model and the rows it did not see."""
     settings = resolve_hyperparameters(family, hyperparameters or {})
     schema = fitting.describe(family, table, target, settings, handle_unknown, base)
     rows, held_out = fitting.hold_out(table, schema.target, seed)
-    told: list[Progress] = []
-    model = fitting.fit(family, schema, rows, settings, seed, told.append, is_cancelled, base)
-    return Trained(model, held_out, told)
+    return fitting.fit(family, schema, rows, settings, seed, report, is_cancelled, base), held_out
 
 
 def credit() -> pa.Table:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.hyperparameters import Hyperparameter, check_value
-from services.training.domain.families.neural.settings import TRAINING
+from services.training.domain.families.neural.settings import TRAINING, training
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,14 @@ class Family:
         description: what it is for.
         tasks: regression, binary, multiclass.
         hyperparameters: what can be set.
+        reads_texts: whether its input is one column of texts, rather than columns of numbers and categories.
     """
 
     name: str
     description: str
     tasks: tuple[str, ...]
     hyperparameters: tuple[Hyperparameter, ...]
+    reads_texts: bool = False
 
 
 _CATEGORIES = Hyperparameter(
@@ -41,6 +43,12 @@ _TASK = Hyperparameter(
     choices=("auto", "regression", "classification"),
 )
 _CLASS_WEIGHT = Hyperparameter("class_weight", "Whether rare classes count more.", "none", choices=("none", "balanced"))
+_TRAINABLE = Hyperparameter(
+    "trainable",
+    "What a fine-tune changes: all layers, or the last one alone.",
+    "all",
+    choices=("all", "last"),
+)
 _L2 = Hyperparameter("l2", "Strength of the penalty on squared weights.", 0.0, 0.0, 1e6)
 
 FAMILIES: Mapping[str, Family] = {
@@ -125,15 +133,42 @@ FAMILIES: Mapping[str, Family] = {
                 Hyperparameter("hidden_units", "Of each of them.", 128, 1, 8192),
                 Hyperparameter("dropout", "Share of the hidden units left out at each step.", 0.1, 0.0, 0.9),
                 _CLASS_WEIGHT,
-                Hyperparameter(
-                    "trainable",
-                    "What a fine-tune changes: all layers, or the last one alone.",
-                    "all",
-                    choices=("all", "last"),
-                ),
+                _TRAINABLE,
                 *TRAINING,
                 _CATEGORIES,
             ),
+        ),
+        Family(
+            "transformer",
+            "A class by a Transformer encoder (BERT's architecture) that reads one column of texts.",
+            ("binary", "multiclass"),
+            (
+                Hyperparameter("layers", "Of the encoder.", 2, 1, 48),
+                Hyperparameter("hidden_size", "Of each token's vector; a multiple of heads.", 128, 8, 4096),
+                Hyperparameter("heads", "Of the attention.", 4, 1, 64),
+                Hyperparameter("vocabulary", "Most pieces of text that the tokenizer knows.", 8000, 100, 1_000_000),
+                Hyperparameter("max_tokens", "Where longer texts are cut.", 128, 4, 8192),
+                Hyperparameter("dropout", "Share of the values left out at each step.", 0.2, 0.0, 0.9),
+                Hyperparameter(
+                    "token_dropout", "Share of the tokens that are read as unknown at each step.", 0.2, 0.0, 0.9
+                ),
+                Hyperparameter(
+                    "label_smoothing", "Share of each label that is spread over all classes.", 0.0, 0.0, 0.9
+                ),
+                Hyperparameter(
+                    "pretraining_epochs",
+                    "Passes over the texts, before labels are learned, in which hidden tokens are guessed (masked "
+                    "language modelling); not in a fine-tune.",
+                    10,
+                    0,
+                    10_000,
+                ),
+                Hyperparameter("pretraining_learning_rate", "Largest step size of these.", 1e-3, 1e-6, 10.0),
+                _CLASS_WEIGHT,
+                _TRAINABLE,
+                *training(epochs=6, batch_size=32),
+            ),
+            reads_texts=True,
         ),
     )
 }

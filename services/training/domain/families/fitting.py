@@ -1,5 +1,6 @@
 """The way in: describe a table, fit a family on it or go on from a model, score."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,10 +14,22 @@ from services.training.domain.families.frame import Array, Column, describe_colu
 from services.training.domain.families.linear import LinearCore
 from services.training.domain.families.logistic import fit_logistic
 from services.training.domain.families.metrics import Scores, score
-from services.training.domain.families.model import Core, IsCancelled, Report, Run, Settings, TrainedModel, load_model
+from services.training.domain.families.model import (
+    STATE_FILE,
+    Core,
+    IsCancelled,
+    Model,
+    Report,
+    Run,
+    Settings,
+    TrainedModel,
+    load_model,
+)
 from services.training.domain.families.neural.mlp import MlpCore, fit_mlp
 from services.training.domain.families.regression import fit_linear
 from services.training.domain.families.target import Target, describe_target, target_values
+from services.training.domain.families.text.fit import fit_transformer
+from services.training.domain.families.text.model import TextModel, describe_texts, row_texts
 from services.training.domain.families.trees import TreesCore, fit_trees
 
 CORES: dict[str, type[Core]] = {
@@ -42,6 +55,11 @@ class Schema:
     target: Target
     handle_unknown: str
 
+    @property
+    def reads_texts(self) -> bool:
+        """Whether its input is one column of texts."""
+        return self.columns[0].kind == "text"
+
 
 def describe(
     family: str,
@@ -49,7 +67,7 @@ def describe(
     target: str,
     settings: Settings,
     handle_unknown: str = "ignore",
-    base: TrainedModel | None = None,
+    base: Model | None = None,
 ) -> Schema:
     """Return what a family would learn from a table; from a base, what that has learned.
 
@@ -58,7 +76,7 @@ def describe(
     Raises:
         InvalidArgument: the table cannot be learned from; the message says what to do.
     """
-    find_family(family)
+    reads_texts = find_family(family).reads_texts
     if handle_unknown not in HANDLE_UNKNOWN:
         raise InvalidArgument(
             f"handle_unknown must be one of {', '.join(HANDLE_UNKNOWN)}, got {handle_unknown!r}",
@@ -67,6 +85,8 @@ def describe(
     table = normalize(table)
     if base is None:
         goal = describe_target(table, target, classify=_wants_classes(family, settings))
+        if reads_texts:
+            return Schema(describe_texts(table, target), goal, handle_unknown)
         most = int(settings["max_categories"])
         return Schema(describe_columns(table, target, most, knows_all=handle_unknown == "error"), goal, handle_unknown)
     if base.family != family:
@@ -84,7 +104,10 @@ def check(schema: Schema, table: pa.Table) -> None:
         InvalidArgument: a column lacks or does not convert, or holds what the model refuses; or so does the target.
     """
     table = normalize(table)
-    _encode(schema, table)
+    if schema.reads_texts:
+        row_texts(table, schema.columns)
+    else:
+        _encode(schema, table)
     target_values(table, schema.target)
 
 
@@ -114,9 +137,9 @@ def fit(
     seed: int,
     report: Report,
     is_cancelled: IsCancelled,
-    base: TrainedModel | None = None,
+    base: Model | None = None,
     threads: int = 1,
-) -> TrainedModel:
+) -> Model:
     """Train a family on a table's rows; from a base, continue it.
 
     Args:
@@ -135,9 +158,18 @@ def fit(
         Stopped: it was cancelled.
     """
     table = normalize(table)
-    encoding, encoded = Encoding(schema.columns), _encode(schema, table)
     truth = target_values(table, schema.target)
     run = Run(settings, seed, report, is_cancelled, threads)
+    if schema.reads_texts:
+        reader = base if isinstance(base, TextModel) else None
+        return fit_transformer(schema.columns, row_texts(table, schema.columns), truth, schema.target, run, reader)
+    return _fit_columns(family, schema, table, truth, run, base if isinstance(base, TrainedModel) else None)
+
+
+def _fit_columns(
+    family: str, schema: Schema, table: pa.Table, truth: Array, run: Run, base: TrainedModel | None
+) -> TrainedModel:
+    encoding, encoded = Encoding(schema.columns), _encode(schema, table)
     core: Core
     if family == "boosted_trees":
         trees = base.core if base and isinstance(base.core, TreesCore) else None
@@ -151,15 +183,17 @@ def fit(
             core = fit_linear(encoding, encoded, truth, run, linear)
         else:
             core = fit_logistic(encoding, encoded, truth, len(schema.target.classes), run, linear)
-    return TrainedModel(family, dict(settings), schema.columns, schema.target, schema.handle_unknown, core)
+    return TrainedModel(family, dict(run.settings), schema.columns, schema.target, schema.handle_unknown, core)
 
 
-def load(files: dict[str, bytes]) -> TrainedModel:
+def load(files: dict[str, bytes]) -> Model:
     """Return the model whose state some files hold."""
+    if find_family(json.loads(files[STATE_FILE])["family"]).reads_texts:
+        return TextModel.load(files)
     return load_model(files, CORES)
 
 
-def evaluate(model: TrainedModel, table: pa.Table) -> Scores:
+def evaluate(model: Model, table: pa.Table) -> Scores:
     """Score a model on a table's rows.
 
     Raises:
@@ -187,6 +221,6 @@ def _check_classes(truth: Array, target: Target) -> None:
 def _wants_classes(family: str, settings: Mapping[str, object]) -> bool | None:
     if family == "linear_regression":
         return False
-    if family == "logistic_regression":
+    if family in ("logistic_regression", "transformer"):
         return True
     return {"auto": None, "classification": True, "regression": False}[str(settings["task"])]

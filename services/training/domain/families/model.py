@@ -1,7 +1,7 @@
 """What training gives: a model that predicts, exports itself, and can be stored and loaded again."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Protocol, Self
 
@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 from onnx import TensorProto, helper
 
-from services.training.domain.families.encoding import Encoded, Encoding, Graph
+from services.training.domain.families.encoding import Encoded, Encoding, Graph, wire_values
 from services.training.domain.families.frame import OUTPUT_NAMES, Array, Column, normalize
 from services.training.domain.families.target import Target
 
 STATE_FILE = "family.json"
 ONNX_FILE = "model.onnx"
-_TYPES = {
+WIRE_TYPES = {
     "BYTES": TensorProto.STRING,
     "INT64": TensorProto.INT64,
     "BOOL": TensorProto.BOOL,
@@ -85,6 +85,76 @@ class Predictions:
     probabilities: Array | None
 
 
+@dataclass(frozen=True)
+class Input:
+    """A tensor that an export takes.
+
+    Args:
+        name: of it.
+        datatype: Open Inference name on the wire.
+        shape: rows first; -1 for a free dimension.
+        column: that its values stand in, raw; None where something is made of them first.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    column: Column | None = None
+
+
+class Model(Protocol):
+    """What training gives, whatever its rows hold."""
+
+    @property
+    def family(self) -> str:
+        """Its family."""
+        ...
+
+    @property
+    def hyperparameters(self) -> dict[str, int | float | str | bool]:
+        """As resolved."""
+        ...
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Of the table that it reads."""
+        ...
+
+    @property
+    def target(self) -> Target:
+        """What it predicts."""
+        ...
+
+    @property
+    def handle_unknown(self) -> str:
+        """What an unknown category does at prediction: ignore or error."""
+        ...
+
+    def inputs(self) -> tuple[Input, ...]:
+        """Return what the export takes."""
+        ...
+
+    def predict(self, table: pa.Table) -> Predictions:
+        """Return predictions for a table's rows.
+
+        Raises:
+            InvalidArgument: a column lacks or does not convert, or holds what the model refuses.
+        """
+        ...
+
+    def feeds(self, table: pa.Table) -> Iterator[tuple[Array, dict[str, Array]]]:
+        """Yield places of a table's rows, and these rows as the export takes them."""
+        ...
+
+    def export(self) -> bytes:
+        """Return the ONNX model: `prediction`, and for classes `probabilities`, out."""
+        ...
+
+    def files(self) -> dict[str, bytes]:
+        """Return the trainable state, and what stands beside the export."""
+        ...
+
+
 class Core(Protocol):
     """The learned part of a family."""
 
@@ -126,6 +196,18 @@ class TrainedModel:
     handle_unknown: str
     core: Core
 
+    def inputs(self) -> tuple[Input, ...]:
+        """Return what the export takes: a column each, raw."""
+        return tuple(Input(column.name, column.datatype, (-1, 1), column) for column in self.columns)
+
+    def feeds(self, table: pa.Table) -> Iterator[tuple[Array, dict[str, Array]]]:
+        """Yield all rows' places, and the rows as the export takes them: one (rows, 1) array a column."""
+        table = normalize(table)
+        yield (
+            np.arange(table.num_rows),
+            {column.name: wire_values(table.column(column.name), column).reshape(-1, 1) for column in self.columns},
+        )
+
     def predict(self, table: pa.Table) -> Predictions:
         """Return predictions for a table's rows.
 
@@ -144,13 +226,13 @@ class TrainedModel:
         encoding = Encoding(self.columns)
         graph = Graph([*OUTPUT_NAMES, *(column.name for column in self.columns)])
         scores = self.core.add_scores(graph, encoding)
-        kind = _TYPES[self.target.datatype]
+        kind = WIRE_TYPES[self.target.datatype]
         outputs = [helper.make_tensor_value_info("prediction", kind, [None, 1])]
         if self.target.task == "regression":
             graph.add("Identity", [scores], output="prediction")
         else:
             best = graph.add("ArgMax", [scores], axis=1, keepdims=1)
-            graph.add("Gather", [graph.constant(self._labels()), best], output="prediction")
+            graph.add("Gather", [graph.constant(label_values(self.target)), best], output="prediction")
             graph.add("Cast", [scores], output="probabilities", to=TensorProto.FLOAT)
             shape = [None, len(self.target.classes)]
             outputs.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, shape))
@@ -167,12 +249,14 @@ class TrainedModel:
         }
         return {STATE_FILE: json.dumps(description, sort_keys=True).encode(), **self.core.files()}
 
-    def _labels(self) -> Array:
-        if self.target.datatype == "BOOL":
-            return np.array([label == "true" for label in self.target.classes])
-        if self.target.datatype == "INT64":
-            return np.array([int(label) for label in self.target.classes], dtype=np.int64)
-        return np.array(self.target.classes, dtype=object)
+
+def label_values(target: Target) -> Array:
+    """Return the labels of a target's classes, as they are on the wire."""
+    if target.datatype == "BOOL":
+        return np.array([label == "true" for label in target.classes])
+    if target.datatype == "INT64":
+        return np.array([int(label) for label in target.classes], dtype=np.int64)
+    return np.array(target.classes, dtype=object)
 
 
 def load_model(files: dict[str, bytes], cores: dict[str, type[Core]]) -> TrainedModel:

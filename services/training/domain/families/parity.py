@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from services.training.domain.families.encoding import wire_values
-from services.training.domain.families.frame import Array, normalize
-from services.training.domain.families.model import Predictions, TrainedModel
+from services.training.domain.families.frame import Array
+from services.training.domain.families.model import Model, Predictions
 from services.training.domain.families.target import label_text
 
 _ROWS = 1000
@@ -32,7 +31,7 @@ class Parity:
     label_mismatches: int
 
 
-def measure_parity(model: TrainedModel, onnx_model: bytes, table: pa.Table) -> Parity:
+def measure_parity(model: Model, onnx_model: bytes, table: pa.Table) -> Parity:
     """Compare a model with its export on a table's first rows."""
     rows = table.slice(0, _ROWS)
     expected = model.predict(rows)
@@ -48,24 +47,23 @@ def measure_parity(model: TrainedModel, onnx_model: bytes, table: pa.Table) -> P
     return Parity(largest, _TOLERANCE, rows.num_rows, mismatches)
 
 
-def run_onnx(model: TrainedModel, onnx_model: bytes, table: pa.Table) -> dict[str, Array]:
-    """Return the outputs of an exported model for a table's raw columns."""
+def run_onnx(model: Model, onnx_model: bytes, table: pa.Table) -> dict[str, Array]:
+    """Return the outputs of an exported model for a table's rows."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(onnx_model, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, raw_inputs(model, table)), strict=True))
+    places, found = [], []
+    for rows, feed in model.feeds(table):
+        places.append(rows)
+        found.append(session.run(names, feed))
+    order = np.argsort(np.concatenate(places))
+    return {name: np.concatenate(parts)[order] for name, parts in zip(names, zip(*found, strict=True), strict=True)}
 
 
-def raw_inputs(model: TrainedModel, table: pa.Table) -> dict[str, Array]:
-    """Return a table's rows as the export takes them: one (rows, 1) array a column."""
-    table = normalize(table)
-    return {column.name: wire_values(table.column(column.name), column).reshape(-1, 1) for column in model.columns}
-
-
-def _label_mismatches(model: TrainedModel, expected: Predictions, labels: Array) -> int:
+def _label_mismatches(model: Model, expected: Predictions, labels: Array) -> int:
     assert expected.probabilities is not None
     found = [label_text(value) for value in labels.reshape(-1).tolist()]
     known = {label: index for index, label in enumerate(model.target.classes)}

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {"float32": "32-true"
 _WATCHED = "validation_loss"
 # Rows that are only judged, not learned from, need no gradients: more fit.
 _JUDGED_ROWS = 4096
+# Rows that are sorted by length together: many enough for batches of little padding, few enough to stay mixed.
+_SORTED_BATCHES = 50
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,21 @@ class Rows:
 class Batches:
     """Rows in batches, another order every pass: of the seed and the pass alone, so that it can be drawn again.
 
+    With lengths, rows of like length share a batch, so that little of it is padding.
+
     Args:
         rows: all of them.
         size: rows of a batch.
         seed: of the order; None keeps the rows as they are.
         passes: begun so far.
+        lengths: (rows,) of each; None where all are the same.
     """
 
     rows: Rows
     size: int
     seed: int | None = None
     passes: int = field(default=0)
+    lengths: Tensor | None = None
 
     def __len__(self) -> int:
         return math.ceil(len(self.rows) / self.size)
@@ -66,14 +72,22 @@ class Batches:
         if self.seed is not None:
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.passes) % 2**63)
             order = torch.randperm(count, generator=generator)
+        batches = order.split(self.size)
+        if self.seed is not None and self.lengths is not None:
+            batches = _by_length(batches, self.lengths, generator)
         self.passes += 1
-        for places in order.split(self.size):
+        for places in batches:
             batch = self.rows[places]
             yield batch.inputs, batch.goals
 
 
 def train_network(
-    network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], rows: Rows, run: Run, aside: Rows | None = None
+    network: nn.Module,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    rows: Rows,
+    run: Run,
+    aside: Rows | None = None,
+    lengths: Tensor | None = None,
 ) -> None:
     """Train a network in place, by the settings of `neural.settings`; with rows aside, up to where these gain no more.
 
@@ -85,13 +99,16 @@ def train_network(
         rows: to learn from.
         run: settings, seed, progress.
         aside: rows that only decide when to stop, and which weights are kept.
+        lengths: (rows,) of each of the rows to learn from, where they differ.
 
     Raises:
         InvalidArgument: the loss is no longer a number; it says at which batch.
         Stopped: it was cancelled.
     """
     torch.set_num_threads(run.threads)
-    batches = Batches(rows, min(int(run.number("batch_size")), len(rows)), run.seed)
+    # Lightning leaves a network in the mode that it comes in, and a loaded one comes as it predicts.
+    network.train()
+    batches = Batches(rows, min(int(run.number("batch_size")), len(rows)), run.seed, lengths=lengths)
     steps = len(batches) * int(run.number("epochs"))
     module = _Module(network, loss, run, steps)
     follow = _Follow(run, keeps_best=aside is not None)
@@ -111,7 +128,7 @@ def train_network(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        watched = None if aside is None else Batches(aside, _JUDGED_ROWS)
+        watched = None if aside is None else Batches(aside, _JUDGED_ROWS if lengths is None else batches.size)
         trainer.fit(module, train_dataloaders=batches, val_dataloaders=watched)
     if follow.best is not None:
         network.load_state_dict(follow.best)
@@ -179,6 +196,18 @@ class _Follow(Callback):
         if self._keeps_best and found < self._least:
             self._least = found
             self.best = {name: value.detach().cpu().clone() for name, value in pl_module.network.state_dict().items()}
+
+
+def _by_length(batches: Sequence[Tensor], lengths: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """Return batches of the same rows, sorted by length within some batches' rows, then in a random order."""
+    sorted_batches: list[Tensor] = []
+    for start in range(0, len(batches), _SORTED_BATCHES):
+        places = torch.cat(tuple(batches[start : start + _SORTED_BATCHES]))
+        # Stable: equal lengths stay in the order that was drawn.
+        places = places[torch.argsort(lengths[places], stable=True)]
+        sorted_batches += places.split(len(batches[0]))
+    drawn = torch.randperm(len(sorted_batches), generator=generator)
+    return [sorted_batches[place] for place in drawn.tolist()]
 
 
 def step_share(schedule: str, step: int, warm_up: int, steps: int) -> float:

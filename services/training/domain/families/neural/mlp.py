@@ -18,14 +18,13 @@ from services.training.domain.families.linear import (
     probabilities,
 )
 from services.training.domain.families.model import Run
+from services.training.domain.families.neural.rows import class_weights, set_aside
 from services.training.domain.families.target import Target
 
 if TYPE_CHECKING:
     from torch import nn
 
 LAYERS_FILE = "layers.safetensors"
-_ASIDE = 0.1
-_LEAST_ASIDE_ROWS = 10
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def fit_mlp(
     goals = truth if outputs > 1 else ((truth - offset) / spread).astype(np.float32).reshape(-1, 1)
     rows = Rows(from_numpy(design.astype(np.float32)), from_numpy(goals))
     network = _network(design.shape[1], outputs, run) if base is None else _continued(base, offset, spread, run)
-    aside = _set_aside(len(truth), run)
+    aside = set_aside(len(truth), run)
     kept = from_numpy(np.flatnonzero(~aside))
     watched = rows[from_numpy(np.flatnonzero(aside))] if aside.any() else None
     train_network(network, _loss(target, truth[~aside], run), rows[kept], run, watched)
@@ -147,24 +146,13 @@ def _loss(target: Target, truth: Array, run: Run) -> Any:
 
     if not target.classes:
         return nn.functional.mse_loss
-    counts = np.maximum(np.bincount(truth, minlength=len(target.classes)), 1)
-    is_balanced = run.settings["class_weight"] == "balanced"
-    weights = len(truth) / (len(counts) * counts) if is_balanced else np.ones(len(counts))
-    if len(counts) > 2:
+    weights = class_weights(truth, len(target.classes), run)
+    if len(weights) > 2:
         return nn.CrossEntropyLoss(weight=torch.tensor(weights, dtype=torch.float32))
     # Of the mean: so that the step size means the same.
     ratio, scale = float(weights[1] / weights[0]), float(weights[0])
     binary = nn.BCEWithLogitsLoss(pos_weight=torch.tensor([ratio]))
     return lambda odds, goals: scale * binary(odds, goals)
-
-
-def _set_aside(rows: int, run: Run) -> Array:
-    """Return which rows only decide when to stop; none without early stopping or with too few rows."""
-    aside = np.zeros(rows, dtype=bool)
-    count = round(rows * _ASIDE)
-    if run.number("early_stopping") and count >= _LEAST_ASIDE_ROWS:
-        aside[np.random.default_rng(run.seed).permutation(rows)[:count]] = True
-    return aside
 
 
 def _core(

@@ -1,5 +1,7 @@
 """The hyperparameters that every network is trained by. Imports no library that trains."""
 
+from dataclasses import replace
+
 from services.training.domain.families.hyperparameters import Hyperparameter
 
 TRAINING = (
@@ -31,3 +33,8 @@ TRAINING = (
         choices=("float32", "bfloat16"),
     ),
 )
+
+
+def training(**defaults: int | float | str) -> tuple[Hyperparameter, ...]:
+    """Return the same settings with some other defaults, by name."""
+    return tuple(replace(one, default=defaults.get(one.name, one.default)) for one in TRAINING)

@@ -1,0 +1,26 @@
+"""Which rows a network learns from, and how much each class counts. In numpy alone: every network's fit begins here."""
+
+import numpy as np
+
+from services.training.domain.families.frame import Array
+from services.training.domain.families.model import Run
+
+_ASIDE = 0.1
+_LEAST_ASIDE_ROWS = 10
+
+
+def set_aside(rows: int, run: Run) -> Array:
+    """Return which rows only decide when to stop; none without early stopping or with too few rows."""
+    aside = np.zeros(rows, dtype=bool)
+    count = round(rows * _ASIDE)
+    if run.number("early_stopping") and count >= _LEAST_ASIDE_ROWS:
+        aside[np.random.default_rng(run.seed).permutation(rows)[:count]] = True
+    return aside
+
+
+def class_weights(truth: Array, classes: int, run: Run) -> Array:
+    """Return (classes,) weights, ones unless classes are to be balanced; of all rows together their number."""
+    if run.settings["class_weight"] != "balanced":
+        return np.ones(classes)
+    counts = np.maximum(np.bincount(truth, minlength=classes), 1)
+    return np.asarray(len(truth) / (classes * counts))

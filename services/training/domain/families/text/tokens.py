@@ -1,0 +1,48 @@
+"""Texts to token ids, by the tokenizers library. What it learned travels with the model as its tokenizer.json."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+from services.training.domain.families.frame import Array
+
+PADDING, UNKNOWN, START = "[PAD]", "[UNK]", "[CLS]"
+# In this order: padding is 0.
+PAD_ID, UNKNOWN_ID, START_ID = 0, 1, 2
+_SPECIAL = [PADDING, UNKNOWN, START]
+# Languages that write no spaces would else have whole sentences as tokens.
+_LONGEST_TOKEN = 16
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int, most_tokens: int) -> Tokenizer:
+    """Return a tokenizer of the pieces that texts are made of most often (byte-pair encoding).
+
+    The same texts give the same tokenizer.
+
+    Args:
+        texts: to learn from.
+        vocabulary: most pieces, three special ones included.
+        most_tokens: where longer texts are cut.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    # Full-width letters and digits are the same as others; so are capitals.
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=_SPECIAL,
+        max_token_length=_LONGEST_TOKEN,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer, len(texts))
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A", special_tokens=[(START, START_ID)])
+    tokenizer.enable_truncation(most_tokens)
+    tokenizer.enable_padding(pad_id=PAD_ID, pad_token=PADDING)
+    return tokenizer
+
+
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Array:
+    """Return (rows, tokens) int64 ids, padded to the longest text."""
+    return np.array([one.ids for one in tokenizer.encode_batch(list(texts))], dtype=np.int64).reshape(len(texts), -1)
