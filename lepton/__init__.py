@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lepton.errors import LeptonError
     from lepton.evaluation import evaluate
     from lepton.jobs import Job
-    from lepton.models import MLP, BoostedTrees, LinearRegression, LogisticRegression, Transformer
+    from lepton.models import CNN, MLP, BoostedTrees, LinearRegression, LogisticRegression, Transformer
     from lepton.utils import load_data
     from lepton.versions import ModelVersion
 
@@ -33,6 +33,7 @@ _HOMES = {
     "evaluate": "lepton.evaluation",
     "Job": "lepton.jobs",
     "BoostedTrees": "lepton.models",
+    "CNN": "lepton.models",
     "LinearRegression": "lepton.models",
     "LogisticRegression": "lepton.models",
     "MLP": "lepton.models",
@@ -42,6 +43,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CNN",
     "MLP",
     "BoostedTrees",
     "Connection",

@@ -7,6 +7,7 @@ deployment.predict(rows)
 deployment.score("applications@3", name="scored")
 """
 
+import base64
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from lepton.connection import Connection, current
 from lepton.datasets import Dataset
 from lepton.models import Model, to_resources
 from lepton.tables import html_table
-from lepton.v1 import inference_pb2, prediction_pb2
+from lepton.v1 import common_pb2, inference_pb2, prediction_pb2
 from lepton.versions import ModelVersion
 from lepton.workers import why_unplaced
 
@@ -31,8 +32,8 @@ _READY_SECONDS = 60.0
 # Rows in one request: far under the message limit for any table, and enough to hide the call's own cost.
 _BATCH_ROWS = 4096
 # Each costs as much as thousands of rows.
-_BATCH_TEXTS = 256
-_TOKENS = "input_ids"
+_BATCH_SINGLES = 256
+_IMAGE_DIMENSIONS = 4
 
 
 class Deploy:
@@ -101,8 +102,8 @@ class Deploy:
     ) -> pd.DataFrame:
         """Return predictions for some rows: first the target's column, then a probability a class.
 
-        Columns are picked by the model's signature, so the label and others may stay in. A model that reads texts takes
-        the one column of texts beside its target.
+        Columns are picked by the model's signature, so the label and others may stay in. A model that reads texts
+        or images takes the one column of texts, or of images in base64, beside its target.
 
         Args:
             data: the rows.
@@ -117,8 +118,9 @@ class Deploy:
         with tracing.span("lepton.predict"):
             serving = self.wait(timeout_seconds)
             signature = self._serving_version(serving).signature
-            if signature.inputs[0].name == _TOKENS and _TOKENS not in data.columns:
-                return self._predict_column(data, signature.target, version, timeout_seconds)
+            single = _single_input(signature.inputs[0], data)
+            if single is not None:
+                return self._predict_column(data, signature.target, single, version, timeout_seconds)
             missing = [spec.name for spec in signature.inputs if spec.name not in data.columns]
             if missing:
                 raise KeyError(f"{missing} not in the data: model {serving.version} needs them")
@@ -131,16 +133,22 @@ class Deploy:
                     advance(len(batch))
         return _frame(parts, signature.target or "prediction", list(signature.classes), data.index)
 
-    def _predict_column(self, data: pd.DataFrame, target: str, version: str, timeout_seconds: float) -> pd.DataFrame:
+    def _predict_column(
+        self, data: pd.DataFrame, target: str, kind: str, version: str, timeout_seconds: float
+    ) -> pd.DataFrame:
         names = [name for name in data.columns if name != target and pd.api.types.is_string_dtype(data[name])]
         if len(names) != 1:
-            raise KeyError(f"the model reads one column of texts, the data has {names}: select one")
+            raise KeyError(f"the model reads one column of {kind}, the data has {names}: select one")
         parts = []
         with progress.bar(f"predicting with {self.name}", len(data)) as advance:
-            for start in range(0, max(1, len(data)), _BATCH_TEXTS):
-                texts = data[names[0]].iloc[start : start + _BATCH_TEXTS]
-                parts.append(self.predict_texts(texts, version=version, timeout_seconds=timeout_seconds))
-                advance(len(texts))
+            for start in range(0, max(1, len(data)), _BATCH_SINGLES):
+                values = list(data[names[0]].iloc[start : start + _BATCH_SINGLES])
+                if kind == "texts":
+                    parts.append(self.predict_texts(values, version=version, timeout_seconds=timeout_seconds))
+                else:
+                    files = [base64.b64decode(value) for value in values]
+                    parts.append(self.predict_images(files, version=version, timeout_seconds=timeout_seconds))
+                advance(len(values))
         return pd.concat(parts).set_axis(data.index)
 
     def predict_rows(
@@ -422,6 +430,14 @@ def _row(deployment: inference_pb2.Deployment) -> tuple[object, ...]:
         ", ".join(sorted(set(deployment.providers.values()))),
         deployment.message,
     )
+
+
+def _single_input(spec: common_pb2.TensorSpec, data: pd.DataFrame) -> str | None:
+    """Return texts or images, where the model is fed what is made of them; None where it takes columns as they are."""
+    if spec.name == "input_ids" and spec.name not in data.columns:
+        return "texts"
+    # Images beside each other, channels, height, width: four dimensions.
+    return "images" if len(spec.shape) == _IMAGE_DIMENSIONS and spec.datatype.startswith("FP") else None
 
 
 def _batches(data: pd.DataFrame) -> Iterator[pd.DataFrame]:

@@ -192,6 +192,12 @@ class MLP(Model):
     family = "mlp"
 
 
+class CNN(Model):
+    """Classification of images by a ResNet; see `lepton.images` (`image_size=32, width=16, augmentation='shift'`)."""
+
+    family = "cnn"
+
+
 class Transformer(Model):
     """Classification of texts, one column of them, by a Transformer encoder (`layers=2, hidden_size=128, epochs=6`)."""
 
@@ -204,13 +210,9 @@ class _ComingFamily(Model):
     def __init__(self, *_: object, **__: object) -> None:
         raise errors.Unimplemented(
             f"{type(self).__name__} is not built yet; this version of Lepton trains LinearRegression, "
-            "LogisticRegression, BoostedTrees, MLP and Transformer",
+            "LogisticRegression, BoostedTrees, MLP, CNN and Transformer",
             reason="FAMILY_NOT_BUILT",
         )
-
-
-class CNN(_ComingFamily):
-    """Convolutional network; not built yet."""
 
 
 class RNN(_ComingFamily):

@@ -125,7 +125,7 @@ class JobSpec(_message.Message):
     kind: Global___JobKind.ValueType
     """What the job does."""
     family: _builtins.str
-    """The model family: linear_regression, logistic_regression, boosted_trees, mlp, transformer; empty for evaluate."""
+    """The model family: linear_regression, logistic_regression, boosted_trees, mlp, cnn, transformer; empty for evaluate."""
     model: _builtins.str
     """The registry model to write: its id; empty for evaluate."""
     dataset: _builtins.str

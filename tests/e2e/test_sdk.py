@@ -1,18 +1,22 @@
 """The SDK against a whole platform: the main job, and what bad input gets."""
 
+import base64
 import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.datasets import load_digits
 
 import lepton
 from lepton import errors, steps
 from lepton.connection import Connection
 from lepton.embedded.credentials import issue_token
+from lepton.images import encode_images, load_images
 from lepton.jobs import Job
-from lepton.models import RNN, BoostedTrees, LinearRegression, LogisticRegression, Transformer
+from lepton.models import CNN, RNN, BoostedTrees, LinearRegression, LogisticRegression, Transformer
 from lepton.v1 import training_pb2
 from lepton.versions import ModelVersion, rollback
 from lepton.workers import list_placements
@@ -67,6 +71,24 @@ def test_texts_become_predictions(connection: Connection) -> None:
         deployment.predict(pd.DataFrame({"rows": [1]}))
     further = fitted.fine_tune(reviews, epochs=1, trainable="last")
     assert further.trained_version().message.lineage.parent == fitted.trained_version().ref
+
+
+def test_images_of_an_archive_become_predictions(tmp_path: Path, connection: Connection) -> None:
+    found = load_digits()
+    frame = encode_images((found.images * 255 / 16).astype(np.uint8)[:300], list(found.target[:300]))
+    with zipfile.ZipFile(tmp_path / "digits.zip", "w") as archive:
+        for place, (image, label) in enumerate(zip(frame["image"], frame["label"], strict=True)):
+            archive.writestr(f"{label}/{place:04}.png", base64.b64decode(image))
+    rows = load_images(tmp_path / "digits.zip")
+    assert sorted(set(rows["label"])) == [str(digit) for digit in range(10)]
+    small = CNN(name="digits", connection=connection, epochs=6, image_size=8, width=8, channels="grey")
+    fitted = small.fit(rows, target="label")
+    assert fitted.metrics["accuracy"] > 0.5
+    deployment = lepton.Deploy(fitted).save()
+    predicted = deployment.predict(rows.tail(5))
+    assert list(predicted.columns)[:2] == ["label", "probability_0"]
+    alone = deployment.predict_images([base64.b64decode(rows["image"].iloc[-1])])
+    assert alone["probability_0"].iloc[0] == pytest.approx(predicted["probability_0"].iloc[-1], abs=1e-5)
 
 
 def test_version_tells_where_it_came_from(model: LogisticRegression, credit: lepton.Dataset) -> None:

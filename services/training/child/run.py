@@ -125,7 +125,9 @@ class _JobRun:
         settings = {name: json.loads(value) for name, value in self._spec.hyperparameters.items()}
         family, target, handle_unknown = self._spec.family, self._spec.target, self._spec.handle_unknown
         schema = fitting.describe(family, table, target, settings, handle_unknown, base)
+        table = self._readable(schema, table, settings)
         train, held_out, held_out_name = await self._held_out(table, schema)
+        held_out = self._readable(schema, held_out, settings)
         # What cannot be scored is refused before training, not after.
         fitting.check(schema, held_out)
         with _span("fit"):
@@ -156,6 +158,12 @@ class _JobRun:
         if version.state != registry_pb2.VERSION_STATE_READY:
             return _failed(version.error_reason, f"the registry refused {ref}: {version.error_message}")
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=ref, evaluation=evaluation)
+
+    def _readable(self, schema: fitting.Schema, table: pa.Table, settings: Mapping[str, Any]) -> pa.Table:
+        kept = fitting.readable_rows(self._spec.family, schema, table, settings)
+        if kept.num_rows < table.num_rows:
+            self._say(_READ, f"skipped {table.num_rows - kept.num_rows} rows whose image cannot be read")
+        return kept
 
     async def _register(
         self, request: registry_pb2.CreateVersionRequest, files: Mapping[str, bytes]

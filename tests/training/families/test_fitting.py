@@ -223,11 +223,11 @@ def test_rows_are_held_out_by_class() -> None:
     assert fitting.hold_out(table, target, 1)[1] != held_out
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.reads != "images"])
 def test_two_rows_are_enough(family: str) -> None:
     target = [1.0, 2.0] if family == "linear_regression" else ["a", "b"] * 2
-    numbers = [float(row) for row in range(len(target))]
-    table = pa.table({"x": [str(one) for one in numbers] if FAMILIES[family].reads_texts else numbers, "y": target})
+    numbers = pa.array([float(row) for row in range(len(target))])
+    table = pa.table({"x": numbers.cast(pa.string()) if FAMILIES[family].reads == "texts" else numbers, "y": target})
     model, held_out = train_any(family, table, "y")
     assert held_out.num_rows == 1
     assert measure_parity(model, model.export(), table).max_difference < 1e-6

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.hyperparameters import Hyperparameter, check_value
@@ -17,14 +18,14 @@ class Family:
         description: what it is for.
         tasks: regression, binary, multiclass.
         hyperparameters: what can be set.
-        reads_texts: whether its input is one column of texts, rather than columns of numbers and categories.
+        reads: columns of numbers and categories, or one column of texts, or of images in base64.
     """
 
     name: str
     description: str
     tasks: tuple[str, ...]
     hyperparameters: tuple[Hyperparameter, ...]
-    reads_texts: bool = False
+    reads: Literal["columns", "texts", "images"] = "columns"
 
 
 _CATEGORIES = Hyperparameter(
@@ -48,6 +49,9 @@ _TRAINABLE = Hyperparameter(
     "What a fine-tune changes: all layers, or the last one alone.",
     "all",
     choices=("all", "last"),
+)
+_LABEL_SMOOTHING = Hyperparameter(
+    "label_smoothing", "Share of each label that is spread over all classes.", 0.0, 0.0, 0.9
 )
 _L2 = Hyperparameter("l2", "Strength of the penalty on squared weights.", 0.0, 0.0, 1e6)
 
@@ -146,15 +150,13 @@ FAMILIES: Mapping[str, Family] = {
                 Hyperparameter("layers", "Of the encoder.", 2, 1, 48),
                 Hyperparameter("hidden_size", "Of each token's vector; a multiple of heads.", 128, 8, 4096),
                 Hyperparameter("heads", "Of the attention.", 4, 1, 64),
-                Hyperparameter("vocabulary", "Most pieces of text that the tokenizer knows.", 8000, 100, 1_000_000),
+                Hyperparameter("vocabulary", "Most pieces of text that the tokenizer knows.", 4000, 100, 1_000_000),
                 Hyperparameter("max_tokens", "Where longer texts are cut.", 128, 4, 8192),
-                Hyperparameter("dropout", "Share of the values left out at each step.", 0.2, 0.0, 0.9),
+                Hyperparameter("dropout", "Share of the values left out at each step.", 0.1, 0.0, 0.9),
                 Hyperparameter(
                     "token_dropout", "Share of the tokens that are read as unknown at each step.", 0.2, 0.0, 0.9
                 ),
-                Hyperparameter(
-                    "label_smoothing", "Share of each label that is spread over all classes.", 0.0, 0.0, 0.9
-                ),
+                _LABEL_SMOOTHING,
                 Hyperparameter(
                     "pretraining_epochs",
                     "Passes over the texts, before labels are learned, in which hidden tokens are guessed (masked "
@@ -163,12 +165,42 @@ FAMILIES: Mapping[str, Family] = {
                     0,
                     10_000,
                 ),
-                Hyperparameter("pretraining_learning_rate", "Largest step size of these.", 1e-3, 1e-6, 10.0),
+                Hyperparameter("pretraining_learning_rate", "Largest step size of these.", 2e-3, 1e-6, 10.0),
                 _CLASS_WEIGHT,
                 _TRAINABLE,
-                *training(epochs=6, batch_size=32),
+                *training(epochs=6, batch_size=32, learning_rate=5e-4),
             ),
-            reads_texts=True,
+            reads="texts",
+        ),
+        Family(
+            "cnn",
+            "A class by a ResNet that reads one column of images: PNG or JPEG files in base64.",
+            ("binary", "multiclass"),
+            (
+                Hyperparameter("image_size", "Height and width that images are stretched to, pixels.", 32, 8, 512),
+                Hyperparameter("channels", "Whether colours count.", "color", choices=("color", "grey")),
+                Hyperparameter("width", "Channels of the first stage; each stage has twice as many.", 16, 1, 512),
+                Hyperparameter("stages", "Each of half the size of the one before.", 3, 1, 6),
+                Hyperparameter("blocks", "Of each stage: two convolutions and a way around them.", 1, 1, 48),
+                Hyperparameter("dropout", "Share of the last values left out at each step.", 0.1, 0.0, 0.9),
+                Hyperparameter(
+                    "augmentation",
+                    "How images change at each step: moved by up to an eighth, mirrored, or both.",
+                    "shift",
+                    choices=("none", "shift", "flip", "shift_and_flip"),
+                ),
+                Hyperparameter(
+                    "corrupt_images",
+                    "What a row without a readable image does: fail the job, or be skipped.",
+                    "fail",
+                    choices=("fail", "skip"),
+                ),
+                _LABEL_SMOOTHING,
+                _CLASS_WEIGHT,
+                _TRAINABLE,
+                *training(epochs=20, learning_rate=3e-3),
+            ),
+            reads="images",
         ),
     )
 }

@@ -1,6 +1,5 @@
 """The way in: describe a table, fit a family on it or go on from a model, score."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,12 +10,15 @@ from servicekit.errors import InvalidArgument
 from services.training.domain.families.catalog import find_family
 from services.training.domain.families.encoding import Encoded, Encoding
 from services.training.domain.families.frame import Array, Column, describe_columns, normalize
+from services.training.domain.families.image.fit import fit_cnn
+from services.training.domain.families.image.model import ImageModel
+from services.training.domain.families.image.pixels import broken_images, readable
 from services.training.domain.families.linear import LinearCore
 from services.training.domain.families.logistic import fit_logistic
 from services.training.domain.families.metrics import Scores, score
 from services.training.domain.families.model import (
-    STATE_FILE,
     Core,
+    Description,
     IsCancelled,
     Model,
     Report,
@@ -27,9 +29,10 @@ from services.training.domain.families.model import (
 )
 from services.training.domain.families.neural.mlp import MlpCore, fit_mlp
 from services.training.domain.families.regression import fit_linear
+from services.training.domain.families.single_column import describe_single, row_texts
 from services.training.domain.families.target import Target, describe_target, target_values
 from services.training.domain.families.text.fit import fit_transformer
-from services.training.domain.families.text.model import TextModel, describe_texts, row_texts
+from services.training.domain.families.text.model import TextModel
 from services.training.domain.families.trees import TreesCore, fit_trees
 
 CORES: dict[str, type[Core]] = {
@@ -56,8 +59,8 @@ class Schema:
     handle_unknown: str
 
     @property
-    def reads_texts(self) -> bool:
-        """Whether its input is one column of texts."""
+    def is_single(self) -> bool:
+        """Whether its input is one column of texts or images."""
         return self.columns[0].kind == "text"
 
 
@@ -76,7 +79,7 @@ def describe(
     Raises:
         InvalidArgument: the table cannot be learned from; the message says what to do.
     """
-    reads_texts = find_family(family).reads_texts
+    reads = find_family(family).reads
     if handle_unknown not in HANDLE_UNKNOWN:
         raise InvalidArgument(
             f"handle_unknown must be one of {', '.join(HANDLE_UNKNOWN)}, got {handle_unknown!r}",
@@ -85,8 +88,8 @@ def describe(
     table = normalize(table)
     if base is None:
         goal = describe_target(table, target, classify=_wants_classes(family, settings))
-        if reads_texts:
-            return Schema(describe_texts(table, target), goal, handle_unknown)
+        if reads != "columns":
+            return Schema(describe_single(table, target), goal, handle_unknown)
         most = int(settings["max_categories"])
         return Schema(describe_columns(table, target, most, knows_all=handle_unknown == "error"), goal, handle_unknown)
     if base.family != family:
@@ -104,11 +107,27 @@ def check(schema: Schema, table: pa.Table) -> None:
         InvalidArgument: a column lacks or does not convert, or holds what the model refuses; or so does the target.
     """
     table = normalize(table)
-    if schema.reads_texts:
+    if schema.is_single:
         row_texts(table, schema.columns)
     else:
         _encode(schema, table)
     target_values(table, schema.target)
+
+
+def readable_rows(family: str, schema: Schema, table: pa.Table, settings: Settings) -> pa.Table:
+    """Return the rows whose images can be read, where these are images; others stay as they are.
+
+    Raises:
+        InvalidArgument: some cannot be read and are not to be skipped, or none can.
+    """
+    if find_family(family).reads != "images":
+        return table
+    is_readable = readable(row_texts(table, schema.columns))
+    if is_readable.all():
+        return table
+    if settings["corrupt_images"] != "skip" or not is_readable.any():
+        raise broken_images(np.flatnonzero(~is_readable).tolist())
+    return table.filter(pa.array(is_readable))
 
 
 def hold_out(table: pa.Table, target: Target, seed: int, fraction: float = 0.1) -> tuple[pa.Table, pa.Table]:
@@ -160,9 +179,12 @@ def fit(
     table = normalize(table)
     truth = target_values(table, schema.target)
     run = Run(settings, seed, report, is_cancelled, threads)
-    if schema.reads_texts:
+    if family == "transformer":
         reader = base if isinstance(base, TextModel) else None
         return fit_transformer(schema.columns, row_texts(table, schema.columns), truth, schema.target, run, reader)
+    if family == "cnn":
+        seer = base if isinstance(base, ImageModel) else None
+        return fit_cnn(schema.columns, row_texts(table, schema.columns), truth, schema.target, run, seer)
     return _fit_columns(family, schema, table, truth, run, base if isinstance(base, TrainedModel) else None)
 
 
@@ -188,9 +210,10 @@ def _fit_columns(
 
 def load(files: dict[str, bytes]) -> Model:
     """Return the model whose state some files hold."""
-    if find_family(json.loads(files[STATE_FILE])["family"]).reads_texts:
+    reads = find_family(Description.read(files).family).reads
+    if reads == "texts":
         return TextModel.load(files)
-    return load_model(files, CORES)
+    return ImageModel.load(files) if reads == "images" else load_model(files, CORES)
 
 
 def evaluate(model: Model, table: pa.Table) -> Scores:
@@ -221,6 +244,6 @@ def _check_classes(truth: Array, target: Target) -> None:
 def _wants_classes(family: str, settings: Mapping[str, object]) -> bool | None:
     if family == "linear_regression":
         return False
-    if family in ("logistic_regression", "transformer"):
+    if family in ("logistic_regression", "transformer", "cnn"):
         return True
     return {"auto": None, "classification": True, "regression": False}[str(settings["task"])]

@@ -240,14 +240,7 @@ class TrainedModel:
 
     def files(self) -> dict[str, bytes]:
         """Return the trainable state, from which `load` makes the model again."""
-        description = {
-            "family": self.family,
-            "hyperparameters": self.hyperparameters,
-            "columns": [asdict(column) for column in self.columns],
-            "target": asdict(self.target),
-            "handle_unknown": self.handle_unknown,
-        }
-        return {STATE_FILE: json.dumps(description, sort_keys=True).encode(), **self.core.files()}
+        return {STATE_FILE: Description.of(self).to_json(), **self.core.files()}
 
 
 def label_values(target: Target) -> Array:
@@ -259,19 +252,46 @@ def label_values(target: Target) -> Array:
     return np.array(target.classes, dtype=object)
 
 
+@dataclass(frozen=True)
+class Description:
+    """What every stored model says of itself.
+
+    Args:
+        family, hyperparameters, columns, target, handle_unknown: as in Model.
+    """
+
+    family: str
+    hyperparameters: dict[str, int | float | str | bool]
+    columns: tuple[Column, ...]
+    target: Target
+    handle_unknown: str
+
+    @classmethod
+    def of(cls, model: Model) -> Self:
+        """Return a model's."""
+        return cls(model.family, model.hyperparameters, model.columns, model.target, model.handle_unknown)
+
+    @classmethod
+    def read(cls, files: Mapping[str, bytes]) -> Self:
+        """Return the one in a model's files."""
+        found = json.loads(files[STATE_FILE])
+        columns = tuple(Column(**{**column, "categories": tuple(column["categories"])}) for column in found["columns"])
+        target = Target(**{**found["target"], "classes": tuple(found["target"]["classes"])})
+        return cls(found["family"], found["hyperparameters"], columns, target, found["handle_unknown"])
+
+    def to_json(self) -> bytes:
+        """Return it as the file holds it."""
+        return json.dumps(asdict(self), sort_keys=True).encode()
+
+
 def load_model(files: dict[str, bytes], cores: dict[str, type[Core]]) -> TrainedModel:
     """Return the model that gave some files."""
-    description = json.loads(files[STATE_FILE])
-    columns = tuple(
-        Column(**{**column, "categories": tuple(column["categories"])}) for column in description["columns"]
-    )
-    target = Target(**{**description["target"], "classes": tuple(description["target"]["classes"])})
-    core = cores[description["family"]].load(files)
+    description = Description.read(files)
     return TrainedModel(
-        description["family"],
-        description["hyperparameters"],
-        columns,
-        target,
-        description["handle_unknown"],
-        core,
+        description.family,
+        description.hyperparameters,
+        description.columns,
+        description.target,
+        description.handle_unknown,
+        cores[description.family].load(files),
     )

@@ -1,10 +1,7 @@
 """The encoder with its head, on torch and transformers; loaded by those jobs alone that need them."""
 
-import contextlib
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,7 +13,6 @@ from services.training.domain.families.text.tokens import PAD_ID, START_ID, UNKN
 
 CONFIG_FILE = "encoder.json"
 WEIGHTS_FILE = "weights.safetensors"
-_OPSET = 20
 
 
 class Classifier(nn.Module):
@@ -113,47 +109,3 @@ def load_classifier(files: Mapping[str, bytes]) -> Classifier:
     classifier.load_state_dict(load(files[WEIGHTS_FILE]))
     classifier.eval()
     return classifier
-
-
-def export_classifier(exported: nn.Module, outputs: list[str]) -> Any:
-    """Return the ONNX graph of a module that takes (rows, tokens) ids and mask, both dimensions free."""
-    rows, tokens = torch.export.Dim("rows"), torch.export.Dim("tokens")
-    sample = torch.ones((2, 7), dtype=torch.int64)
-    with warnings.catch_warnings(), _without_advice():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            exported,
-            # Two tensors: of one that stands twice the exporter makes one input.
-            (sample, sample.clone()),
-            dynamo=True,
-            verbose=False,
-            opset_version=_OPSET,
-            input_names=["input_ids", "attention_mask"],
-            output_names=outputs,
-            dynamic_shapes=({0: rows, 1: tokens}, {0: rows, 1: tokens}),
-        )
-    assert program is not None
-    model = program.model_proto
-    _forget_sources(model)
-    return model
-
-
-def _forget_sources(model: Any) -> None:
-    """Drop the exporter's notes on which line of which file each node is from: they differ where the model does not."""
-    del model.metadata_props[:]
-    graph = model.graph
-    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        part.ClearField("doc_string")
-        del part.metadata_props[:]
-
-
-@contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    """Keep the exporter's word on libraries that it looks for, and that nobody needs, out of the log."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
