@@ -3,6 +3,7 @@
 Source: Devlin et al., BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding, NAACL 2019.
 """
 
+import math
 from dataclasses import replace
 
 import torch
@@ -16,6 +17,7 @@ from services.training.domain.families.text.tokens import START_ID, UNKNOWN_ID
 # Of BERT's 15 in a hundred and more, for texts are few; a tenth of the guessed tokens stay visible.
 _GUESSED = 0.2
 _HIDDEN = 0.9
+_NO_GOAL = -100
 
 
 class MaskedLanguageModel(nn.Module):
@@ -35,13 +37,20 @@ class MaskedLanguageModel(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Return the mean cross-entropy of the guesses, in nats, for (rows, tokens) ids, padded."""
         ids, mask = cropped(ids)
-        is_guessed = (torch.rand(ids.shape, device=ids.device) < _GUESSED) & (ids > START_ID)
-        is_hidden = is_guessed & (torch.rand(ids.shape, device=ids.device) < _HIDDEN)
-        seen = ids.masked_fill(is_hidden, UNKNOWN_ID)
-        found = self.encoder(input_ids=seen, attention_mask=mask).last_hidden_state[is_guessed]
-        guesses = self.transform(found) @ self.encoder.embeddings.word_embeddings.weight.T + self.bias
+        draws = torch.rand(ids.shape, device=ids.device).masked_fill(ids <= START_ID, 1.0)
+        # As many places whatever was drawn: memory of ever new sizes would not be used again.
+        lowest = draws.flatten().topk(math.ceil(_GUESSED * draws.numel()), largest=False)
+        is_guessed = lowest.values < _GUESSED
+        is_hidden = (torch.rand(is_guessed.shape, device=ids.device) < _HIDDEN) & is_guessed
+        flat = ids.flatten()
+        seen = flat.scatter(0, lowest.indices, torch.where(is_hidden, UNKNOWN_ID, flat[lowest.indices]))
+        found = self.encoder(input_ids=seen.view_as(ids), attention_mask=mask).last_hidden_state
+        found = self.transform(found.flatten(0, 1)[lowest.indices])
+        guesses = found @ self.encoder.embeddings.word_embeddings.weight.T + self.bias
+        goals = flat[lowest.indices].masked_fill(~is_guessed, _NO_GOAL)
         # Short texts may have none to guess: a loss of 0, not of nothing by nothing.
-        return nn.functional.cross_entropy(guesses, ids[is_guessed], reduction="sum") / is_guessed.sum().clamp(min=1)
+        total = nn.functional.cross_entropy(guesses, goals, reduction="sum", ignore_index=_NO_GOAL)
+        return total / is_guessed.sum().clamp(min=1)
 
 
 def pretrain(classifier: Classifier, ids: Tensor, lengths: Tensor, run: Run) -> None:
