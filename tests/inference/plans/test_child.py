@@ -46,7 +46,8 @@ async def test_int8_is_chosen_where_it_is_faster_and_its_loss_small() -> None:
     for _ in range(3):
         # A busy machine may hide a gain once: what is chosen is what was measured.
         plan, content = await ask(header(graph, source_of(table)), graph, frames_of(table))
-        if plan.precision == "int8":
+        # Its time may have been over before all batch sizes were measured.
+        if plan.precision == "int8" and len(plan.speeds) >= 4:
             break
     assert plan.precision == "int8", plan
     assert _outcomes(plan)[plan.name] == "chosen"
