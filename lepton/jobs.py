@@ -118,6 +118,20 @@ class Job:
             if self.refresh().message.state in _ENDED and self.message.sequence <= after_sequence:
                 return
 
+    def curves(self) -> pd.DataFrame:
+        """Return the metrics told so far, a row a step and a column a metric: `job.curves().plot()` in a notebook.
+
+        Steps that follow each other within half a second may be told as one, the last.
+        """
+        rows, last = [], self.refresh().message.sequence
+        for update in self.watch():
+            # Step 0 is no step: the scores at the end, say.
+            if update.metrics and update.step:
+                rows.append({"step": update.step, **update.metrics})
+            if update.sequence >= last:
+                break
+        return pd.DataFrame(rows, columns=None if rows else ["step"]).set_index("step")
+
     def wait(self) -> "Job":
         """Show progress until the job ends; return it.
 
@@ -128,6 +142,15 @@ class Job:
         with progress.share(f"{self.message.spec.family or 'evaluation'}") as show:
             for update in self.watch():
                 show(update.progress, update.message)
+        return self.result()
+
+    def result(self) -> "Job":
+        """Return the job, asked anew how it stands.
+
+        Raises:
+            JobFailed: it failed; the reason and message are the job's.
+            Cancelled: it was stopped.
+        """
         self.refresh()
         if self.message.state == training_pb2.JOB_STATE_FAILED:
             raise errors.JobFailed(

@@ -4,8 +4,9 @@ import json
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from lepton import errors, names
+from lepton import curves, errors, names
 from lepton.cli.output import Json, show_message, show_table
 from lepton.datasets import Dataset
 from lepton.jobs import Job, families
@@ -36,6 +37,7 @@ def train(
     handle_unknown: Annotated[str, typer.Option(help="Unknown categories at prediction: ignore or error.")] = "ignore",
     cores: Annotated[float, typer.Option(help="Cores that the job needs; 0 for the default.", min=0)] = 0,
     detach: Annotated[bool, typer.Option("--detach", help="Return once the job is queued.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show live curves of its metrics.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train a model and register it."""
@@ -53,7 +55,10 @@ def train(
         resources=common_pb2.Resources(cores=cores) if cores else None,
     )
     job = Job.submit(spec)
-    if not detach:
+    if watch and not detach:
+        _follow(job, as_json, aside=True)
+        job.result()
+    elif not detach:
         job.wait()
     metrics = {metric.name: round(metric.value, 4) for metric in job.message.evaluation.metrics}
     show_message(job.message, as_json, f"{job!r} {job.version} {metrics or ''}".rstrip())
@@ -79,13 +84,8 @@ def show(name: Name, as_json: Json = False) -> None:
 
 @app.command(epilog="Example: lepton jobs watch job-0f3a")
 def watch(name: Name, as_json: Json = False) -> None:
-    """Print a job's updates as they come, until it ends."""
-    for update in Job.get(name).watch():
-        if as_json:
-            typer.echo(json.dumps(vars(update)))
-        else:
-            metrics = " ".join(f"{key}={value:.4g}" for key, value in update.metrics.items())
-            typer.echo(f"{update.sequence:>4} {update.state:<9} {update.progress:>4.0%} {update.message} {metrics}")
+    """Show a job's metrics as live curves until it ends; line by line where this is no terminal."""
+    _follow(Job.get(name), as_json)
 
 
 @app.command(epilog="Example: lepton jobs cancel job-0f3a")
@@ -110,3 +110,18 @@ def _parameter(text: str) -> tuple[str, str]:
     except ValueError:
         return name, json.dumps(value)
     return name, value
+
+
+def _follow(job: Job, as_json: bool, *, aside: bool = False) -> None:
+    """Show a job's updates until it ends; aside, on stderr, where stdout is for what comes of it."""
+    console = Console(stderr=True)
+    if console.is_terminal and not as_json:
+        curves.follow(job.name, job.watch(), console)
+        return
+    for update in job.watch():
+        if as_json:
+            typer.echo(json.dumps(vars(update)), err=aside)
+        else:
+            metrics = " ".join(f"{key}={value:.4g}" for key, value in update.metrics.items())
+            line = f"{update.sequence:>4} {update.state:<9} {update.progress:>4.0%} {update.message} {metrics}"
+            typer.echo(line.rstrip(), err=aside)

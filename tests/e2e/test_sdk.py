@@ -233,6 +233,15 @@ def test_running_job_can_be_cancelled(credit: lepton.Dataset, connection: Connec
         job.wait()
 
 
+def test_curves_are_the_metrics_of_each_step(model: LogisticRegression) -> None:
+    assert model.job is not None
+    curves = model.job.curves()
+    assert curves.index.name == "step"
+    assert curves.index.is_monotonic_increasing
+    assert len(curves) >= 1
+    assert curves.notna().any().all()
+
+
 def test_watch_resumes_where_it_left_off(model: LogisticRegression) -> None:
     assert model.job is not None
     every = list(model.job.watch())
