@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.catalog import find_family
+from services.training.domain.families.checkpoints import Checkpoints, NoCheckpoints
 from services.training.domain.families.encoding import Encoded, Encoding
 from services.training.domain.families.frame import Array, Column, describe_columns, normalize
 from services.training.domain.families.image.fit import fit_cnn
@@ -158,6 +159,7 @@ def fit(
     is_cancelled: IsCancelled,
     base: Model | None = None,
     threads: int = 1,
+    checkpoints: Checkpoints | None = None,
 ) -> Model:
     """Train a family on a table's rows; from a base, continue it.
 
@@ -171,6 +173,7 @@ def fit(
         is_cancelled: asked between steps.
         base: a model of the same family to go on from, with its columns and classes.
         threads: to compute with.
+        checkpoints: what networks keep, and go on from; other families are soon fitted anew.
 
     Raises:
         InvalidArgument: the rows do not fit the schema, or the loss is no longer a number.
@@ -178,7 +181,7 @@ def fit(
     """
     table = normalize(table)
     truth = target_values(table, schema.target)
-    run = Run(settings, seed, report, is_cancelled, threads)
+    run = Run(settings, seed, report, is_cancelled, threads, checkpoints or NoCheckpoints())
     if family == "transformer":
         reader = base if isinstance(base, TextModel) else None
         return fit_transformer(schema.columns, row_texts(table, schema.columns), truth, schema.target, run, reader)

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Protocol, Self
 
 import numpy as np
 import pyarrow as pa
 from onnx import TensorProto, helper
 
+from services.training.domain.families.checkpoints import Checkpoints, NoCheckpoints
 from services.training.domain.families.encoding import Encoded, Encoding, Graph, wire_values
 from services.training.domain.families.frame import OUTPUT_NAMES, Array, Column, normalize
 from services.training.domain.families.target import Target
@@ -59,6 +60,7 @@ class Run:
         report: told how far it is.
         is_cancelled: asked between steps.
         threads: to compute with. More than there are free cores make LightGBM wait a hundred times longer.
+        checkpoints: what a long fit keeps, and goes on from.
     """
 
     settings: Settings
@@ -66,6 +68,7 @@ class Run:
     report: Report
     is_cancelled: IsCancelled
     threads: int = 1
+    checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
 
     def number(self, name: str) -> float:
         """Return a numeric setting."""

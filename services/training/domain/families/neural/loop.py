@@ -14,10 +14,13 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from torch import Tensor, nn
 
 from servicekit.errors import InvalidArgument
+from services.training.domain.families.checkpoints import Checkpoint
 from services.training.domain.families.model import Progress, Run, Stopped
+from services.training.domain.families.neural.snapshot import Position, Snapshot, phase_of
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 _WATCHED = "validation_loss"
+TRAINING_PHASE = "training"
 # Rows that are only judged, not learned from, need no gradients: more fit.
 _JUDGED_ROWS = 4096
 # Rows that are sorted by length together: many enough for batches of little padding, few enough to stay mixed.
@@ -88,10 +91,12 @@ def train_network(
     run: Run,
     aside: Rows | None = None,
     lengths: Tensor | None = None,
+    phase: str = TRAINING_PHASE,
 ) -> None:
     """Train a network in place, by the settings of `neural.settings`; with rows aside, up to where these gain no more.
 
-    The same rows, settings, seed, threads and machine give the same weights, bit by bit, on a processor.
+    The same rows, settings, seed, threads and machine give the same weights, bit by bit, on a processor; also where it
+    is cut and goes on from a checkpoint.
 
     Args:
         network: on the processor; parameters that ask for no gradients stay as they are.
@@ -100,6 +105,7 @@ def train_network(
         run: settings, seed, progress.
         aside: rows that only decide when to stop, and which weights are kept.
         lengths: (rows,) of each of the rows to learn from, where they differ.
+        phase: of the fit; a checkpoint of another one is left alone.
 
     Raises:
         InvalidArgument: the loss is no longer a number; it says at which batch.
@@ -108,20 +114,24 @@ def train_network(
     torch.set_num_threads(run.threads)
     # Lightning leaves a network in the mode that it comes in, and a loaded one comes as it predicts.
     network.train()
-    batches = Batches(rows, min(int(run.number("batch_size")), len(rows)), run.seed, lengths=lengths)
+    found = run.checkpoints.found
+    resumed = Snapshot.from_bytes(found.content) if found and is_under_way(run, phase) else None
+    done = resumed.position.epoch if resumed else 0
+    batches = Batches(rows, min(int(run.number("batch_size")), len(rows)), run.seed, passes=done, lengths=lengths)
     steps = len(batches) * int(run.number("epochs"))
-    module = _Module(network, loss, run, steps)
-    follow = _Follow(run, keeps_best=aside is not None)
+    module = _Module(network, loss, run, steps, done)
+    stopping = _stopping(run, aside)
+    follow = _Follow(run, module, phase, stopping, resumed, keeps_best=aside is not None)
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed % 2**63)
         trainer = lightning.Trainer(
             accelerator="cuda" if torch.cuda.is_available() else "cpu",
             devices=1,
-            max_epochs=int(run.number("epochs")),
+            max_epochs=int(run.number("epochs")) - done,
             precision=_PRECISIONS[str(run.settings["precision"])],
             gradient_clip_val=run.number("gradient_clip") or None,
             deterministic=True,
-            callbacks=[follow, *_stopping(run, aside)],
+            callbacks=[follow, *([stopping] if stopping else [])],
             num_sanity_val_steps=0,
             logger=False,
             enable_checkpointing=False,
@@ -138,24 +148,41 @@ def train_network(
 class _Module(lightning.LightningModule):
     """What Lightning asks of a network: its steps and its optimizer."""
 
-    def __init__(self, network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], run: Run, steps: int) -> None:
+    def __init__(
+        self, network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], run: Run, steps: int, done: int
+    ) -> None:
         super().__init__()
         self.network = network
         self._loss = loss
         # Not `_run`, nor `run`: names of Lightning's own.
         self._asked = run
         self._steps = steps
+        # Passes before this run of the loop; Lightning counts its own.
+        self._done = done
+        # Batches that were learned before the training was cut are passed over.
+        self.is_skipping = False
+        self.loss_sum = torch.zeros((), dtype=torch.float64)
+        self.loss_rows = 0
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+    @property
+    def epoch(self) -> int:
+        """Passes done."""
+        return self._done + self.current_epoch
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor | None:
+        if self.is_skipping:
+            return None
         inputs, goals = batch
         found = self._loss(self.network(inputs), goals)
         if not torch.isfinite(found):
             raise InvalidArgument(
-                f"the loss is no longer a number at batch {index + 1} of epoch {self.current_epoch + 1}: lower "
+                f"the loss is no longer a number at batch {index + 1} of epoch {self.epoch + 1}: lower "
                 f"learning_rate ({self._asked.number('learning_rate'):g}), or set gradient_clip",
                 reason="LOSS_DIVERGED",
             )
-        self.log("loss", found.detach(), on_step=False, on_epoch=True, batch_size=len(inputs))
+        # Not by `log`: its sums could not be kept in a checkpoint.
+        self.loss_sum = self.loss_sum.to(found.device) + found.detach().double() * len(inputs)
+        self.loss_rows += len(inputs)
         return found
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
@@ -173,22 +200,44 @@ class _Module(lightning.LightningModule):
 
 
 class _Follow(Callback):
-    """Tells how far a fit is, ends it where it is cancelled, and keeps the weights that were best."""
+    """Tells how far a training is, ends it where it is cancelled, keeps the best weights, and checkpoints."""
 
-    def __init__(self, run: Run, *, keeps_best: bool) -> None:
+    def __init__(
+        self,
+        run: Run,
+        module: _Module,
+        phase: str,
+        stopping: EarlyStopping | None,
+        resumed: Snapshot | None,
+        *,
+        keeps_best: bool,
+    ) -> None:
         self._run = run
+        self._phase = phase
+        self._stopping = stopping
+        self._resumed = resumed
         self._keeps_best = keeps_best
         self._least = math.inf
         self.best: dict[str, Tensor] | None = None
+        module.is_skipping = resumed is not None
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if self._run.is_cancelled():
+        if self._resumed is not None and batch_idx == self._resumed.position.batch:
+            self._restore(trainer, pl_module, self._resumed)
+            self._resumed = None
+        is_cancelled = self._run.is_cancelled()
+        # Before the place that it goes on from, what is in memory is of no time.
+        if self._resumed is None and (is_cancelled or self._run.checkpoints.is_due()):
+            self._run.checkpoints.keep(Checkpoint(self._snapshot(trainer, pl_module, batch_idx).to_bytes()))
+        if is_cancelled:
             raise Stopped
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        done, epochs = trainer.current_epoch + 1, int(self._run.number("epochs"))
+        done, epochs = pl_module.epoch + 1, int(self._run.number("epochs"))
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        metrics["loss"] = float(pl_module.loss_sum) / max(pl_module.loss_rows, 1)
         metrics["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        pl_module.loss_sum, pl_module.loss_rows = torch.zeros((), dtype=torch.float64), 0
         self._run.report(Progress(done / epochs, f"epoch {done} of {epochs}", done, metrics))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
@@ -196,6 +245,44 @@ class _Follow(Callback):
         if self._keeps_best and found < self._least:
             self._least = found
             self.best = {name: value.detach().cpu().clone() for name, value in pl_module.network.state_dict().items()}
+
+    def _snapshot(self, trainer: Any, module: _Module, batch: int) -> Snapshot:
+        least = self._least if math.isfinite(self._least) else None
+        return Snapshot(
+            Position(self._phase, module.epoch, batch, least, float(module.loss_sum), module.loss_rows),
+            module.network.state_dict(),
+            trainer.optimizers[0].state_dict(),
+            trainer.lr_scheduler_configs[0].scheduler.state_dict(),
+            self._stopping.state_dict() if self._stopping else {},
+            self.best,
+            _random_states(),
+        )
+
+    def _restore(self, trainer: Any, module: _Module, snapshot: Snapshot) -> None:
+        position = snapshot.position
+        module.is_skipping = False
+        module.loss_sum, module.loss_rows = torch.tensor(position.loss, dtype=torch.float64), position.rows
+        module.network.load_state_dict(snapshot.network)
+        trainer.optimizers[0].load_state_dict(snapshot.optimizer)
+        trainer.lr_scheduler_configs[0].scheduler.load_state_dict(dict(snapshot.schedule))
+        if self._stopping and snapshot.stopping:
+            self._stopping.load_state_dict(dict(snapshot.stopping))
+        self.best = dict(snapshot.best) if snapshot.best is not None else None
+        self._least = math.inf if position.least is None else position.least
+        torch.set_rng_state(snapshot.random["cpu"])
+        if "cuda" in snapshot.random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(snapshot.random["cuda"])
+
+
+def _random_states() -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else states
+
+
+def is_under_way(run: Run, phase: str) -> bool:
+    """Return whether a fit was cut in a phase: what comes before that is done."""
+    found = run.checkpoints.found
+    return found is not None and phase_of(found.content) == phase
 
 
 def _by_length(batches: Sequence[Tensor], lengths: Tensor, generator: torch.Generator) -> list[Tensor]:
@@ -236,9 +323,9 @@ def _optimizer(parameters: list[nn.Parameter], run: Run) -> torch.optim.Optimize
     return kind(parameters, lr=rate, weight_decay=decay)
 
 
-def _stopping(run: Run, aside: Rows | None) -> list[Callback]:
+def _stopping(run: Run, aside: Rows | None) -> EarlyStopping | None:
     patience = int(run.number("early_stopping"))
-    return [EarlyStopping(_WATCHED, patience=patience, check_finite=False)] if patience and aside is not None else []
+    return EarlyStopping(_WATCHED, patience=patience, check_finite=False) if patience and aside is not None else None
 
 
 @contextlib.contextmanager

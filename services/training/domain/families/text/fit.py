@@ -26,7 +26,7 @@ def fit_transformer(
     # Here, for a job of another family needs none of it: three seconds and 300 MB.
     from torch import from_numpy, nn, tensor
 
-    from services.training.domain.families.neural.loop import Rows, train_network
+    from services.training.domain.families.neural.loop import TRAINING_PHASE, Rows, is_under_way, train_network
     from services.training.domain.families.text.network import (
         Learner,
         classifier_files,
@@ -52,7 +52,9 @@ def fit_transformer(
     lengths = (rows.inputs != PAD_ID).sum(dim=1)
     if base is None and run.number("pretraining_epochs"):
         before = run.number("pretraining_epochs") / (run.number("pretraining_epochs") + run.number("epochs"))
-        pretrain(classifier, rows.inputs, lengths, replace(run, report=partial(_report_part, run, 0.0, before)))
+        # A checkpoint of what follows holds what was learned here.
+        if not is_under_way(run, TRAINING_PHASE):
+            pretrain(classifier, rows.inputs, lengths, replace(run, report=partial(_report_part, run, 0.0, before)))
         run = replace(run, report=partial(_report_part, run, before, 1.0))
     if base is not None and run.settings["trainable"] == "last":
         freeze_all_but_head(classifier)

@@ -77,4 +77,4 @@ def pretrain(classifier: Classifier, ids: Tensor, lengths: Tensor, run: Run) -> 
         run.report(Progress(progress.share, f"pretraining, {progress.message}", progress.step, losses))
 
     part = replace(run, settings=settings, report=report)
-    train_network(network, lambda loss, _: loss, Rows(ids, ids), part, lengths=lengths)
+    train_network(network, lambda loss, _: loss, Rows(ids, ids), part, lengths=lengths, phase="pretraining")
