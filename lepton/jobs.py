@@ -104,6 +104,16 @@ class Job:
         self.message = self.connection.training.CancelJob(request)
         return self
 
+    def retry(self) -> "Job":
+        """Queue a failed job again; it goes on from its checkpoint where it has one. Return it.
+
+        Raises:
+            FailedPrecondition: it did not fail.
+        """
+        request = training_pb2.RetryJobRequest(name=self.name, request_id=names.request_id())
+        self.message = self.connection.training.RetryJob(request)
+        return self
+
     def watch(self, after_sequence: int = 0) -> Iterator[Update]:
         """Yield the job's updates, past and coming, until it ends; reconnects where it left off."""
         while True:

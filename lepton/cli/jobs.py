@@ -95,6 +95,13 @@ def cancel(name: Name, as_json: Json = False) -> None:
     show_message(job.message, as_json, repr(job))
 
 
+@app.command(epilog="Example: lepton jobs retry job-0f3a")
+def retry(name: Name, as_json: Json = False) -> None:
+    """Queue a failed job again; it goes on from its checkpoint."""
+    job = Job.get(name).retry()
+    show_message(job.message, as_json, repr(job))
+
+
 @app.command("families", epilog="Example: lepton jobs families")
 def families_(as_json: Json = False) -> None:
     """List the model families and their hyperparameters."""

@@ -55,6 +55,11 @@ class TrainingServiceStub:
                 request_serializer=lepton_dot_v1_dot_training__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=lepton_dot_v1_dot_training__pb2.Job.FromString,
                 _registered_method=True)
+        self.RetryJob = channel.unary_unary(
+                '/lepton.v1.TrainingService/RetryJob',
+                request_serializer=lepton_dot_v1_dot_training__pb2.RetryJobRequest.SerializeToString,
+                response_deserializer=lepton_dot_v1_dot_training__pb2.Job.FromString,
+                _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/lepton.v1.TrainingService/WatchJob',
                 request_serializer=lepton_dot_v1_dot_training__pb2.WatchJobRequest.SerializeToString,
@@ -79,6 +84,16 @@ class TrainingServiceStub:
                 '/lepton.v1.TrainingService/FinishJob',
                 request_serializer=lepton_dot_v1_dot_training__pb2.FinishJobRequest.SerializeToString,
                 response_deserializer=lepton_dot_v1_dot_training__pb2.Job.FromString,
+                _registered_method=True)
+        self.SaveCheckpoint = channel.stream_unary(
+                '/lepton.v1.TrainingService/SaveCheckpoint',
+                request_serializer=lepton_dot_v1_dot_training__pb2.SaveCheckpointRequest.SerializeToString,
+                response_deserializer=lepton_dot_v1_dot_training__pb2.Checkpoint.FromString,
+                _registered_method=True)
+        self.ReadCheckpoint = channel.unary_stream(
+                '/lepton.v1.TrainingService/ReadCheckpoint',
+                request_serializer=lepton_dot_v1_dot_training__pb2.ReadCheckpointRequest.SerializeToString,
+                response_deserializer=lepton_dot_v1_dot_training__pb2.ReadCheckpointResponse.FromString,
                 _registered_method=True)
 
 
@@ -109,6 +124,13 @@ class TrainingServiceServicer:
 
     def CancelJob(self, request, context):
         """Asks a job to stop; a queued one stops at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryJob(self, request, context):
+        """Queues a failed job again; it goes on from its checkpoint where it has one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,6 +171,20 @@ class TrainingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SaveCheckpoint(self, request_iterator, context):
+        """A worker keeps a job's checkpoint in place of the one before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadCheckpoint(self, request, context):
+        """A worker reads a job's latest checkpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -170,6 +206,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
                     request_deserializer=lepton_dot_v1_dot_training__pb2.CancelJobRequest.FromString,
+                    response_serializer=lepton_dot_v1_dot_training__pb2.Job.SerializeToString,
+            ),
+            'RetryJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryJob,
+                    request_deserializer=lepton_dot_v1_dot_training__pb2.RetryJobRequest.FromString,
                     response_serializer=lepton_dot_v1_dot_training__pb2.Job.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
@@ -196,6 +237,16 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.FinishJob,
                     request_deserializer=lepton_dot_v1_dot_training__pb2.FinishJobRequest.FromString,
                     response_serializer=lepton_dot_v1_dot_training__pb2.Job.SerializeToString,
+            ),
+            'SaveCheckpoint': grpc.stream_unary_rpc_method_handler(
+                    servicer.SaveCheckpoint,
+                    request_deserializer=lepton_dot_v1_dot_training__pb2.SaveCheckpointRequest.FromString,
+                    response_serializer=lepton_dot_v1_dot_training__pb2.Checkpoint.SerializeToString,
+            ),
+            'ReadCheckpoint': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadCheckpoint,
+                    request_deserializer=lepton_dot_v1_dot_training__pb2.ReadCheckpointRequest.FromString,
+                    response_serializer=lepton_dot_v1_dot_training__pb2.ReadCheckpointResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -306,6 +357,33 @@ class TrainingService:
             target,
             '/lepton.v1.TrainingService/CancelJob',
             lepton_dot_v1_dot_training__pb2.CancelJobRequest.SerializeToString,
+            lepton_dot_v1_dot_training__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.v1.TrainingService/RetryJob',
+            lepton_dot_v1_dot_training__pb2.RetryJobRequest.SerializeToString,
             lepton_dot_v1_dot_training__pb2.Job.FromString,
             options,
             channel_credentials,
@@ -442,6 +520,60 @@ class TrainingService:
             '/lepton.v1.TrainingService/FinishJob',
             lepton_dot_v1_dot_training__pb2.FinishJobRequest.SerializeToString,
             lepton_dot_v1_dot_training__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveCheckpoint(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/lepton.v1.TrainingService/SaveCheckpoint',
+            lepton_dot_v1_dot_training__pb2.SaveCheckpointRequest.SerializeToString,
+            lepton_dot_v1_dot_training__pb2.Checkpoint.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lepton.v1.TrainingService/ReadCheckpoint',
+            lepton_dot_v1_dot_training__pb2.ReadCheckpointRequest.SerializeToString,
+            lepton_dot_v1_dot_training__pb2.ReadCheckpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,8 @@ class TrainingServiceStub:
     """Lists jobs, newest first."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.CancelJobRequest, _training_pb2.Job]
     """Asks a job to stop; a queued one stops at once."""
+    RetryJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.RetryJobRequest, _training_pb2.Job]
+    """Queues a failed job again; it goes on from its checkpoint where it has one."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchJobRequest, _training_pb2.WatchJobResponse]
     """Streams a job's updates from a sequence number until it ends."""
     ListFamilies: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListFamiliesRequest, _training_pb2.ListFamiliesResponse]
@@ -51,6 +53,10 @@ class TrainingServiceStub:
     """A worker reports progress; the answer says whether to go on."""
     FinishJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.FinishJobRequest, _training_pb2.Job]
     """A worker reports a job's end."""
+    SaveCheckpoint: _grpc.StreamUnaryMultiCallable[_training_pb2.SaveCheckpointRequest, _training_pb2.Checkpoint]
+    """A worker keeps a job's checkpoint in place of the one before."""
+    ReadCheckpoint: _grpc.UnaryStreamMultiCallable[_training_pb2.ReadCheckpointRequest, _training_pb2.ReadCheckpointResponse]
+    """A worker reads a job's latest checkpoint."""
 
 @_typing.type_check_only
 class TrainingServiceAsyncStub(TrainingServiceStub):
@@ -65,6 +71,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Lists jobs, newest first."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelJobRequest, _training_pb2.Job]  # type: ignore[assignment]
     """Asks a job to stop; a queued one stops at once."""
+    RetryJob: _aio.UnaryUnaryMultiCallable[_training_pb2.RetryJobRequest, _training_pb2.Job]  # type: ignore[assignment]
+    """Queues a failed job again; it goes on from its checkpoint where it has one."""
     WatchJob: _aio.UnaryStreamMultiCallable[_training_pb2.WatchJobRequest, _training_pb2.WatchJobResponse]  # type: ignore[assignment]
     """Streams a job's updates from a sequence number until it ends."""
     ListFamilies: _aio.UnaryUnaryMultiCallable[_training_pb2.ListFamiliesRequest, _training_pb2.ListFamiliesResponse]  # type: ignore[assignment]
@@ -75,6 +83,10 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """A worker reports progress; the answer says whether to go on."""
     FinishJob: _aio.UnaryUnaryMultiCallable[_training_pb2.FinishJobRequest, _training_pb2.Job]  # type: ignore[assignment]
     """A worker reports a job's end."""
+    SaveCheckpoint: _aio.StreamUnaryMultiCallable[_training_pb2.SaveCheckpointRequest, _training_pb2.Checkpoint]  # type: ignore[assignment]
+    """A worker keeps a job's checkpoint in place of the one before."""
+    ReadCheckpoint: _aio.UnaryStreamMultiCallable[_training_pb2.ReadCheckpointRequest, _training_pb2.ReadCheckpointResponse]  # type: ignore[assignment]
+    """A worker reads a job's latest checkpoint."""
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Jobs: fit, fine-tune and evaluate."""
@@ -110,6 +122,14 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.Job, _abc.Awaitable[_training_pb2.Job]]:
         """Asks a job to stop; a queued one stops at once."""
+
+    @_abc_1.abstractmethod
+    def RetryJob(
+        self,
+        request: _training_pb2.RetryJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.Job, _abc.Awaitable[_training_pb2.Job]]:
+        """Queues a failed job again; it goes on from its checkpoint where it has one."""
 
     @_abc_1.abstractmethod
     def WatchJob(
@@ -150,5 +170,21 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.Job, _abc.Awaitable[_training_pb2.Job]]:
         """A worker reports a job's end."""
+
+    @_abc_1.abstractmethod
+    def SaveCheckpoint(
+        self,
+        request_iterator: _MaybeAsyncIterator[_training_pb2.SaveCheckpointRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.Checkpoint, _abc.Awaitable[_training_pb2.Checkpoint]]:
+        """A worker keeps a job's checkpoint in place of the one before."""
+
+    @_abc_1.abstractmethod
+    def ReadCheckpoint(
+        self,
+        request: _training_pb2.ReadCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_training_pb2.ReadCheckpointResponse], _abc.AsyncIterator[_training_pb2.ReadCheckpointResponse]]:
+        """A worker reads a job's latest checkpoint."""
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,9 +6,12 @@ Each imports what is its own, inside its function: the service loads no schedule
 import argparse
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
+
+import structlog
 
 from servicekit.events import connect
 from servicekit.rpc import open_channel
@@ -19,15 +22,20 @@ from services.training.settings import TrainingSettings, WorkerSettings
 if TYPE_CHECKING:
     from services.training.worker.jobs import JobRunner
 
+_log = structlog.get_logger(__name__)
+_SWEEP_SECONDS = 3600.0
+
 
 @asynccontextmanager
 async def running_training(settings: TrainingSettings) -> AsyncIterator[RunningServer]:
     """Run the service; leaving drains it."""
     from lepton.v1.training_pb2_grpc import add_TrainingServiceServicer_to_server
     from servicekit.database import open_database
+    from servicekit.objects import Objects
     from servicekit.outbox import Relay
     from servicekit.state import State
     from services.training.adapters import tables
+    from services.training.adapters.checkpoint_store import CheckpointStore
     from services.training.adapters.data_client import DataClient
     from services.training.adapters.registry_client import RegistryClient
     from services.training.adapters.repository import SqlRepository
@@ -41,8 +49,18 @@ async def running_training(settings: TrainingSettings) -> AsyncIterator[RunningS
         data = await stack.enter_async_context(open_channel(settings.data_address, settings))
         registry = await stack.enter_async_context(open_channel(settings.registry_address, settings))
         state = State(database, tables.kit, SqlRepository)
-        await state.forget_old_requests()
-        servicer = TrainingServicer(state, SpecCheck(DataClient(data), RegistryClient(registry)))
+        objects = Objects.open(settings, "training")
+
+        async def sweep() -> None:
+            await state.forget_old_requests()
+            async with state.reading() as repository:
+                known = await repository.checkpoint_objects()
+            await objects.sweep(known, timedelta(minutes=settings.orphan_minutes))
+
+        await sweep()
+        stack.callback(asyncio.create_task(_keep_clean(sweep), name="sweep").cancel)
+        specs = SpecCheck(DataClient(data), RegistryClient(registry))
+        servicer = TrainingServicer(state, specs, CheckpointStore(objects))
         service = Servicer(
             "lepton.v1.TrainingService", lambda server: add_TrainingServiceServicer_to_server(servicer, server)
         )
@@ -77,6 +95,16 @@ async def running_worker(settings: WorkerSettings, worker: str) -> "AsyncIterato
         # Else the scheduler would give the job back to this very worker.
         await agent.announce_leave()
         await runner.give_back()
+
+
+async def _keep_clean(sweep: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        try:
+            await sweep()
+        except Exception as error:
+            # The store or the database is away; the next hour will do.
+            _log.warning("sweep failed", error=str(error) or type(error).__name__)
 
 
 async def _serve(settings: TrainingSettings) -> None:

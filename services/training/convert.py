@@ -43,11 +43,20 @@ def job_to_proto(job: Job, *, with_workspace: bool = False) -> pb.Job:
     )
     if job.evaluation:
         message.evaluation.ParseFromString(job.evaluation)
+    if job.checkpoint_time is not None:
+        message.checkpoint.CopyFrom(checkpoint_to_proto(job, job.checkpoint_time))
     message.create_time.FromDatetime(job.create_time)
     if job.start_time is not None:
         message.start_time.FromDatetime(job.start_time)
     if job.end_time is not None:
         message.end_time.FromDatetime(job.end_time)
+    return message
+
+
+def checkpoint_to_proto(job: Job, kept: datetime) -> pb.Checkpoint:
+    """Return what is known of a job's checkpoint, kept at a time."""
+    message = pb.Checkpoint(size_bytes=job.checkpoint_bytes, sha256=job.checkpoint_sha256)
+    message.create_time.FromDatetime(kept)
     return message
 
 

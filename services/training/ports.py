@@ -41,6 +41,10 @@ class Repository(Protocol):
         """Return a page of jobs, of a workspace or all, and the token of the next."""
         ...
 
+    async def checkpoint_objects(self) -> list[str]:
+        """Return the name of every object that a job's checkpoint needs."""
+        ...
+
     async def updates_after(self, workspace: str, name: str, sequence: int) -> list[bytes]:
         """Return the first of a job's updates after a sequence number, as the contract has them; some 500."""
         ...

@@ -9,14 +9,17 @@ from datetime import UTC, datetime
 from lepton.v1 import training_pb2 as pb
 from lepton.v1 import training_pb2_grpc
 from servicekit.auth import ALL_WORKSPACES, Role, current_identity
+from servicekit.errors import InvalidArgument
 from servicekit.paging import Page
 from servicekit.rpc import Context
 from servicekit.state import State
 from servicekit.telemetry import current_traceparent
+from services.training.adapters.checkpoint_store import CheckpointStore
 from services.training.adapters.repository import SqlRepository
 from services.training.adapters.spec_check import SpecCheck
 from services.training.changes import Changes
 from services.training.convert import (
+    checkpoint_to_proto,
     family_to_proto,
     job_to_proto,
     metrics_from_proto,
@@ -33,10 +36,12 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
     Args:
         state: the database.
         specs: checks what jobs are asked.
+        checkpoints: where jobs' checkpoints lie.
     """
 
-    def __init__(self, state: State[SqlRepository], specs: SpecCheck) -> None:
+    def __init__(self, state: State[SqlRepository], specs: SpecCheck, checkpoints: CheckpointStore) -> None:
         self._state = state
+        self._checkpoints = checkpoints
         self._specs = specs
         self._changes = Changes()
 
@@ -92,6 +97,20 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         self._changes.tell(workspace, request.name)
         return answer
 
+    async def RetryJob(self, request: pb.RetryJobRequest, context: Context) -> pb.Job:
+        """Queue a failed job again."""
+        workspace = current_identity().workspace
+
+        async def act(repository: SqlRepository) -> pb.Job:
+            before = await repository.find(workspace, request.name)
+            after = jobs.retry(before)
+            await repository.save(before, after)
+            return _to_proto(after)
+
+        answer = await self._state.once(request, pb.Job, act)
+        self._changes.tell(workspace, request.name)
+        return answer
+
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
         """Stream a job's updates until it ends."""
         workspace = current_identity().workspace
@@ -138,6 +157,30 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             change.after = jobs.finish(change.before, request.worker, request.epoch, outcome, now)
         return _to_proto(change.after)
 
+    async def SaveCheckpoint(
+        self, request_iterator: AsyncIterator[pb.SaveCheckpointRequest], context: Context
+    ) -> pb.Checkpoint:
+        """Keep a job's checkpoint in place of the one before."""
+        header, workspace = await _header(request_iterator), current_identity().workspace
+        async with self._state.reading() as repository:
+            # Before its bytes are taken; what counts is the claim when they are here.
+            jobs.check_claim(await repository.find(workspace, header.name), header.worker, header.epoch)
+        stored = await self._checkpoints.put(workspace, header.sha256, _chunks(request_iterator))
+        kept, now = (stored.name, stored.sha256, stored.size_bytes), datetime.now(UTC)
+        async with self._changing(header.name) as change:
+            change.after = jobs.keep_checkpoint(change.before, header.worker, header.epoch, *kept, now)
+        return checkpoint_to_proto(change.after, now)
+
+    async def ReadCheckpoint(
+        self, request: pb.ReadCheckpointRequest, context: Context
+    ) -> AsyncIterator[pb.ReadCheckpointResponse]:
+        """Stream a job's latest checkpoint."""
+        async with self._state.reading() as repository:
+            job = await repository.find(current_identity().workspace, request.name)
+        if job.checkpoint_object:
+            async for chunk in self._checkpoints.get(job):
+                yield pb.ReadCheckpointResponse(chunk=chunk)
+
     @contextlib.asynccontextmanager
     async def _changing(self, name: str) -> AsyncIterator["_Change"]:
         """Change a job in one transaction, and tell its watchers."""
@@ -149,6 +192,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             await repository.save(change.before, change.after, change.metrics, change.step)
         if change.after != change.before:
             self._changes.tell(workspace, name)
+        if (old := change.before.checkpoint_object) and old != change.after.checkpoint_object:
+            await self._checkpoints.remove(workspace, old)
 
 
 @dataclass
@@ -159,6 +204,21 @@ class _Change:
     after: Job
     metrics: dict[str, float] = field(default_factory=dict)
     step: int = 0
+
+
+async def _header(requests: AsyncIterator[pb.SaveCheckpointRequest]) -> pb.SaveCheckpointHeader:
+    async for request in requests:
+        if request.HasField("header"):
+            return request.header
+        break
+    raise InvalidArgument("a checkpoint begins with a header", reason="BAD_STREAM")
+
+
+async def _chunks(requests: AsyncIterator[pb.SaveCheckpointRequest]) -> AsyncIterator[bytes]:
+    async for request in requests:
+        if request.HasField("header"):
+            raise InvalidArgument("a checkpoint has one header, at its beginning", reason="BAD_STREAM")
+        yield request.chunk
 
 
 def _to_proto(job: Job) -> pb.Job:

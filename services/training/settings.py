@@ -8,6 +8,8 @@ from servicekit.settings import ProcessSettings, StatefulSettings
 class TrainingSettings(StatefulSettings):
     """Of the service; read once, in `__main__`."""
 
+    orphan_minutes: float = Field(60.0, ge=0, description="Age at which an object without a row is deleted, minutes.")
+
 
 class WorkerSettings(ProcessSettings):
     """Of a worker; read once, in `__main__`."""
@@ -17,6 +19,9 @@ class WorkerSettings(ProcessSettings):
     worker_gpus: float = Field(0.0, ge=0, description="GPUs that jobs may use.")
     library_memory_bytes: int = Field(
         512 << 20, ge=0, description="What a job's libraries take, beside the memory that the job declares; bytes."
+    )
+    checkpoint_seconds: float = Field(
+        30.0, ge=0, description="How far apart a job's checkpoints are, seconds; it may lose as much work and no more."
     )
     standby: bool = Field(True, description="Keep a child ready with its libraries loaded, so that jobs start at once.")
     stop_seconds: float = Field(

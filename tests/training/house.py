@@ -158,6 +158,28 @@ class Workers:
             job: training_pb2.Job = await self.stub.FinishJob(request)
         return job
 
+    async def save_checkpoint(
+        self, name: str, epoch: int, *chunks: bytes, worker: str = "w", sha256: str = ""
+    ) -> training_pb2.Checkpoint:
+        """Keep a checkpoint; by default with its own digest."""
+        header = training_pb2.SaveCheckpointHeader(name=name, worker=worker, epoch=epoch)
+        header.sha256 = sha256 or hashlib.sha256(b"".join(chunks)).hexdigest()
+
+        async def parts() -> AsyncIterator[training_pb2.SaveCheckpointRequest]:
+            yield training_pb2.SaveCheckpointRequest(header=header)
+            for chunk in chunks:
+                yield training_pb2.SaveCheckpointRequest(chunk=chunk)
+
+        with act_as(Identity.for_service(self._workspace, "training")):
+            kept: training_pb2.Checkpoint = await self.stub.SaveCheckpoint(parts())
+        return kept
+
+    async def read_checkpoint(self, name: str) -> bytes:
+        """Return the latest checkpoint."""
+        with act_as(Identity.for_service(self._workspace, "training")):
+            answers = self.stub.ReadCheckpoint(training_pb2.ReadCheckpointRequest(name=name))
+            return b"".join([answer.chunk async for answer in answers])
+
 
 @dataclass(repr=False)
 class House:

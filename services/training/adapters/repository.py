@@ -83,6 +83,11 @@ class SqlRepository:
         query = select(updates.c.content).where(key).order_by(updates.c.sequence).limit(_MOST_UPDATES)
         return [row.content for row in (await self._unit.execute(query)).all()]
 
+    async def checkpoint_objects(self) -> list[str]:
+        """Return the name of every object that a job's checkpoint needs."""
+        query = select(jobs.c.checkpoint_object).where(jobs.c.checkpoint_object != "")
+        return [row.checkpoint_object for row in (await self._unit.execute(query)).all()]
+
     async def _add_update(self, job: Job, metrics: dict[str, float], step: int) -> Any:
         message = update_to_proto(job, metrics, step, datetime.now(UTC))
         row = {

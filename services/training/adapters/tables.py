@@ -35,6 +35,11 @@ jobs = Table(
     Column("end_time", DateTime(timezone=True)),
     # When a fact told its progress last.
     Column("progress_time", DateTime(timezone=True)),
+    # Its latest checkpoint: the object that holds it, empty without one, and what is known of that.
+    Column("checkpoint_object", String(63), nullable=False, server_default=""),
+    Column("checkpoint_sha256", String(64), nullable=False, server_default=""),
+    Column("checkpoint_bytes", BigNumber, nullable=False, server_default="0"),
+    Column("checkpoint_time", DateTime(timezone=True)),
     Index("jobs_by_state", "state", "create_time"),
 )
 

@@ -1,10 +1,15 @@
 """The training service, as its own workers see it."""
 
+import hashlib
+from collections.abc import AsyncIterator
+
 import grpc
 
 from lepton.v1 import training_pb2 as pb
 from lepton.v1.training_pb2_grpc import TrainingServiceStub
 from servicekit.auth import Identity, act_as
+
+_CHUNK_BYTES = 1 << 20
 
 
 class TrainingClient:
@@ -36,6 +41,33 @@ class TrainingClient:
         with act_as(Identity.for_service(workspace, "training")):
             return (await self._stub.ReportJob(request)).cancel_requested
 
+    async def save_checkpoint(self, workspace: str, claim: pb.SaveCheckpointHeader, content: bytes) -> None:
+        """Keep a job's checkpoint in place of the one before.
+
+        Args:
+            workspace: the job's.
+            claim: the job, its worker and epoch; the digest is filled in.
+            content: the whole of it.
+
+        Raises:
+            Aborted: it was given to another worker.
+            ResourceExhausted: there is no room.
+        """
+        header = pb.SaveCheckpointHeader(sha256=hashlib.sha256(content).hexdigest())
+        header.MergeFrom(claim)
+        with act_as(Identity.for_service(workspace, "training")):
+            await self._stub.SaveCheckpoint(_parts(header, content))
+
+    async def read_checkpoint(self, workspace: str, job: str) -> bytes:
+        """Return a job's latest checkpoint; nothing where it has none.
+
+        Raises:
+            DataLoss: it was damaged.
+        """
+        with act_as(Identity.for_service(workspace, "training")):
+            answers = self._stub.ReadCheckpoint(pb.ReadCheckpointRequest(name=job))
+            return b"".join([answer.chunk async for answer in answers])
+
     async def finish(self, workspace: str, request: pb.FinishJobRequest) -> pb.Job:
         """Tell how a job ended.
 
@@ -44,3 +76,9 @@ class TrainingClient:
         """
         with act_as(Identity.for_service(workspace, "training")):
             return await self._stub.FinishJob(request)
+
+
+async def _parts(header: pb.SaveCheckpointHeader, content: bytes) -> AsyncIterator[pb.SaveCheckpointRequest]:
+    yield pb.SaveCheckpointRequest(header=header)
+    for start in range(0, len(content), _CHUNK_BYTES):
+        yield pb.SaveCheckpointRequest(chunk=content[start : start + _CHUNK_BYTES])

@@ -1,5 +1,6 @@
 """One job, step by step, under the trace of the call that created it."""
 
+import asyncio
 import json
 import math
 import signal
@@ -16,11 +17,13 @@ from google.protobuf import json_format
 from lepton.v1 import common_pb2, data_pb2, registry_pb2
 from lepton.v1 import training_pb2 as pb
 from servicekit import telemetry
-from servicekit.auth import Identity, act_as
+from servicekit.auth import Identity, act_as, current_identity
 from servicekit.errors import InvalidArgument, LeptonError, NotFound
 from servicekit.rpc import open_channel
 from services.training.adapters.data_client import DataClient
 from services.training.adapters.registry_client import RegistryClient
+from services.training.adapters.training_client import TrainingClient
+from services.training.child.checkpoints import JobCheckpoints
 from services.training.child.messages import (
     evaluation_to_proto,
     foreign_from_proto,
@@ -42,6 +45,8 @@ _LIBRARIES = ("numpy", "scipy", "lightgbm", "onnx", "onnxruntime-gpu", "torch", 
 _READ, _FITTED, _EXPORTED = 0.05, 0.85, 0.9
 # How long a neighbour may be away before the job gives up.
 _PATIENCE_SECONDS = 120.0
+# Less than a child has to stop: what it did since the last checkpoint should not be lost.
+_SETTLE_SECONDS = 4.0
 # As the contract has it.
 _LONGEST_MESSAGE = 1024
 _OUT_OF_MEMORY = ("bad_alloc", "can't allocate memory", "Cannot allocate memory", "Failed to allocate memory")
@@ -72,7 +77,13 @@ async def _outcome(settings: WorkerSettings, job: pb.Job, epoch: int, tell: Tell
             registry = RegistryClient(
                 await stack.enter_async_context(open_channel(settings.registry_address, settings))
             )
-            return await _JobRun(job, epoch, data, registry, tell).run()
+            training = TrainingClient(
+                await stack.enter_async_context(open_channel(settings.training_address, settings))
+            )
+            claim = pb.SaveCheckpointHeader(name=job.name, worker=job.worker, epoch=epoch)
+            workspace = current_identity().workspace
+            checkpoints = JobCheckpoints(training, workspace, claim, settings.checkpoint_seconds)
+            return await _JobRun(job, epoch, data, registry, checkpoints, tell).run()
     except Stopped:
         return pb.FinishJobRequest(state=pb.JOB_STATE_CANCELLED)
     except LeptonError as error:
@@ -87,12 +98,21 @@ async def _outcome(settings: WorkerSettings, job: pb.Job, epoch: int, tell: Tell
 class _JobRun:
     """The steps of one job."""
 
-    def __init__(self, job: pb.Job, epoch: int, data: DataClient, registry: RegistryClient, tell: Tell) -> None:
+    def __init__(
+        self,
+        job: pb.Job,
+        epoch: int,
+        data: DataClient,
+        registry: RegistryClient,
+        checkpoints: JobCheckpoints,
+        tell: Tell,
+    ) -> None:
         self._job = job
         self._spec = job.spec
         self._epoch = epoch
         self._data = data
         self._registry = registry
+        self._checkpoints = checkpoints
         self._tell = tell
         self._is_stopped = False
         self._patience = Patience(_PATIENCE_SECONDS, self._check_stopped)
@@ -130,18 +150,7 @@ class _JobRun:
         held_out = self._readable(schema, held_out, settings)
         # What cannot be scored is refused before training, not after.
         fitting.check(schema, held_out)
-        with _span("fit"):
-            model = fitting.fit(
-                family,
-                schema,
-                train,
-                settings,
-                self._spec.seed,
-                self._report,
-                lambda: self._is_stopped,
-                base,
-                threads=max(1, round(self._spec.resources.cores)),
-            )
+        model = await self._fitted(schema, train, settings, base)
         with _span("evaluate"):
             evaluation = evaluation_to_proto(held_out_name, fitting.evaluate(model, held_out))
             beside = await self._beside(parent, model) if parent else []
@@ -158,6 +167,33 @@ class _JobRun:
         if version.state != registry_pb2.VERSION_STATE_READY:
             return _failed(version.error_reason, f"the registry refused {ref}: {version.error_message}")
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=ref, evaluation=evaluation)
+
+    async def _fitted(
+        self, schema: fitting.Schema, train: pa.Table, settings: Mapping[str, Any], base: Model | None
+    ) -> Model:
+        await self._patience(self._checkpoints.load)
+        if self._checkpoints.found is not None:
+            self._say(_READ, "going on from its checkpoint")
+        with _span("fit"):
+            try:
+                # In a thread, so that checkpoints leave meanwhile.
+                return await asyncio.to_thread(
+                    fitting.fit,
+                    self._spec.family,
+                    schema,
+                    train,
+                    settings,
+                    self._spec.seed,
+                    self._report,
+                    lambda: self._is_stopped,
+                    base,
+                    threads=max(1, round(self._spec.resources.cores)),
+                    checkpoints=self._checkpoints,
+                )
+            except (Stopped, LeptonError):
+                # Whoever tries it again goes on from there.
+                await self._checkpoints.settle(_SETTLE_SECONDS)
+                raise
 
     def _readable(self, schema: fitting.Schema, table: pa.Table, settings: Mapping[str, Any]) -> pa.Table:
         kept = fitting.readable_rows(self._spec.family, schema, table, settings)
@@ -239,7 +275,8 @@ class _JobRun:
         )
 
     def _report(self, progress: Progress) -> None:
-        self._say(_READ + (_FITTED - _READ) * progress.share, progress.message, progress.step, progress.metrics)
+        message = "; ".join(part for part in (progress.message, self._checkpoints.trouble) if part)
+        self._say(_READ + (_FITTED - _READ) * progress.share, message, progress.step, progress.metrics)
 
     def _say(self, progress: float, message: str, step: int = 0, metrics: Mapping[str, float] | None = None) -> None:
         self._check_stopped()

@@ -49,6 +49,8 @@ class Job:
         traceparent: of the call that created it.
         create_time, start_time, end_time: when.
         progress_time: when a fact told its progress last.
+        checkpoint_object: what holds its latest checkpoint; empty without one.
+        checkpoint_sha256, checkpoint_bytes, checkpoint_time: digest, size and age of that.
     """
 
     workspace: str
@@ -73,6 +75,10 @@ class Job:
     start_time: datetime | None = None
     end_time: datetime | None = None
     progress_time: datetime | None = None
+    checkpoint_object: str = ""
+    checkpoint_sha256: str = ""
+    checkpoint_bytes: int = 0
+    checkpoint_time: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,7 @@ def report(
     Raises:
         Aborted: it is no longer that worker's.
     """
-    _check_claim(job, worker, epoch)
+    check_claim(job, worker, epoch)
     # Once it is to stop, that is what it does, whatever its worker is at.
     message = job.message if job.cancel_requested else message
     if not metrics and (progress, message) == (job.progress, job.message):
@@ -163,7 +169,7 @@ def finish(job: Job, worker: str, epoch: int, outcome: Outcome, now: datetime) -
     """
     if job.state is outcome.state and (worker, epoch) == (job.worker, job.epoch) and job.state.is_end:
         return job
-    _check_claim(job, worker, epoch)
+    check_claim(job, worker, epoch)
     if outcome.state is JobState.RUNNING:
         raise FailedPrecondition("a job cannot end as RUNNING", reason="BAD_STATE")
     if outcome.state is JobState.QUEUED and job.cancel_requested:
@@ -189,6 +195,50 @@ def finish(job: Job, worker: str, epoch: int, outcome: Outcome, now: datetime) -
     )
 
 
+def keep_checkpoint(
+    job: Job, worker: str, epoch: int, object_name: str, sha256: str, size_bytes: int, now: datetime
+) -> Job:
+    """Return a job as its worker kept a checkpoint of it.
+
+    Raises:
+        Aborted: it is no longer that worker's.
+    """
+    check_claim(job, worker, epoch)
+    return replace(
+        job,
+        checkpoint_object=object_name,
+        checkpoint_sha256=sha256,
+        checkpoint_bytes=size_bytes,
+        checkpoint_time=now,
+        sequence=job.sequence + 1,
+    )
+
+
+def retry(job: Job) -> Job:
+    """Return a failed job as a user queues it again; its checkpoint stays, to go on from.
+
+    Raises:
+        FailedPrecondition: it did not fail.
+    """
+    if job.state is not JobState.FAILED:
+        raise FailedPrecondition(
+            f"job {job.name} is {job.state.value}: only a failed job is tried again", reason="JOB_NOT_FAILED"
+        )
+    return replace(
+        job,
+        state=JobState.QUEUED,
+        worker="",
+        progress=0.0,
+        message="queued again",
+        error_reason="",
+        error_message="",
+        cancel_requested=False,
+        attempts=0,
+        end_time=None,
+        sequence=job.sequence + 1,
+    )
+
+
 def cancel(job: Job, now: datetime) -> Job:
     """Return a job after a user asked it to stop: a queued one is stopped, a running one told; an ended one stays."""
     if job.state.is_end or job.cancel_requested:
@@ -198,7 +248,12 @@ def cancel(job: Job, now: datetime) -> Job:
     return replace(job, cancel_requested=True, message="stopping", sequence=job.sequence + 1)
 
 
-def _check_claim(job: Job, worker: str, epoch: int) -> None:
+def check_claim(job: Job, worker: str, epoch: int) -> None:
+    """Check that a job runs, and is a worker's.
+
+    Raises:
+        Aborted: it is not.
+    """
     if job.state is not JobState.RUNNING or (worker, epoch) != (job.worker, job.epoch):
         raise Aborted(
             f"job {job.name} is {job.state.value} at epoch {job.epoch}, not {worker}'s at epoch {epoch}",
@@ -208,4 +263,7 @@ def _check_claim(job: Job, worker: str, epoch: int) -> None:
 
 def _ended(job: Job, state: JobState, message: str, now: datetime) -> Job:
     progress = 1.0 if state is JobState.SUCCEEDED else job.progress
+    if state is not JobState.FAILED:
+        # Nobody goes on from there.
+        job = replace(job, checkpoint_object="", checkpoint_sha256="", checkpoint_bytes=0, checkpoint_time=None)
     return replace(job, state=state, progress=progress, message=message, sequence=job.sequence + 1, end_time=now)

@@ -28,6 +28,8 @@ _KEPT_SETTINGS = (
     "token_public_keys",
     "data_address",
     "registry_address",
+    "training_address",
+    "checkpoint_seconds",
     "max_message_bytes",
     "log_level",
 )

@@ -27,6 +27,8 @@ _MEMORY_SECONDS = 0.25
 # A worker that leaves does not wait for ever: the next claim has a higher epoch anyway.
 _LEAVE_SECONDS = 3.0
 _SIGKILL = -9
+# What is killed this often most likely wants more memory than the machine has.
+_MOST_CHILDREN = 3
 
 
 class Ending(Enum):
@@ -98,7 +100,21 @@ class JobRun:
             return _failed("INTERNAL", "an internal error: the worker's log has it, under this job's name")
 
     async def _in_child(self, job: pb.Job) -> pb.FinishJobRequest | None:
-        """Run the job; return how it ended, as the child says or as its exit shows; None where it was ended."""
+        """Run the job in a child; return how it ended, as it says or as its exit shows; None where it was ended.
+
+        A child that is killed says nothing of the job: another one goes on from the last checkpoint.
+        """
+        for attempt in range(1, _MOST_CHILDREN + 1):
+            outcome, code = await self._in_one_child(job)
+            if outcome is not None or self._ending is not None:
+                return outcome
+            if code != _SIGKILL or attempt == _MOST_CHILDREN:
+                return _crash(code)
+            _log.warning("child killed: another one goes on", job=job.name, attempt=attempt)
+        return None
+
+    async def _in_one_child(self, job: pb.Job) -> tuple[pb.FinishJobRequest | None, int]:
+        """Run the job in one child; return how it ended, None where that did not say, and then its exit code."""
         child = self.child = await self._children.take()
         _log.info("job begins", job=job.name, epoch=self.placement.epoch, pid=child.pid)
         # A watch each: reports must not hold up what the child tells, nor the other way round.
@@ -110,9 +126,8 @@ class JobRun:
             for watch in watches:
                 watch.cancel()
             self._children.part(child, self._limits.stop_seconds if outcome is not None else 0.0)
-        if outcome is None and self._ending is None:
-            return _crash(await child.wait())
-        return outcome
+        is_silent = outcome is None and self._ending is None
+        return outcome, await child.wait() if is_silent else 0
 
     async def _told(self, child: Child, spec: bytes) -> pb.FinishJobRequest | None:
         async with contextlib.aclosing(child.run(spec)) as lines:

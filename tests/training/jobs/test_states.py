@@ -20,7 +20,9 @@ _steps = st.one_of(
     st.tuples(st.just("start"), _workers, _epochs),
     st.tuples(st.just("report"), _workers, _epochs),
     st.tuples(st.just("finish"), _workers, _epochs, st.sampled_from(list(JobState))),
+    st.tuples(st.just("checkpoint"), _workers, _epochs),
     st.tuples(st.just("cancel")),
+    st.tuples(st.just("retry")),
 )
 
 
@@ -28,11 +30,15 @@ def _apply(job: Job, step: tuple[object, ...]) -> Job:
     kind, *arguments = step
     if kind == "cancel":
         return jobs.cancel(job, NOW)
+    if kind == "retry":
+        return jobs.retry(job)
     worker, epoch = str(arguments[0]), int(str(arguments[1]))
     if kind == "start":
         return jobs.start(job, worker, epoch, NOW)
     if kind == "report":
         return jobs.report(job, worker, epoch, 0.5, "half", {"loss": 1.0}, NOW)
+    if kind == "checkpoint":
+        return jobs.keep_checkpoint(job, worker, epoch, f"object-{job.sequence}", "0" * 64, 1, NOW)
     state = arguments[2]
     assert isinstance(state, JobState)
     return jobs.finish(job, worker, epoch, Outcome(state), NOW)
@@ -47,13 +53,20 @@ def test_no_order_of_calls_breaks_a_job(steps: list[tuple[object, ...]]) -> None
             job = _apply(job, step)
         except (Aborted, FailedPrecondition):
             continue
-        # Ends never move, epochs and sequences never fall, and each change is one update.
-        assert not before.state.is_end or job == before
+        # Ends never move but a failed job that is tried again; epochs, sequences never fall; each change is one update.
+        assert not before.state.is_end or job == before or (before.state, step) == (JobState.FAILED, ("retry",))
         assert job.epoch >= before.epoch
         assert job.sequence == before.sequence + (job != before)
         assert (job.state is JobState.RUNNING) <= (job.worker != "")
         assert (job.end_time is not None) == job.state.is_end
         assert 0 <= job.attempts <= MAX_ATTEMPTS
+        # What nobody can go on from holds no room; what somebody can is never lost.
+        assert not (job.checkpoint_object and job.state in (JobState.SUCCEEDED, JobState.CANCELLED))
+        assert (
+            job.checkpoint_object
+            or not before.checkpoint_object
+            or job.state in (JobState.SUCCEEDED, JobState.CANCELLED)
+        )
 
 
 def test_higher_epoch_takes_a_running_job_over() -> None:

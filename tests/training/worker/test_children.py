@@ -80,6 +80,8 @@ async def test_child_sees_no_database_no_password_and_no_key(
         "LEPTON_TOKEN_PUBLIC_KEYS",
         "LEPTON_DATA_ADDRESS",
         "LEPTON_REGISTRY_ADDRESS",
+        "LEPTON_TRAINING_ADDRESS",
+        "LEPTON_CHECKPOINT_SECONDS",
         "LEPTON_MAX_MESSAGE_BYTES",
         "LEPTON_LOG_LEVEL",
     }
