@@ -1,6 +1,7 @@
 """Jobs: submit, follow, cancel, list."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -142,6 +143,16 @@ class Job:
                 break
         return pd.DataFrame(rows, columns=None if rows else ["step"]).set_index("step")
 
+    def trials(self) -> pd.DataFrame:
+        """Return one row a trial of a study: trial, job, state, seconds, its metrics, and what was searched over.
+
+        Those of a study that still runs are those begun so far.
+        """
+        page = training_pb2.ListJobsRequest(page_size=1000, filter=f'study = "{self.name}"', order_by="create_time")
+        searched = _searched(self.message.spec.search, rows := _all_jobs(self.connection, page))
+        frame = pd.DataFrame([_trial_row(job, searched) for job in rows if job.spec.trial])
+        return frame if frame.empty else frame.set_index("trial").sort_index()
+
     def wait(self) -> "Job":
         """Show progress until the job ends; return it.
 
@@ -189,6 +200,36 @@ def families(*, connection: Connection | None = None) -> pd.DataFrame:
 def state_name(state: "training_pb2.JobState.ValueType") -> str:
     """Return a state without its prefix: RUNNING."""
     return training_pb2.JobState.Name(state).removeprefix("JOB_STATE_")
+
+
+def _all_jobs(connection: Connection, request: training_pb2.ListJobsRequest) -> list[training_pb2.Job]:
+    found: list[training_pb2.Job] = []
+    while True:
+        page = connection.training.ListJobs(request)
+        found += page.jobs
+        if not page.next_page_token:
+            return found
+        request.page_token = page.next_page_token
+
+
+def _searched(search: training_pb2.Search, trials: Sequence[training_pb2.Job]) -> list[str]:
+    """Return the hyperparameters that trials differ in, and those that were asked for."""
+    settings = [trial.spec.hyperparameters for trial in trials if trial.spec.trial]
+    names = {name for given in settings for name in given}
+    return sorted(name for name in names if name in search.space or len({given[name] for given in settings}) > 1)
+
+
+def _trial_row(job: training_pb2.Job, searched: Sequence[str]) -> dict[str, object]:
+    seconds = (job.end_time.ToDatetime() - job.start_time.ToDatetime()).total_seconds()
+    return {
+        "trial": job.spec.trial,
+        "job": job.name,
+        # A trial that promised nothing is stopped by its study.
+        "state": state_name(job.state),
+        "seconds": seconds if job.HasField("end_time") and job.HasField("start_time") else None,
+        **{metric.name: metric.value for metric in job.evaluation.metrics},
+        **{name: json.loads(job.spec.hyperparameters[name]) for name in searched},
+    }
 
 
 _COLUMNS = ["name", "kind", "family", "model", "state", "progress", "version", "create_time"]

@@ -8,6 +8,7 @@ better = model.fine_tune(more)
 
 import json
 import warnings
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import pandas as pd
@@ -17,6 +18,7 @@ from lepton.connection import Connection, current
 from lepton.datasets import Dataset
 from lepton.frames import Frame, with_lineage
 from lepton.jobs import Job
+from lepton.studies import Budget, StudyResults, to_search
 from lepton.tables import html_table
 from lepton.v1 import common_pb2, training_pb2
 from lepton.versions import ModelVersion
@@ -81,21 +83,7 @@ class Model:
             JobFailed: the platform could not train it; the message says why.
         """
         with tracing.span("lepton.fit"):
-            dataset = as_dataset(data, self.connection)
-            target = _target(dataset, target)
-            spec = training_pb2.JobSpec(
-                kind=training_pb2.JOB_KIND_FIT,
-                family=self.family,
-                model=self.name or names.to_id(f"{dataset.message.dataset[:40]}-{self.family.replace('_', '-')}"),
-                dataset=dataset.ref,
-                evaluation_dataset=_evaluation_ref(evaluation_data, self.connection),
-                target=target,
-                hyperparameters={name: json.dumps(value) for name, value in self.hyperparameters.items()},
-                seed=self.seed,
-                handle_unknown=self.handle_unknown,
-                resources=to_resources(resources),
-            )
-            self._run(spec)
+            self._run(self._fit_spec(data, target, evaluation_data, resources))
         return self
 
     def fine_tune(self, data: Data, *, evaluation_data: Data | None = None, **hyperparameters: object) -> Self:
@@ -136,6 +124,56 @@ class Model:
             )
         return child
 
+    def tune(
+        self,
+        data: Data,
+        space: Mapping[str, object] | None = None,
+        *,
+        budget: Budget | None = None,
+        sampler: str = "bayesian",
+        pruner: str = "median",
+        metric: str = "",
+        target: str | None = None,
+        evaluation_data: Data | None = None,
+        resources: dict[str, float] | None = None,
+    ) -> Self:
+        """Look for better hyperparameters by trials on the platform, and register the best; return the model.
+
+        Trials are jobs of their own, side by side, judged by a fifth of the rows that each sets aside; the first has
+        the defaults. The best one's hyperparameters are then fitted as `fit` would, and scored on the held-out rows.
+
+        Args:
+            data: the rows to train on.
+            space: by hyperparameter a list of values, (low, high), or {"low": 1e-3, "high": 0.1, "log": True}; by
+                default the family's own. Hyperparameters that the model was made with stay as they are.
+            budget: most trials, seconds and core-seconds, and how many at once; by default 20 trials, two at once.
+            sampler: bayesian, random or grid.
+            pruner: which trials are ended early: median, asha or none.
+            metric: what is best: log_loss, accuracy, f1, roc_auc; rmse, mae, r2. By default log_loss, or rmse.
+            target: as for `fit`.
+            evaluation_data: as for `fit`.
+            resources: what each trial needs: cores, memory_bytes, gpus.
+
+        Raises:
+            KeyError: the target is no column of the data.
+            InvalidArgument: an unknown hyperparameter, sampler, pruner or metric; the message lists the known ones.
+            JobFailed: no trial succeeded; the message says why.
+        """
+        with tracing.span("lepton.tune"):
+            spec = self._fit_spec(data, target, evaluation_data, resources)
+            spec.kind = training_pb2.JOB_KIND_TUNE
+            spec.search.CopyFrom(to_search(space, sampler, pruner, metric, budget or Budget()))
+            self._run(spec)
+        return self
+
+    def study(self) -> StudyResults:
+        """Return what the study behind the model found: trials, importance, plots.
+
+        Raises:
+            FailedPrecondition: there was none.
+        """
+        return StudyResults(self.trained_version())
+
     def trained_version(self) -> ModelVersion:
         """Return the version in the registry.
 
@@ -152,6 +190,23 @@ class Model:
     def metrics(self) -> dict[str, float]:
         """Held-out metrics by name; empty before training."""
         return dict(self.version.metrics) if self.version else {}
+
+    def _fit_spec(
+        self, data: Data, target: str | None, evaluation_data: Data | None, resources: dict[str, float] | None
+    ) -> training_pb2.JobSpec:
+        dataset = as_dataset(data, self.connection)
+        return training_pb2.JobSpec(
+            kind=training_pb2.JOB_KIND_FIT,
+            family=self.family,
+            model=self.name or names.to_id(f"{dataset.message.dataset[:40]}-{self.family.replace('_', '-')}"),
+            dataset=dataset.ref,
+            target=_target(dataset, target),
+            evaluation_dataset=_evaluation_ref(evaluation_data, self.connection),
+            hyperparameters={name: json.dumps(value) for name, value in self.hyperparameters.items()},
+            seed=self.seed,
+            handle_unknown=self.handle_unknown,
+            resources=to_resources(resources),
+        )
 
     def _run(self, spec: training_pb2.JobSpec) -> None:
         self.job = Job.submit(spec, connection=self.connection).wait()
@@ -256,7 +311,7 @@ def _target(dataset: Dataset, target: str | None) -> str:
     if dataset.message.label:
         return dataset.message.label
     last = dataset.columns[-1]
-    warnings.warn(f"no target given: predicting the last column, {last!r}", UserWarning, stacklevel=3)
+    warnings.warn(f"no target given: predicting the last column, {last!r}", UserWarning, stacklevel=4)
     return last
 
 

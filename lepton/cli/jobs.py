@@ -10,6 +10,7 @@ from lepton import curves, errors, names
 from lepton.cli.output import Json, show_message, show_table
 from lepton.datasets import Dataset
 from lepton.jobs import Job, families
+from lepton.studies import Budget, to_search
 from lepton.v1 import common_pb2, training_pb2
 
 app = typer.Typer(help="Training jobs.")
@@ -22,6 +23,10 @@ def register(root: typer.Typer) -> None:
     root.command(epilog="Example: lepton train boosted_trees german-credit --target creditability -p n_estimators=200")(
         train
     )
+    root.command(
+        epilog="Example: lepton tune mlp german-credit --trials 30 --search learning_rate=1e-4..1e-1:log "
+        "--search hidden_units=16,64,256"
+    )(tune)
 
 
 def train(
@@ -62,6 +67,62 @@ def train(
         job.wait()
     metrics = {metric.name: round(metric.value, 4) for metric in job.message.evaluation.metrics}
     show_message(job.message, as_json, f"{job!r} {job.version} {metrics or ''}".rstrip())
+
+
+def tune(
+    family: Annotated[str, typer.Argument(help="One of `lepton jobs families`.")],
+    dataset: Annotated[str, typer.Argument(help="The dataset version: name@number, or the name for the newest.")],
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to look through: name=low..high, name=low..high:log, or name=a,b,c; may be repeated. "
+            "By default the family's own."
+        ),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Most trials; 0 for 20, or a whole grid.", min=0)] = 0,
+    seconds: Annotated[float, typer.Option(help="Time after which no trial begins; 0 for any.", min=0)] = 0,
+    core_seconds: Annotated[float, typer.Option(help="Cost after which no trial begins; 0 for any.", min=0)] = 0,
+    parallel: Annotated[int, typer.Option(help="Trials side by side.", min=1)] = 2,
+    sampler: Annotated[str, typer.Option(help="bayesian, random or grid.")] = "bayesian",
+    pruner: Annotated[str, typer.Option(help="Which trials end early: median, asha or none.")] = "median",
+    metric: Annotated[str, typer.Option(help="What is best; by default log_loss, or rmse for numbers.")] = "",
+    target: Annotated[str, typer.Option(help="The column to predict; by default the label, else the last.")] = "",
+    model: Annotated[str | None, typer.Option(help="The model's id; by default from dataset and family.")] = None,
+    evaluation_dataset: Annotated[str, typer.Option(help="Held-out rows: name@number.")] = "",
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="A hyperparameter that stays: name=value.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    detach: Annotated[bool, typer.Option("--detach", help="Return once the study is queued.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look for hyperparameters by trials, and register the best model."""
+    source = Dataset.get(dataset)
+    space = dict(_spread(text) for text in search or ())
+    spec = training_pb2.JobSpec(
+        kind=training_pb2.JOB_KIND_TUNE,
+        family=family,
+        model=model or names.to_id(f"{source.message.dataset[:40]}-{family.replace('_', '-')}"),
+        dataset=source.ref,
+        evaluation_dataset=Dataset.get(evaluation_dataset).ref if evaluation_dataset else "",
+        target=target,
+        hyperparameters=dict(_parameter(text) for text in parameter or ()),
+        seed=seed,
+        search=to_search(space, sampler, pruner, metric, Budget(trials, seconds, core_seconds, parallel)),
+    )
+    job = Job.submit(spec)
+    if not detach:
+        job.wait()
+        if not as_json:
+            show_table(job.trials().reset_index(), as_json)
+    metrics = {metric.name: round(metric.value, 4) for metric in job.message.evaluation.metrics}
+    show_message(job.message, as_json, f"{job!r} {job.version} {metrics or ''}".rstrip())
+
+
+@app.command(epilog="Example: lepton jobs trials job-0f3a")
+def trials(name: Name, as_json: Json = False) -> None:
+    """List the trials of a study."""
+    show_table(Job.get(name).trials().reset_index(), as_json, "no trials yet")
 
 
 @app.command("list", epilog="Example: lepton jobs list --state RUNNING")
@@ -117,6 +178,21 @@ def _parameter(text: str) -> tuple[str, str]:
     except ValueError:
         return name, json.dumps(value)
     return name, value
+
+
+def _spread(text: str) -> tuple[str, object]:
+    """Return a hyperparameter and what to look through, of name=low..high[:log] or name=a,b,c."""
+    name, separator, value = text.partition("=")
+    try:
+        if ".." in value:
+            ends, _, scale = value.partition(":")
+            low, high = (json.loads(end) for end in ends.split(".."))
+            return name, {"low": low, "high": high, "log": scale == "log"}
+        if separator and value:
+            return name, [json.loads(_parameter(f"{name}={item}")[1]) for item in value.split(",")]
+    except ValueError:
+        pass
+    raise errors.InvalidArgument(f"expected name=low..high, name=low..high:log or name=a,b,c, got {text!r}")
 
 
 def _follow(job: Job, as_json: bool, *, aside: bool = False) -> None:

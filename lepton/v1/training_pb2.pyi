@@ -35,6 +35,8 @@ class _JobKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobKind.Value
     """Trains on from a registered version."""
     JOB_KIND_EVALUATE: _JobKind.ValueType  # 3
     """Scores a registered version on a dataset version."""
+    JOB_KIND_TUNE: _JobKind.ValueType  # 4
+    """Looks for hyperparameters by trials, jobs of their own, and registers the best."""
 
 class JobKind(_JobKind, metaclass=_JobKindEnumTypeWrapper):
     """What a job does."""
@@ -47,6 +49,8 @@ JOB_KIND_FINE_TUNE: JobKind.ValueType  # 2
 """Trains on from a registered version."""
 JOB_KIND_EVALUATE: JobKind.ValueType  # 3
 """Scores a registered version on a dataset version."""
+JOB_KIND_TUNE: JobKind.ValueType  # 4
+"""Looks for hyperparameters by trials, jobs of their own, and registers the best."""
 Global___JobKind: _TypeAlias = JobKind  # noqa: Y015
 
 class _JobState:
@@ -122,6 +126,10 @@ class JobSpec(_message.Message):
     BASE_VERSION_FIELD_NUMBER: _builtins.int
     HANDLE_UNKNOWN_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
+    STUDY_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
+    SEARCH_FIELD_NUMBER: _builtins.int
+    STUDY_RESULTS_FIELD_NUMBER: _builtins.int
     kind: Global___JobKind.ValueType
     """What the job does."""
     family: _builtins.str
@@ -140,6 +148,12 @@ class JobSpec(_message.Message):
     """The version to fine-tune from or to evaluate, as name@number or name@alias."""
     handle_unknown: _builtins.str
     """What an unknown category does at prediction: ignore (the default) or error."""
+    study: _builtins.str
+    """The study that the job is of, by the id of its job; empty for what is of none."""
+    trial: _builtins.int
+    """Its number among the study's trials, from 1; a trial is scored on rows that it sets aside, and registers nothing."""
+    study_results: _builtins.str
+    """What the study found, as JSON; for the job that registers its best, and stored beside that."""
     @_builtins.property
     def hyperparameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Hyperparameters as JSON values by name; unknown names are refused, naming the known ones."""
@@ -147,6 +161,10 @@ class JobSpec(_message.Message):
     @_builtins.property
     def resources(self) -> _common_pb2.Resources:
         """What the job needs; zeros mean one core and 1 GiB."""
+
+    @_builtins.property
+    def search(self) -> Global___Search:
+        """How to look for hyperparameters; for tune."""
 
     def __init__(
         self,
@@ -162,14 +180,98 @@ class JobSpec(_message.Message):
         base_version: _builtins.str = ...,
         handle_unknown: _builtins.str = ...,
         resources: _common_pb2.Resources | None = ...,
+        study: _builtins.str = ...,
+        trial: _builtins.int = ...,
+        search: Global___Search | None = ...,
+        study_results: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "search", b"search"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "dataset", b"dataset", "evaluation_dataset", b"evaluation_dataset", "family", b"family", "handle_unknown", b"handle_unknown", "hyperparameters", b"hyperparameters", "kind", b"kind", "model", b"model", "resources", b"resources", "seed", b"seed", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "dataset", b"dataset", "evaluation_dataset", b"evaluation_dataset", "family", b"family", "handle_unknown", b"handle_unknown", "hyperparameters", b"hyperparameters", "kind", b"kind", "model", b"model", "resources", b"resources", "search", b"search", "seed", b"seed", "study", b"study", "study_results", b"study_results", "target", b"target", "trial", b"trial"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobSpec: _TypeAlias = JobSpec  # noqa: Y015
+
+@_typing.final
+class Search(_message.Message):
+    """How a study looks for hyperparameters, and when it ends: whichever limit comes first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SpaceEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SAMPLER_FIELD_NUMBER: _builtins.int
+    PRUNER_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
+    MAX_TRIALS_FIELD_NUMBER: _builtins.int
+    MAX_SECONDS_FIELD_NUMBER: _builtins.int
+    MAX_CORE_SECONDS_FIELD_NUMBER: _builtins.int
+    PARALLEL_TRIALS_FIELD_NUMBER: _builtins.int
+    TRIAL_RESOURCES_FIELD_NUMBER: _builtins.int
+    sampler: _builtins.str
+    """bayesian (the default: tree-structured Parzen estimator), random or grid."""
+    pruner: _builtins.str
+    """Which trials are ended early: median (the default), asha (asynchronous successive halving) or none."""
+    metric: _builtins.str
+    """What is best: log_loss, accuracy, f1, roc_auc; rmse, mae, r2. Empty means log_loss, or rmse for numbers."""
+    max_trials: _builtins.int
+    """Most trials; 0 means 20, for a grid all of it."""
+    max_seconds: _builtins.float
+    """Time after which no trial begins, seconds; 0 for any."""
+    max_core_seconds: _builtins.float
+    """Cost after which no trial begins: cores times seconds of all trials; 0 for any."""
+    parallel_trials: _builtins.int
+    """Trials that run side by side; 0 means 2."""
+    @_builtins.property
+    def space(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """By hyperparameter, as JSON: a list of values, or {"low": 0.001, "high": 0.1, "log": true, "levels": 3}; empty: the
+        family's own.
+        """
+
+    @_builtins.property
+    def trial_resources(self) -> _common_pb2.Resources:
+        """What each trial needs; zeros mean one core and 1 GiB. The study's own job needs a tenth of a core."""
+
+    def __init__(
+        self,
+        *,
+        sampler: _builtins.str = ...,
+        pruner: _builtins.str = ...,
+        metric: _builtins.str = ...,
+        space: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        max_trials: _builtins.int = ...,
+        max_seconds: _builtins.float = ...,
+        max_core_seconds: _builtins.float = ...,
+        parallel_trials: _builtins.int = ...,
+        trial_resources: _common_pb2.Resources | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["trial_resources", b"trial_resources"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_core_seconds", b"max_core_seconds", "max_seconds", b"max_seconds", "max_trials", b"max_trials", "metric", b"metric", "parallel_trials", b"parallel_trials", "pruner", b"pruner", "sampler", b"sampler", "space", b"space", "trial_resources", b"trial_resources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Search: _TypeAlias = Search  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
@@ -384,7 +486,7 @@ class ListJobsRequest(_message.Message):
     page_token: _builtins.str
     """Where the last page ended."""
     filter: _builtins.str
-    """`state = "QUEUED"`, `model = "x"`, joined by AND; empty for all."""
+    """`state = "QUEUED"`, `model = "x"`, `study = "job-1"`, joined by AND; empty for all."""
     order_by: _builtins.str
     """`create_time` or `create_time desc`; empty means the latter."""
     def __init__(
@@ -906,7 +1008,7 @@ class SaveCheckpointRequest(_message.Message):
 Global___SaveCheckpointRequest: _TypeAlias = SaveCheckpointRequest  # noqa: Y015
 
 @_typing.final
-class ReadCheckpointRequest(_message.Message):
+class LoadCheckpointRequest(_message.Message):
     """Asks for a job's latest checkpoint."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -925,10 +1027,10 @@ class ReadCheckpointRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReadCheckpointRequest: _TypeAlias = ReadCheckpointRequest  # noqa: Y015
+Global___LoadCheckpointRequest: _TypeAlias = LoadCheckpointRequest  # noqa: Y015
 
 @_typing.final
-class ReadCheckpointResponse(_message.Message):
+class LoadCheckpointResponse(_message.Message):
     """A checkpoint's bytes."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -947,4 +1049,4 @@ class ReadCheckpointResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReadCheckpointResponse: _TypeAlias = ReadCheckpointResponse  # noqa: Y015
+Global___LoadCheckpointResponse: _TypeAlias = LoadCheckpointResponse  # noqa: Y015

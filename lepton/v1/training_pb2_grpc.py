@@ -90,10 +90,10 @@ class TrainingServiceStub:
                 request_serializer=lepton_dot_v1_dot_training__pb2.SaveCheckpointRequest.SerializeToString,
                 response_deserializer=lepton_dot_v1_dot_training__pb2.Checkpoint.FromString,
                 _registered_method=True)
-        self.ReadCheckpoint = channel.unary_stream(
-                '/lepton.v1.TrainingService/ReadCheckpoint',
-                request_serializer=lepton_dot_v1_dot_training__pb2.ReadCheckpointRequest.SerializeToString,
-                response_deserializer=lepton_dot_v1_dot_training__pb2.ReadCheckpointResponse.FromString,
+        self.LoadCheckpoint = channel.unary_stream(
+                '/lepton.v1.TrainingService/LoadCheckpoint',
+                request_serializer=lepton_dot_v1_dot_training__pb2.LoadCheckpointRequest.SerializeToString,
+                response_deserializer=lepton_dot_v1_dot_training__pb2.LoadCheckpointResponse.FromString,
                 _registered_method=True)
 
 
@@ -178,8 +178,8 @@ class TrainingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ReadCheckpoint(self, request, context):
-        """A worker reads a job's latest checkpoint.
+    def LoadCheckpoint(self, request, context):
+        """A worker loads a job's latest checkpoint.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -243,10 +243,10 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     request_deserializer=lepton_dot_v1_dot_training__pb2.SaveCheckpointRequest.FromString,
                     response_serializer=lepton_dot_v1_dot_training__pb2.Checkpoint.SerializeToString,
             ),
-            'ReadCheckpoint': grpc.unary_stream_rpc_method_handler(
-                    servicer.ReadCheckpoint,
-                    request_deserializer=lepton_dot_v1_dot_training__pb2.ReadCheckpointRequest.FromString,
-                    response_serializer=lepton_dot_v1_dot_training__pb2.ReadCheckpointResponse.SerializeToString,
+            'LoadCheckpoint': grpc.unary_stream_rpc_method_handler(
+                    servicer.LoadCheckpoint,
+                    request_deserializer=lepton_dot_v1_dot_training__pb2.LoadCheckpointRequest.FromString,
+                    response_serializer=lepton_dot_v1_dot_training__pb2.LoadCheckpointResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -558,7 +558,7 @@ class TrainingService:
             _registered_method=True)
 
     @staticmethod
-    def ReadCheckpoint(request,
+    def LoadCheckpoint(request,
             target,
             options=(),
             channel_credentials=None,
@@ -571,9 +571,9 @@ class TrainingService:
         return grpc.experimental.unary_stream(
             request,
             target,
-            '/lepton.v1.TrainingService/ReadCheckpoint',
-            lepton_dot_v1_dot_training__pb2.ReadCheckpointRequest.SerializeToString,
-            lepton_dot_v1_dot_training__pb2.ReadCheckpointResponse.FromString,
+            '/lepton.v1.TrainingService/LoadCheckpoint',
+            lepton_dot_v1_dot_training__pb2.LoadCheckpointRequest.SerializeToString,
+            lepton_dot_v1_dot_training__pb2.LoadCheckpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

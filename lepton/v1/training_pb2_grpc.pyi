@@ -55,8 +55,8 @@ class TrainingServiceStub:
     """A worker reports a job's end."""
     SaveCheckpoint: _grpc.StreamUnaryMultiCallable[_training_pb2.SaveCheckpointRequest, _training_pb2.Checkpoint]
     """A worker keeps a job's checkpoint in place of the one before."""
-    ReadCheckpoint: _grpc.UnaryStreamMultiCallable[_training_pb2.ReadCheckpointRequest, _training_pb2.ReadCheckpointResponse]
-    """A worker reads a job's latest checkpoint."""
+    LoadCheckpoint: _grpc.UnaryStreamMultiCallable[_training_pb2.LoadCheckpointRequest, _training_pb2.LoadCheckpointResponse]
+    """A worker loads a job's latest checkpoint."""
 
 @_typing.type_check_only
 class TrainingServiceAsyncStub(TrainingServiceStub):
@@ -85,8 +85,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """A worker reports a job's end."""
     SaveCheckpoint: _aio.StreamUnaryMultiCallable[_training_pb2.SaveCheckpointRequest, _training_pb2.Checkpoint]  # type: ignore[assignment]
     """A worker keeps a job's checkpoint in place of the one before."""
-    ReadCheckpoint: _aio.UnaryStreamMultiCallable[_training_pb2.ReadCheckpointRequest, _training_pb2.ReadCheckpointResponse]  # type: ignore[assignment]
-    """A worker reads a job's latest checkpoint."""
+    LoadCheckpoint: _aio.UnaryStreamMultiCallable[_training_pb2.LoadCheckpointRequest, _training_pb2.LoadCheckpointResponse]  # type: ignore[assignment]
+    """A worker loads a job's latest checkpoint."""
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Jobs: fit, fine-tune and evaluate."""
@@ -180,11 +180,11 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         """A worker keeps a job's checkpoint in place of the one before."""
 
     @_abc_1.abstractmethod
-    def ReadCheckpoint(
+    def LoadCheckpoint(
         self,
-        request: _training_pb2.ReadCheckpointRequest,
+        request: _training_pb2.LoadCheckpointRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_training_pb2.ReadCheckpointResponse], _abc.AsyncIterator[_training_pb2.ReadCheckpointResponse]]:
-        """A worker reads a job's latest checkpoint."""
+    ) -> _typing.Union[_abc.Iterator[_training_pb2.LoadCheckpointResponse], _abc.AsyncIterator[_training_pb2.LoadCheckpointResponse]]:
+        """A worker loads a job's latest checkpoint."""
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -60,6 +60,7 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             JobState.QUEUED,
             datetime.now(UTC),
             sequence=1,
+            study=spec.study,
             traceparent=current_traceparent(),
         )
 
@@ -171,15 +172,15 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             change.after = jobs.keep_checkpoint(change.before, header.worker, header.epoch, *kept, now)
         return checkpoint_to_proto(change.after, now)
 
-    async def ReadCheckpoint(
-        self, request: pb.ReadCheckpointRequest, context: Context
-    ) -> AsyncIterator[pb.ReadCheckpointResponse]:
+    async def LoadCheckpoint(
+        self, request: pb.LoadCheckpointRequest, context: Context
+    ) -> AsyncIterator[pb.LoadCheckpointResponse]:
         """Stream a job's latest checkpoint."""
         async with self._state.reading() as repository:
             job = await repository.find(current_identity().workspace, request.name)
         if job.checkpoint_object:
             async for chunk in self._checkpoints.get(job):
-                yield pb.ReadCheckpointResponse(chunk=chunk)
+                yield pb.LoadCheckpointResponse(chunk=chunk)
 
     @contextlib.asynccontextmanager
     async def _changing(self, name: str) -> AsyncIterator["_Change"]:

@@ -174,10 +174,10 @@ class Workers:
             kept: training_pb2.Checkpoint = await self.stub.SaveCheckpoint(parts())
         return kept
 
-    async def read_checkpoint(self, name: str) -> bytes:
+    async def load_checkpoint(self, name: str) -> bytes:
         """Return the latest checkpoint."""
         with act_as(Identity.for_service(self._workspace, "training")):
-            answers = self.stub.ReadCheckpoint(training_pb2.ReadCheckpointRequest(name=name))
+            answers = self.stub.LoadCheckpoint(training_pb2.LoadCheckpointRequest(name=name))
             return b"".join([answer.chunk async for answer in answers])
 
 

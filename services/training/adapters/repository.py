@@ -69,7 +69,7 @@ class SqlRepository:
         query = page_query(
             query,
             wanted,
-            filters={"state": jobs.c.state, "model": jobs.c.model, "name": jobs.c.name},
+            filters={"state": jobs.c.state, "model": jobs.c.model, "study": jobs.c.study, "name": jobs.c.name},
             orders={"create_time": jobs.c.create_time},
             default_order="create_time desc",
             tie=jobs.c.name,

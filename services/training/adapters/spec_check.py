@@ -2,15 +2,26 @@
 
 import json
 
-from lepton.v1 import registry_pb2
+from lepton.v1 import common_pb2, registry_pb2
 from lepton.v1 import training_pb2 as pb
 from servicekit.errors import InvalidArgument
 from services.training.adapters.data_client import DataClient
 from services.training.adapters.registry_client import RegistryClient
 from services.training.convert import hyperparameters_from_proto
 from services.training.domain.families.catalog import find_family, resolve_hyperparameters
+from services.training.domain.search import (
+    HIGHER_IS_BETTER,
+    LOWER_IS_BETTER,
+    PRUNERS,
+    SAMPLERS,
+    grid,
+    read_space,
+)
 
 _DEFAULT_MEMORY_BYTES = 1 << 30
+_DEFAULT_TRIALS, _PARALLEL_TRIALS = 20, 2
+# It waits for its trials most of the time.
+_STUDY_CORES, _STUDY_MEMORY_BYTES = 0.1, 256 << 20
 _KINDS_WITH_BASE = (pb.JOB_KIND_FINE_TUNE, pb.JOB_KIND_EVALUATE)
 
 
@@ -45,6 +56,8 @@ class SpecCheck:
                 spec.hyperparameters[name] = json.dumps(value)
             spec.model = spec.model or find_family(spec.family).name.replace("_", "-")
         await self._resolve_dataset(spec)
+        if spec.kind == pb.JOB_KIND_TUNE:
+            _resolve_search(spec, hyperparameters_from_proto(given.hyperparameters))
         spec.handle_unknown = spec.handle_unknown or "ignore"
         if spec.handle_unknown not in ("ignore", "error"):
             raise InvalidArgument("handle_unknown must be ignore or error", reason="BAD_HANDLE_UNKNOWN")
@@ -85,6 +98,29 @@ class SpecCheck:
                 raise InvalidArgument(
                     f"{spec.evaluation_dataset} lacks the target column {spec.target!r}", reason="TARGET_NOT_FOUND"
                 )
+
+
+def _resolve_search(spec: pb.JobSpec, fixed: dict[str, object]) -> None:
+    search = spec.search
+    search.sampler = search.sampler or SAMPLERS[0]
+    search.pruner = search.pruner or PRUNERS[0]
+    for field, value, allowed in (
+        ("sampler", search.sampler, SAMPLERS),
+        ("pruner", search.pruner, PRUNERS),
+        ("metric", search.metric, ("", *LOWER_IS_BETTER, *HIGHER_IS_BETTER)),
+    ):
+        if value not in allowed:
+            listed = ", ".join(filter(None, allowed))
+            raise InvalidArgument(f"{field} must be one of {listed}, got {value!r}", reason="BAD_SEARCH")
+    space = read_space(spec.family, hyperparameters_from_proto(search.space), fixed)
+    combinations = sum(1 for _ in grid(space)) if search.sampler == "grid" else 0
+    search.max_trials = search.max_trials or combinations or _DEFAULT_TRIALS
+    search.parallel_trials = search.parallel_trials or _PARALLEL_TRIALS
+    # Only what is set: each trial is told the rest.
+    for name in set(spec.hyperparameters) - set(fixed):
+        del spec.hyperparameters[name]
+    search.trial_resources.CopyFrom(spec.resources)
+    spec.resources.CopyFrom(common_pb2.Resources(cores=_STUDY_CORES, memory_bytes=_STUDY_MEMORY_BYTES))
 
 
 def _agreed(field: str, given: str, own: str, base: str) -> str:

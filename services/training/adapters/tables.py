@@ -35,12 +35,15 @@ jobs = Table(
     Column("end_time", DateTime(timezone=True)),
     # When a fact told its progress last.
     Column("progress_time", DateTime(timezone=True)),
+    # The job of the study that it is a trial of, or registers the best of.
+    Column("study", String(63), nullable=False, server_default=""),
     # Its latest checkpoint: the object that holds it, empty without one, and what is known of that.
     Column("checkpoint_object", String(63), nullable=False, server_default=""),
     Column("checkpoint_sha256", String(64), nullable=False, server_default=""),
     Column("checkpoint_bytes", BigNumber, nullable=False, server_default="0"),
     Column("checkpoint_time", DateTime(timezone=True)),
     Index("jobs_by_state", "state", "create_time"),
+    Index("jobs_by_study", "workspace", "study"),
 )
 
 updates = Table(

@@ -10,6 +10,7 @@ from lepton.v1.training_pb2_grpc import TrainingServiceStub
 from servicekit.auth import Identity, act_as
 
 _CHUNK_BYTES = 1 << 20
+_PAGE_JOBS = 1000
 
 
 class TrainingClient:
@@ -21,6 +22,33 @@ class TrainingClient:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = TrainingServiceStub(channel)
+
+    async def create(self, workspace: str, request: pb.CreateJobRequest) -> pb.Job:
+        """Queue a job; a repeat of its request_id gives the first."""
+        with act_as(Identity.for_service(workspace, "training")):
+            return await self._stub.CreateJob(request)
+
+    async def get(self, workspace: str, job: str) -> pb.Job:
+        """Return a job."""
+        with act_as(Identity.for_service(workspace, "training")):
+            return await self._stub.GetJob(pb.GetJobRequest(name=job))
+
+    async def cancel(self, workspace: str, job: str) -> pb.Job:
+        """Ask a job to stop."""
+        with act_as(Identity.for_service(workspace, "training")):
+            return await self._stub.CancelJob(pb.CancelJobRequest(name=job))
+
+    async def jobs_of(self, workspace: str, study: str) -> list[pb.Job]:
+        """Return the jobs of a study, the oldest first."""
+        found: list[pb.Job] = []
+        request = pb.ListJobsRequest(page_size=_PAGE_JOBS, filter=f'study = "{study}"', order_by="create_time")
+        with act_as(Identity.for_service(workspace, "training")):
+            while True:
+                page = await self._stub.ListJobs(request)
+                found += page.jobs
+                if not page.next_page_token:
+                    return found
+                request.page_token = page.next_page_token
 
     async def start(self, workspace: str, request: pb.StartJobRequest) -> pb.Job:
         """Take a job.
@@ -58,14 +86,14 @@ class TrainingClient:
         with act_as(Identity.for_service(workspace, "training")):
             await self._stub.SaveCheckpoint(_parts(header, content))
 
-    async def read_checkpoint(self, workspace: str, job: str) -> bytes:
+    async def load_checkpoint(self, workspace: str, job: str) -> bytes:
         """Return a job's latest checkpoint; nothing where it has none.
 
         Raises:
             DataLoss: it was damaged.
         """
         with act_as(Identity.for_service(workspace, "training")):
-            answers = self._stub.ReadCheckpoint(pb.ReadCheckpointRequest(name=job))
+            answers = self._stub.LoadCheckpoint(pb.LoadCheckpointRequest(name=job))
             return b"".join([answer.chunk async for answer in answers])
 
     async def finish(self, workspace: str, request: pb.FinishJobRequest) -> pb.Job:

@@ -46,7 +46,7 @@ class JobCheckpoints:
             Unavailable: the service is away.
         """
         try:
-            content = await self._training.read_checkpoint(self._workspace, self._claim.name)
+            content = await self._training.load_checkpoint(self._workspace, self._claim.name)
         except DataLoss as error:
             _log.warning("job begins anew", why=error.message)
             return

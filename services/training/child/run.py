@@ -47,6 +47,9 @@ _READ, _FITTED, _EXPORTED = 0.05, 0.85, 0.9
 _PATIENCE_SECONDS = 120.0
 # Less than a child has to stop: what it did since the last checkpoint should not be lost.
 _SETTLE_SECONDS = 4.0
+# Of the rows that a trial may see, what it is judged by.
+_TRIAL_SHARE = 0.2
+_STUDY_FILE = "study.json"
 # As the contract has it.
 _LONGEST_MESSAGE = 1024
 _OUT_OF_MEMORY = ("bad_alloc", "can't allocate memory", "Cannot allocate memory", "Failed to allocate memory")
@@ -83,7 +86,7 @@ async def _outcome(settings: WorkerSettings, job: pb.Job, epoch: int, tell: Tell
             claim = pb.SaveCheckpointHeader(name=job.name, worker=job.worker, epoch=epoch)
             workspace = current_identity().workspace
             checkpoints = JobCheckpoints(training, workspace, claim, settings.checkpoint_seconds)
-            return await _JobRun(job, epoch, data, registry, checkpoints, tell).run()
+            return await _JobRun(job, epoch, data, registry, training, checkpoints, tell).run()
     except Stopped:
         return pb.FinishJobRequest(state=pb.JOB_STATE_CANCELLED)
     except LeptonError as error:
@@ -104,6 +107,7 @@ class _JobRun:
         epoch: int,
         data: DataClient,
         registry: RegistryClient,
+        training: TrainingClient,
         checkpoints: JobCheckpoints,
         tell: Tell,
     ) -> None:
@@ -112,6 +116,7 @@ class _JobRun:
         self._epoch = epoch
         self._data = data
         self._registry = registry
+        self._training = training
         self._checkpoints = checkpoints
         self._tell = tell
         self._is_stopped = False
@@ -121,7 +126,21 @@ class _JobRun:
     async def run(self) -> pb.FinishJobRequest:
         if self._spec.kind == pb.JOB_KIND_EVALUATE:
             return await self._evaluate()
+        if self._spec.kind == pb.JOB_KIND_TUNE:
+            return await self._tune()
         return await self._fit()
+
+    async def _tune(self) -> pb.FinishJobRequest:
+        # Here, for no other job needs the optimiser.
+        from services.training.child.study import Study
+
+        workspace = current_identity().workspace
+        study = Study(self._job, workspace, self._training, self._patience, self._say)
+        try:
+            return await study.run()
+        except Stopped:
+            await study.stop()
+            raise
 
     async def _evaluate(self) -> pb.FinishJobRequest:
         self._say(0.1, "reading")
@@ -153,6 +172,8 @@ class _JobRun:
         model = await self._fitted(schema, train, settings, base)
         with _span("evaluate"):
             evaluation = evaluation_to_proto(held_out_name, fitting.evaluate(model, held_out))
+            if self._spec.trial:
+                return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, evaluation=evaluation)
             beside = await self._beside(parent, model) if parent else []
         self._say(_FITTED, "exporting")
         with _span("export"):
@@ -162,7 +183,10 @@ class _JobRun:
         self._say(_EXPORTED, "registering")
         request = self._request(dataset, model, [evaluation, *beside], parity)
         with _span("register"):
-            version = await self._register(request, {ONNX_FILE: onnx_model, **model.files()})
+            files = {ONNX_FILE: onnx_model, **model.files()}
+            if self._spec.study_results:
+                files[_STUDY_FILE] = self._spec.study_results.encode()
+            version = await self._register(request, files)
         ref = f"{version.model}@{version.number}"
         if version.state != registry_pb2.VERSION_STATE_READY:
             return _failed(version.error_reason, f"the registry refused {ref}: {version.error_message}")
@@ -212,6 +236,13 @@ class _JobRun:
         return await self._patience(lambda: self._registry.finalize(version, f"{request.request_id}-finalize"))
 
     async def _held_out(self, table: pa.Table, schema: fitting.Schema) -> tuple[pa.Table, pa.Table, str]:
+        if self._spec.trial:
+            # What the study's best is judged by in the end, no trial may see.
+            left = (
+                table if self._spec.evaluation_dataset else fitting.hold_out(table, schema.target, self._spec.seed)[0]
+            )
+            train, judged = fitting.hold_out(left, schema.target, self._spec.seed + 1, _TRIAL_SHARE)
+            return train, judged, self._spec.dataset
         if self._spec.evaluation_dataset:
             return table, await self._read(self._spec.evaluation_dataset), self._spec.evaluation_dataset
         train, held_out = fitting.hold_out(table, schema.target, self._spec.seed)

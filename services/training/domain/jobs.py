@@ -33,6 +33,7 @@ class Job:
     Args:
         workspace, name: which one it is.
         model: the registry model that it writes; for lists.
+        study: the job of the study that it is of; for lists.
         spec: what it was asked, serialised as the contract has it.
         state: where it stands.
         progress: 0 to 1.
@@ -75,6 +76,7 @@ class Job:
     start_time: datetime | None = None
     end_time: datetime | None = None
     progress_time: datetime | None = None
+    study: str = ""
     checkpoint_object: str = ""
     checkpoint_sha256: str = ""
     checkpoint_bytes: int = 0

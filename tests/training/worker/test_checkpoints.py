@@ -15,7 +15,7 @@ from servicekit.errors import Aborted, FailedPrecondition, InvalidArgument, Reso
 from tests.training.house import FAILED, QUEUED, SUCCEEDED, House, is_running, until
 
 # Some seconds: time enough to be killed.
-LONG = {"epochs": "24", "batch_size": "8", "hidden_units": "16"}
+LONG = {"epochs": "16", "batch_size": "8", "hidden_units": "16"}
 
 
 async def _rows(house: House) -> str:
@@ -121,17 +121,17 @@ async def test_failed_job_keeps_its_checkpoint_and_can_be_tried_again(busy_house
 async def test_checkpoints_are_kept_whole_and_by_the_claim(house: House) -> None:
     job = await house.people.create()
     await house.workers.start(job.name, 3)
-    assert await house.workers.read_checkpoint(job.name) == b""
+    assert await house.workers.load_checkpoint(job.name) == b""
     pieces = [os.urandom(1 << 20) for _ in range(3)]
     for chunks in (pieces, [b"short"]):
         kept = await house.workers.save_checkpoint(job.name, 3, *chunks)
         assert kept.size_bytes == sum(map(len, chunks))
-        assert await house.workers.read_checkpoint(job.name) == b"".join(chunks)
+        assert await house.workers.load_checkpoint(job.name) == b"".join(chunks)
     with pytest.raises(Aborted):
         await house.workers.save_checkpoint(job.name, 2, b"of an older claim")
     with pytest.raises(InvalidArgument, match="whole"):
         await house.workers.save_checkpoint(job.name, 3, b"half", sha256="0" * 64)
-    assert await house.workers.read_checkpoint(job.name) == b"short"
+    assert await house.workers.load_checkpoint(job.name) == b"short"
     # One object is left: those that were replaced or refused are gone.
     assert len(stored(house)) == 1
     await house.workers.finish(job.name, 3, version="line@1")
@@ -150,7 +150,7 @@ async def test_full_disk_refuses_a_checkpoint_and_keeps_the_one_before(house: Ho
             await house.workers.save_checkpoint(job.name, 1, *(os.urandom(1 << 20) for _ in range(4)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert await house.workers.read_checkpoint(job.name) == b"before"
+    assert await house.workers.load_checkpoint(job.name) == b"before"
 
 
 def stored(house: House) -> list[Path]:

@@ -1,0 +1,191 @@
+"""Studies: trials are jobs, side by side; the best is registered; a study that is cut repeats none."""
+
+import json
+import os
+import signal
+from functools import partial
+
+import numpy as np
+import pytest
+
+from lepton.v1 import training_pb2 as pb
+from servicekit.errors import InvalidArgument
+from tests.training.house import CANCELLED, FAILED, SUCCEEDED, House, is_running, until
+
+TUNE = pb.JOB_KIND_TUNE
+
+
+async def _rows(house: House) -> str:
+    draw = np.random.default_rng(3)
+    x = draw.standard_normal((300, 2)).round(4)
+    columns = {"a": x[:, 0].tolist(), "b": x[:, 1].tolist(), "y": np.where(x.prod(axis=1) > 0, "yes", "no").tolist()}
+    return await house.import_table("cloud", columns, "y")
+
+
+async def _trials(house: House, study: str) -> list[pb.Job]:
+    page = await house.people.list(filter=f'study = "{study}"', order_by="create_time")
+    return [job for job in page.jobs if job.spec.trial]
+
+
+def _is_gone(pid: int) -> bool:
+    return not is_running(pid)
+
+
+def _search(**fields: object) -> pb.Search:
+    space = {"n_estimators": "[5, 40]", "learning_rate": '{"low": 0.001, "high": 0.3, "log": true}'}
+    return pb.Search(**({"space": space, "max_trials": 6} | fields))  # type: ignore[arg-type]
+
+
+async def test_best_of_the_trials_is_registered_with_what_the_study_found(busy_house: House) -> None:
+    rows = await _rows(busy_house)
+    async with busy_house.worker(worker_cores=3.0) as runner:
+        job = await busy_house.people.create(
+            kind=TUNE, family="boosted_trees", model="tuned", dataset=rows, search=_search(), hyperparameters={}
+        )
+        await until(lambda: len(runner.holding().jobs) == 3, "two trials beside their study", 30)
+        done = await busy_house.people.ended(job.name, 120)
+    assert done.state == SUCCEEDED, done
+    trials = await _trials(busy_house, job.name)
+    assert [trial.spec.trial for trial in trials] == [1, 2, 3, 4, 5, 6]
+    assert all(trial.state in (SUCCEEDED, CANCELLED) for trial in trials)
+    assert not any(trial.version for trial in trials)
+    # One version, of the best trial's hyperparameters.
+    (version,) = await busy_house.versions("tuned")
+    found = json.loads(await busy_house.developer.download(done.version, "study.json"))
+    best = trials[found["best_trial"] - 1]
+    losses = {
+        trial.spec.trial: metric.value
+        for trial in trials
+        if trial.state == SUCCEEDED
+        for metric in trial.evaluation.metrics
+        if metric.name == "log_loss"
+    }
+    assert losses[best.spec.trial] == min(losses.values())
+    for name in ("n_estimators", "learning_rate"):
+        assert version.lineage.hyperparameters[name] == best.spec.hyperparameters[name]
+    assert [trial["job"] for trial in found["trials"]] == [trial.name for trial in trials]
+    assert done.evaluation.rows == version.evaluations[0].rows > 0
+
+
+async def test_first_trial_has_the_defaults_where_the_ranges_have_them(busy_house: House) -> None:
+    rows = await _rows(busy_house)
+    search = pb.Search(space={"n_estimators": '{"low": 50, "high": 300}'}, max_trials=2)
+    async with busy_house.worker(worker_cores=3.0):
+        job = await busy_house.people.create(kind=TUNE, family="boosted_trees", dataset=rows, search=search)
+        assert (await busy_house.people.ended(job.name, 120)).state == SUCCEEDED
+    first, second = await _trials(busy_house, job.name)
+    assert first.spec.hyperparameters["n_estimators"] == "200"
+    assert second.spec.hyperparameters["n_estimators"] != "200"
+
+
+async def test_grid_tries_every_combination_once(busy_house: House) -> None:
+    rows = await _rows(busy_house)
+    space = {"c": '{"low": 0.01, "high": 1.0, "log": true, "levels": 3}', "class_weight": '["none", "balanced"]'}
+    async with busy_house.worker(worker_cores=3.0):
+        job = await busy_house.people.create(
+            kind=TUNE, family="logistic_regression", dataset=rows, search=pb.Search(sampler="grid", space=space)
+        )
+        done = await busy_house.people.ended(job.name, 120)
+    assert done.state == SUCCEEDED, done
+    tried = [
+        (round(json.loads(trial.spec.hyperparameters["c"]), 6), json.loads(trial.spec.hyperparameters["class_weight"]))
+        for trial in await _trials(busy_house, job.name)
+    ]
+    assert sorted(tried) == sorted((c, weight) for c in (0.01, 0.1, 1.0) for weight in ("none", "balanced"))
+
+
+@pytest.mark.parametrize("victim", ["child", "worker"])
+async def test_study_that_is_killed_goes_on_and_repeats_no_trial(victim: str, busy_house: House) -> None:
+    rows = await _rows(busy_house)
+    search = _search(max_trials=5, sampler="random", pruner="none")
+    async with busy_house.worker("trials", worker_cores=2.0), busy_house.worker_process("w1") as worker:
+        job = await busy_house.people.create(kind=TUNE, family="boosted_trees", dataset=rows, search=search)
+        await busy_house.people.until(job.name, lambda found: "2 of 5" in found.message, 60)
+        before = {trial.name for trial in await _trials(busy_house, job.name)}
+        running = await busy_house.people.get(job.name)
+        if victim == "worker" and running.worker == "w1":
+            await worker.kill()
+        elif running.worker == "w1":
+            for pid in worker.children():
+                os.kill(pid, signal.SIGKILL)
+                await until(partial(_is_gone, pid), "the child to end")
+        done = await busy_house.people.ended(job.name, 120)
+    assert done.state == SUCCEEDED, done
+    trials = await _trials(busy_house, job.name)
+    assert before <= {trial.name for trial in trials}
+    assert [trial.spec.trial for trial in trials] == [1, 2, 3, 4, 5]
+
+
+async def test_trials_that_promise_nothing_are_ended(busy_house: House) -> None:
+    rows = await _rows(busy_house)
+    # Steps of a millionth learn nothing: these trials fall behind the median from the first pass on.
+    space = {"learning_rate": "[0.01, 0.000001]"}
+    search = pb.Search(sampler="random", pruner="median", space=space, max_trials=10, parallel_trials=2)
+    fixed = {"epochs": "30", "batch_size": "8"}
+    async with busy_house.worker(worker_cores=3.0):
+        job = await busy_house.people.create(
+            kind=TUNE, family="mlp", dataset=rows, search=search, hyperparameters=fixed
+        )
+        done = await busy_house.people.ended(job.name, 300)
+    assert done.state == SUCCEEDED, done
+    pruned = [trial for trial in await _trials(busy_house, job.name) if trial.state == CANCELLED]
+    assert pruned
+    assert {trial.spec.hyperparameters["learning_rate"] for trial in pruned} == {"1e-06"}
+
+
+async def test_stopped_study_stops_its_trials(busy_house: House) -> None:
+    rows = await _rows(busy_house)
+    async with busy_house.worker(worker_cores=3.0):
+        job = await busy_house.people.create(
+            kind=TUNE, family="mlp", dataset=rows, search=pb.Search(), hyperparameters={"epochs": "100000"}
+        )
+        await busy_house.people.until(job.name, lambda found: "2 running" in found.message, 60)
+        await busy_house.people.cancel(job.name)
+        assert (await busy_house.people.ended(job.name, 30)).state == CANCELLED
+        for trial in await _trials(busy_house, job.name):
+            assert (await busy_house.people.ended(trial.name, 30)).state == CANCELLED
+
+
+async def test_budget_of_time_ends_a_study(busy_house: House) -> None:
+    rows = await _rows(busy_house)
+    async with busy_house.worker(worker_cores=3.0):
+        job = await busy_house.people.create(
+            kind=TUNE, family="boosted_trees", dataset=rows, search=_search(max_trials=10_000, max_seconds=4.0)
+        )
+        done = await busy_house.people.ended(job.name, 120)
+    assert done.state == SUCCEEDED, done
+    assert 1 <= len(await _trials(busy_house, job.name)) < 100
+
+
+async def test_study_whose_trials_all_fail_says_why(busy_house: House) -> None:
+    flat = await busy_house.import_table("flat", {"x": [1.0, 2.0, 3.0] * 20, "y": [5.0] * 60}, "y")
+    async with busy_house.worker(worker_cores=3.0):
+        job = await busy_house.people.create(
+            kind=TUNE, family="linear_regression", dataset=flat, search=pb.Search(max_trials=2)
+        )
+        done = await busy_house.people.ended(job.name, 60)
+    assert (done.state, done.error_reason) == (FAILED, "TARGET_CONSTANT")
+    assert "no trial succeeded" in done.error_message
+
+
+@pytest.mark.parametrize(
+    ("search", "why"),
+    [
+        ({"sampler": "genetic"}, "bayesian, random, grid"),
+        ({"pruner": "shears"}, "median, asha, none"),
+        ({"metric": "luck"}, "rmse"),
+        ({"space": {"leaves": "[1]"}}, "has no hyperparameter 'leaves'"),
+        ({"space": {"l2": "[-1.0]"}}, "l2 must lie between"),
+        ({"space": {"l2": '{"low": 0, "high": 1, "log": true}'}}, "low > 0"),
+        ({"space": {"l2": '"big"'}}, "a list of values"),
+        ({"space": {"n_estimators": "[5]"}}, "set and searched at once"),
+    ],
+)
+async def test_study_that_cannot_work_is_refused_at_once(search: dict[str, object], why: str, house: House) -> None:
+    with pytest.raises(InvalidArgument, match=why):
+        await house.people.create(
+            kind=TUNE,
+            family="boosted_trees",
+            search=pb.Search(**search),  # type: ignore[arg-type]
+            hyperparameters={"n_estimators": "10"},
+        )
