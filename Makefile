@@ -10,7 +10,7 @@ PROTO_OUT ?= .
 #   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # (its 2.13.0+cpu satisfies the constraint torch==2.13.0 and wins over the plain one). Empty: the configured indexes alone.
 TORCH_INDEX ?=
-EXTRAS := platform,postgres,dev
+EXTRAS := platform,postgres,ray,dev
 # How many tests run at once, and which: `make test TESTS=tests/servicekit JOBS=1`.
 JOBS ?= 2
 TESTS ?= tests

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.training.domain.families.neural.loop import Batches, Rows, step_share
+from services.training.domain.families.neural.batches import Batches, Rows
+from services.training.domain.families.neural.loop import step_share
 
 
 def _rows(count: int) -> Rows:

@@ -27,7 +27,8 @@ def fit_cnn(
     from torch import from_numpy, nn, tensor
 
     from services.training.domain.families.image.network import Learner, load_network, network_files, new_network
-    from services.training.domain.families.neural.loop import Rows, train_network
+    from services.training.domain.families.neural.batches import Rows
+    from services.training.domain.families.neural.loop import train_network
 
     size, mode = (
         (base.format.size, base.format.mode)

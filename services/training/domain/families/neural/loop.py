@@ -4,8 +4,7 @@ import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import pytorch_lightning as lightning
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.checkpoints import Checkpoint
 from services.training.domain.families.model import Progress, Run, Stopped
+from services.training.domain.families.neural.batches import Batches, Rows
 from services.training.domain.families.neural.snapshot import Position, Snapshot, phase_of
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
@@ -23,65 +23,6 @@ _WATCHED = "validation_loss"
 TRAINING_PHASE = "training"
 # Rows that are only judged, not learned from, need no gradients: more fit.
 _JUDGED_ROWS = 4096
-# Rows that are sorted by length together: many enough for batches of little padding, few enough to stay mixed.
-_SORTED_BATCHES = 50
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What a network learns from, or is judged on.
-
-    Args:
-        inputs: (rows, ...).
-        goals: (rows, ...), as the loss takes them.
-    """
-
-    inputs: Tensor
-    goals: Tensor
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, places: Any) -> "Rows":
-        return Rows(self.inputs[places], self.goals[places])
-
-
-@dataclass
-class Batches:
-    """Rows in batches, another order every pass: of the seed and the pass alone, so that it can be drawn again.
-
-    With lengths, rows of like length share a batch, so that little of it is padding.
-
-    Args:
-        rows: all of them.
-        size: rows of a batch.
-        seed: of the order; None keeps the rows as they are.
-        passes: begun so far.
-        lengths: (rows,) of each; None where all are the same.
-    """
-
-    rows: Rows
-    size: int
-    seed: int | None = None
-    passes: int = field(default=0)
-    lengths: Tensor | None = None
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.rows) / self.size)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        count = len(self.rows)
-        order = torch.arange(count)
-        if self.seed is not None:
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.passes) % 2**63)
-            order = torch.randperm(count, generator=generator)
-        batches = order.split(self.size)
-        if self.seed is not None and self.lengths is not None:
-            batches = _by_length(batches, self.lengths, generator)
-        self.passes += 1
-        for places in batches:
-            batch = self.rows[places]
-            yield batch.inputs, batch.goals
 
 
 def train_network(
@@ -283,18 +224,6 @@ def is_under_way(run: Run, phase: str) -> bool:
     """Return whether a fit was cut in a phase: what comes before that is done."""
     found = run.checkpoints.found
     return found is not None and phase_of(found.content) == phase
-
-
-def _by_length(batches: Sequence[Tensor], lengths: Tensor, generator: torch.Generator) -> list[Tensor]:
-    """Return batches of the same rows, sorted by length within some batches' rows, then in a random order."""
-    sorted_batches: list[Tensor] = []
-    for start in range(0, len(batches), _SORTED_BATCHES):
-        places = torch.cat(tuple(batches[start : start + _SORTED_BATCHES]))
-        # Stable: equal lengths stay in the order that was drawn.
-        places = places[torch.argsort(lengths[places], stable=True)]
-        sorted_batches += places.split(len(batches[0]))
-    drawn = torch.randperm(len(sorted_batches), generator=generator)
-    return [sorted_batches[place] for place in drawn.tolist()]
 
 
 def step_share(schedule: str, step: int, warm_up: int, steps: int) -> float:

@@ -82,7 +82,8 @@ def fit_mlp(
     # Here, for a job of another family needs none of it: two seconds and 200 MB.
     from torch import from_numpy
 
-    from services.training.domain.families.neural.loop import Rows, train_network
+    from services.training.domain.families.neural.batches import Rows
+    from services.training.domain.families.neural.loop import train_network
 
     scaling = base.first.scaling if base else Scaling.of(encoded.numbers)
     design = design_matrix(encoding, encoded, scaling)

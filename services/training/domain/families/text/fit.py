@@ -26,7 +26,8 @@ def fit_transformer(
     # Here, for a job of another family needs none of it: three seconds and 300 MB.
     from torch import from_numpy, nn, tensor
 
-    from services.training.domain.families.neural.loop import TRAINING_PHASE, Rows, is_under_way, train_network
+    from services.training.domain.families.neural.batches import Rows
+    from services.training.domain.families.neural.loop import TRAINING_PHASE, is_under_way, train_network
     from services.training.domain.families.text.network import (
         Learner,
         classifier_files,

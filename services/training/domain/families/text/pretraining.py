@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from services.training.domain.families.model import Progress, Run
-from services.training.domain.families.neural.loop import Rows, train_network
+from services.training.domain.families.neural.batches import Rows
+from services.training.domain.families.neural.loop import train_network
 from services.training.domain.families.text.network import Classifier, cropped
 from services.training.domain.families.text.tokens import START_ID, UNKNOWN_ID
 
