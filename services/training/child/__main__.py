@@ -1,4 +1,4 @@
-"""`python -m services.training.child`: loads its libraries, waits for a spec on stdin, runs it, ends."""
+"""`python -m services.training.child [FAMILY]`: loads libraries, waits for a spec on stdin, runs it, ends."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ def main() -> None:
     # stdout is for what is told to the worker; whatever libraries print goes to the log.
     told = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    _load_libraries()
+    _load_libraries(sys.argv[1] if len(sys.argv) > 1 else "")
     line = sys.stdin.readline()
     if not line:
         return
@@ -41,9 +41,10 @@ def main() -> None:
     asyncio.run(run_job(spec, tell))
 
 
-def _load_libraries() -> None:
-    """Import what every job needs; torch, which few do, is left to them."""
+def _load_libraries(family: str) -> None:
+    """Import what every job needs, and what a family does that the next job is likely of."""
     from services.training.domain.families.absent_libraries import absent
+    from services.training.domain.families.libraries import load_libraries
     from services.training.domain.families.lightgbm_library import load_lightgbm
 
     # Read when the libraries load: how many threads a job may use is told to each library by the job.
@@ -57,6 +58,8 @@ def _load_libraries() -> None:
     import onnxruntime  # noqa: F401
 
     import services.training.child.run  # noqa: F401
+
+    load_libraries(family)
 
 
 def _limit(spec: Mapping[str, Any]) -> None:

@@ -14,6 +14,8 @@ from google.protobuf import json_format
 from lepton.v1 import scheduler_pb2
 from lepton.v1 import training_pb2 as pb
 from servicekit.errors import LeptonError
+from services.training.convert import hyperparameters_from_proto
+from services.training.domain.families.catalog import with_smaller_batch
 from services.training.worker.children import Child, Children
 from services.training.worker.claim import Answer, Claim
 
@@ -27,6 +29,7 @@ _MEMORY_SECONDS = 0.25
 # A worker that leaves does not wait for ever: the next claim has a higher epoch anyway.
 _LEAVE_SECONDS = 3.0
 _SIGKILL = -9
+_OUT_OF_MEMORY = "OUT_OF_MEMORY"
 # What is killed this often most likely wants more memory than the machine has.
 _MOST_CHILDREN = 3
 
@@ -37,7 +40,6 @@ class Ending(Enum):
     CANCELLED = "cancelled"
     GIVEN_BACK = "given back"
     LOST = "lost"
-    OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class JobRun:
         self._limits = limits
         self._ending: Ending | None = None
         self._ended = asyncio.Event()
+        self._took_too_much = False
         self._news: dict[str, Any] = {"progress": 0.0, "message": "started"}
         self._has_news = asyncio.Event()
 
@@ -102,8 +105,23 @@ class JobRun:
     async def _in_child(self, job: pb.Job) -> pb.FinishJobRequest | None:
         """Run the job in a child; return how it ended, as it says or as its exit shows; None where it was ended.
 
-        A child that is killed says nothing of the job: another one goes on from the last checkpoint.
+        One that takes more memory than it may is tried once more with smaller batches, where these make a difference.
         """
+        outcome = await self._in_children(job)
+        smaller = _with_smaller_batch(job) if outcome is not None and outcome.error_reason == _OUT_OF_MEMORY else None
+        if smaller is None:
+            return outcome
+        size = smaller.spec.hyperparameters["batch_size"]
+        _log.warning("job out of memory: again with smaller batches", job=job.name, batch_size=size)
+        self._news["message"] = f"out of memory: again with batch_size {size}"
+        self._has_news.set()
+        again = await self._in_children(smaller)
+        if again is not None and again.error_reason == _OUT_OF_MEMORY:
+            again.error_message = f"{again.error_message} (batch_size {size} did not suffice)"
+        return again
+
+    async def _in_children(self, job: pb.Job) -> pb.FinishJobRequest | None:
+        """Run the job; a child that is killed says nothing of it: another one goes on from the last checkpoint."""
         for attempt in range(1, _MOST_CHILDREN + 1):
             outcome, code = await self._in_one_child(job)
             if outcome is not None or self._ending is not None:
@@ -115,7 +133,8 @@ class JobRun:
 
     async def _in_one_child(self, job: pb.Job) -> tuple[pb.FinishJobRequest | None, int]:
         """Run the job in one child; return how it ended, None where that did not say, and then its exit code."""
-        child = self.child = await self._children.take()
+        self._took_too_much = False
+        child = self.child = await self._children.take(job.spec.family)
         _log.info("job begins", job=job.name, epoch=self.placement.epoch, pid=child.pid)
         # A watch each: reports must not hold up what the child tells, nor the other way round.
         watches = [asyncio.create_task(self._relay()), asyncio.create_task(self._guard(child))]
@@ -126,6 +145,9 @@ class JobRun:
             for watch in watches:
                 watch.cancel()
             self._children.part(child, self._limits.stop_seconds if outcome is not None else 0.0)
+        if outcome is None and self._took_too_much:
+            mebibytes = self.placement.resources.memory_bytes >> 20
+            return _failed(_OUT_OF_MEMORY, f"it took more than the {mebibytes} MiB that it declares: declare more"), 0
         is_silent = outcome is None and self._ending is None
         return outcome, await child.wait() if is_silent else 0
 
@@ -163,13 +185,15 @@ class JobRun:
         most = self.placement.resources.memory_bytes + self._limits.library_bytes
         while not self._ended.is_set():
             if child.memory_bytes() > most:
-                self.end(Ending.OUT_OF_MEMORY)
+                self._took_too_much = True
+                # It has no memory to say anything more.
+                await child.stop(0.0)
+                return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_MEMORY_SECONDS):
                     await self._ended.wait()
-        # Whatever it would still say, nobody listens, or it has no memory to say it.
-        at_once = self._ending in (Ending.LOST, Ending.OUT_OF_MEMORY)
-        await child.stop(0.0 if at_once else self._limits.stop_seconds)
+        # Whatever it would still say, nobody listens.
+        await child.stop(0.0 if self._ending is Ending.LOST else self._limits.stop_seconds)
 
     def _spec(self, job: pb.Job) -> bytes:
         spec = {
@@ -186,9 +210,6 @@ class JobRun:
             return outcome
         if self._ending is Ending.GIVEN_BACK:
             return pb.FinishJobRequest(state=pb.JOB_STATE_QUEUED)
-        if self._ending is Ending.OUT_OF_MEMORY:
-            mebibytes = self.placement.resources.memory_bytes >> 20
-            return _failed("OUT_OF_MEMORY", f"it took more than the {mebibytes} MiB that it declares: declare more")
         if self._ending is Ending.CANCELLED:
             return pb.FinishJobRequest(state=pb.JOB_STATE_CANCELLED)
         return _failed("CHILD_CRASHED", "its process was stopped by somebody else")
@@ -208,9 +229,23 @@ def _failed(reason: str, message: str) -> pb.FinishJobRequest:
     return pb.FinishJobRequest(state=pb.JOB_STATE_FAILED, error_reason=reason, error_message=message)
 
 
+def _with_smaller_batch(job: pb.Job) -> pb.Job | None:
+    """Return a job with smaller batches; None where these would not help."""
+    if not job.spec.family:
+        return None
+    settings = hyperparameters_from_proto(job.spec.hyperparameters)
+    smaller = with_smaller_batch(job.spec.family, settings)
+    if smaller is None:
+        return None
+    found = pb.Job()
+    found.CopyFrom(job)
+    found.spec.hyperparameters["batch_size"] = json.dumps(smaller["batch_size"])
+    return found
+
+
 def _crash(code: int) -> pb.FinishJobRequest:
     """Return the end of a job whose child said none."""
     if code == _SIGKILL:
         # Not by us: the kernel ends processes like this when a machine or a container runs out of memory.
-        return _failed("OUT_OF_MEMORY", "its process was killed, most likely for want of memory: declare more")
+        return _failed(_OUT_OF_MEMORY, "its process was killed, most likely for want of memory: declare more")
     return _failed("CHILD_CRASHED", f"its process ended with code {code}: see the worker's log")

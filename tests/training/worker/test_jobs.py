@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lepton.v1 import common_pb2, registry_pb2, scheduler_pb2, training_pb2
@@ -161,6 +162,36 @@ async def test_job_that_takes_more_memory_than_it_declares_fails_and_says_so(bus
         done = await busy_house.people.ended(job.name)
     assert (done.state, done.error_reason) == (FAILED, "OUT_OF_MEMORY")
     assert "16 MiB" in done.error_message
+
+
+# A step of as many rows holds their 4,096 hidden units some four times.
+WIDE = {"hidden_units": "4096", "hidden_layers": "1", "epochs": "3", "batch_size": "8000"}
+
+
+@pytest.mark.parametrize(("mebibytes", "fits"), [(228, True), pytest.param(64, False, marks=pytest.mark.slow)])
+async def test_job_out_of_memory_is_tried_once_more_with_smaller_batches(
+    mebibytes: int, fits: bool, busy_house: House
+) -> None:
+    draw = np.random.default_rng(5)
+    x = draw.standard_normal((9000, 2))
+    columns = {"a": x[:, 0].tolist(), "b": x[:, 1].tolist(), "y": np.where(x.sum(axis=1) > 0, "yes", "no").tolist()}
+    rows = await busy_house.import_table("cloud", columns, "y")
+    resources = common_pb2.Resources(cores=1.0, memory_bytes=mebibytes << 20)
+    async with busy_house.worker():
+        job = await busy_house.people.create(
+            family="mlp", model="wide", dataset=rows, hyperparameters=WIDE, resources=resources
+        )
+        done = await busy_house.people.ended(job.name, 110)
+    messages = [update.message async for update in busy_house.people.watch(job.name)]
+    assert "out of memory: again with batch_size 4000" in messages
+    if not fits:
+        assert (done.state, done.error_reason) == (FAILED, "OUT_OF_MEMORY")
+        assert "batch_size 4000 did not suffice" in done.error_message
+        return
+    assert done.state == SUCCEEDED, done
+    # What it was trained with is what its lineage says.
+    (version,) = await busy_house.versions("wide")
+    assert version.lineage.hyperparameters["batch_size"] == "4000"
 
 
 @pytest.mark.parametrize(

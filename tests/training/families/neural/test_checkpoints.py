@@ -11,7 +11,7 @@ from services.training.domain.families import fitting
 from services.training.domain.families.catalog import resolve_hyperparameters
 from services.training.domain.families.checkpoints import Checkpoint
 from services.training.domain.families.model import Progress, Stopped
-from services.training.domain.families.neural.snapshot import Snapshot, phase_of
+from services.training.domain.families.neural.snapshot import Snapshot, position_of
 from tests.training.families.image.test_cnn import FEW as FEW_CNN
 from tests.training.families.image.test_cnn import digits
 
@@ -124,11 +124,13 @@ def test_fit_that_is_asked_to_stop_keeps_where_it_stood() -> None:
 def test_checkpoint_says_where_it_stands_and_holds_no_code() -> None:
     kept = Kept()
     _fit("pretraining", kept)
-    phases = [phase_of(each.content) for each in kept.kept]
+    phases = [position_of(each.content).phase for each in kept.kept]
     assert phases == sorted(phases)
     assert set(phases) == {"pretraining", "training"}
     positions = [
-        Snapshot.from_bytes(each.content).position for each in kept.kept if phase_of(each.content) == "training"
+        Snapshot.from_bytes(each.content).position
+        for each in kept.kept
+        if position_of(each.content).phase == "training"
     ]
     assert [(one.epoch, one.batch) for one in positions] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
     # safetensors: the length of a JSON header, then that.

@@ -16,7 +16,7 @@ from servicekit.errors import InvalidArgument
 from services.training.domain.families.checkpoints import Checkpoint
 from services.training.domain.families.model import Progress, Run, Stopped
 from services.training.domain.families.neural.batches import Batches, Rows
-from services.training.domain.families.neural.snapshot import Position, Snapshot, phase_of
+from services.training.domain.families.neural.snapshot import Position, Snapshot, position_of
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 _WATCHED = "validation_loss"
@@ -166,6 +166,9 @@ class _Follow(Callback):
         if self._resumed is not None and batch_idx == self._resumed.position.batch:
             self._restore(trainer, pl_module, self._resumed)
             self._resumed = None
+        elif not batch_idx and not pl_module.epoch:
+            # Loading and reading are over: whoever watches sees when work begins.
+            self._run.report(Progress(0.0, "first batch", 0, {}))
         is_cancelled = self._run.is_cancelled()
         # Before the place that it goes on from, what is in memory is of no time.
         if self._resumed is None and (is_cancelled or self._run.checkpoints.is_due()):
@@ -190,7 +193,15 @@ class _Follow(Callback):
     def _snapshot(self, trainer: Any, module: _Module, batch: int) -> Snapshot:
         least = self._least if math.isfinite(self._least) else None
         return Snapshot(
-            Position(self._phase, module.epoch, batch, least, float(module.loss_sum), module.loss_rows),
+            Position(
+                self._phase,
+                module.epoch,
+                batch,
+                least,
+                float(module.loss_sum),
+                module.loss_rows,
+                int(self._run.number("batch_size")),
+            ),
             module.network.state_dict(),
             trainer.optimizers[0].state_dict(),
             trainer.lr_scheduler_configs[0].scheduler.state_dict(),
@@ -223,7 +234,10 @@ def _random_states() -> dict[str, Tensor]:
 def is_under_way(run: Run, phase: str) -> bool:
     """Return whether a fit was cut in a phase: what comes before that is done."""
     found = run.checkpoints.found
-    return found is not None and phase_of(found.content) == phase
+    if found is None:
+        return False
+    position = position_of(found.content)
+    return (position.phase, position.batch_size) == (phase, run.number("batch_size"))
 
 
 def step_share(schedule: str, step: int, warm_up: int, steps: int) -> float:

@@ -25,6 +25,7 @@ class Position:
         least: loss of the best weights so far on the rows aside; None before the first.
         loss: sum over rows of the present pass, so far.
         rows: of that sum.
+        batch_size: rows of a batch: batches of another size are others.
     """
 
     phase: str
@@ -33,6 +34,7 @@ class Position:
     least: float | None
     loss: float
     rows: int
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,9 @@ class Snapshot:
         )
 
 
-def phase_of(content: bytes) -> str:
-    """Return the phase that a snapshot's bytes are of, without reading its tensors."""
-    return str(_header(content)["position"]["phase"])
+def position_of(content: bytes) -> Position:
+    """Return where the training stood that a snapshot's bytes are of, without reading its tensors."""
+    return Position(**_header(content)["position"])
 
 
 def _header(content: bytes) -> dict[str, Any]:
