@@ -36,9 +36,14 @@ def running_platform(base_port: int = BASE_PORT) -> Iterator[Connection]:
 
 @contextlib.contextmanager
 def environment(home: str) -> Iterator[None]:
-    """Point LEPTON_HOME at a folder, without progress bars."""
+    """Point LEPTON_HOME at a folder, without progress bars; leaving points it where it pointed before."""
+    before = dict(os.environ)
     os.environ.update(LEPTON_HOME=home, LEPTON_PROGRESS="0")
-    yield
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def lepton(*arguments: str) -> str:
