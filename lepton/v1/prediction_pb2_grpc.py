@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PredictionServiceStub:
-    """Predictions for clients that do not think in tensors: rows, texts or images in, labels and values out. The inference
+    """Predictions for clients that do not think in tensors: rows, texts or images in, labels, values and embeddings out. The inference
     workers serve it on the port of the Open Inference Protocol.
     """
 
@@ -49,7 +49,7 @@ class PredictionServiceStub:
 
 
 class PredictionServiceServicer:
-    """Predictions for clients that do not think in tensors: rows, texts or images in, labels and values out. The inference
+    """Predictions for clients that do not think in tensors: rows, texts or images in, labels, values and embeddings out. The inference
     workers serve it on the port of the Open Inference Protocol.
     """
 
@@ -90,7 +90,7 @@ def add_PredictionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PredictionService:
-    """Predictions for clients that do not think in tensors: rows, texts or images in, labels and values out. The inference
+    """Predictions for clients that do not think in tensors: rows, texts or images in, labels, values and embeddings out. The inference
     workers serve it on the port of the Open Inference Protocol.
     """
 

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PredictionServiceStub:
-    """Predictions for clients that do not think in tensors: rows, texts or images in, labels and values out. The inference
+    """Predictions for clients that do not think in tensors: rows, texts or images in, labels, values and embeddings out. The inference
     workers serve it on the port of the Open Inference Protocol.
     """
 
@@ -44,7 +44,7 @@ class PredictionServiceStub:
 
 @_typing.type_check_only
 class PredictionServiceAsyncStub(PredictionServiceStub):
-    """Predictions for clients that do not think in tensors: rows, texts or images in, labels and values out. The inference
+    """Predictions for clients that do not think in tensors: rows, texts or images in, labels, values and embeddings out. The inference
     workers serve it on the port of the Open Inference Protocol.
     """
 
@@ -57,7 +57,7 @@ class PredictionServiceAsyncStub(PredictionServiceStub):
     """
 
 class PredictionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Predictions for clients that do not think in tensors: rows, texts or images in, labels and values out. The inference
+    """Predictions for clients that do not think in tensors: rows, texts or images in, labels, values and embeddings out. The inference
     workers serve it on the port of the Open Inference Protocol.
     """
 

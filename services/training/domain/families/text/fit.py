@@ -1,4 +1,4 @@
-"""Fits a classifier of texts, by the loop of all networks."""
+"""Fits a model of texts, by the loop of all networks: classes and numbers here, vectors in fit_embedding."""
 
 from dataclasses import replace
 from functools import partial
@@ -7,17 +7,20 @@ import numpy as np
 
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.frame import Array, Column
-from services.training.domain.families.model import Progress, Run
+from services.training.domain.families.model import Run
 from services.training.domain.families.neural.rows import class_weights, set_aside
-from services.training.domain.families.target import Target
+from services.training.domain.families.target import EMBEDDING, Target
+from services.training.domain.families.text.columns import PAIR, Reading, task_of
+from services.training.domain.families.text.fit_embedding import fit_embedding
 from services.training.domain.families.text.model import TextModel
-from services.training.domain.families.text.tokens import PAD_ID, token_ids, train_tokenizer
+from services.training.domain.families.text.parts import report_part
+from services.training.domain.families.text.tokens import PAD_ID, SEPARATOR_ID, token_ids, train_tokenizer
 
 
 def fit_transformer(
-    columns: tuple[Column, ...], texts: list[str], truth: Array, target: Target, run: Run, base: TextModel | None
+    columns: tuple[Column, ...], texts: list[Reading], truth: Array, target: Target, run: Run, base: TextModel | None
 ) -> TextModel:
-    """Fit a Transformer; from a base, by its tokenizer and starting from its weights.
+    """Fit a Transformer on texts or pairs of them; from a base, by its tokenizer and starting from its weights.
 
     Raises:
         InvalidArgument: settings that do not go together, or a loss that is no longer a number.
@@ -29,47 +32,65 @@ def fit_transformer(
     from services.training.domain.families.neural.batches import Rows
     from services.training.domain.families.neural.loop import TRAINING_PHASE, is_under_way, train_network
     from services.training.domain.families.text.network import (
+        Classifier,
         Learner,
         classifier_files,
         freeze_all_but_head,
         load_classifier,
         new_classifier,
+        scale_answers,
     )
     from services.training.domain.families.text.pretraining import pretrain
 
     check_settings(run)
+    if target.task == EMBEDDING:
+        return fit_embedding(columns, [text for text in texts if isinstance(text, str)], truth, target, run, base)
+    for_pairs = task_of(columns, target) == PAIR
     aside = set_aside(len(truth), run)
     kept = np.flatnonzero(~aside)
     if base is None:
         vocabulary, most_tokens = int(run.number("vocabulary")), int(run.number("max_tokens"))
-        tokenizer = train_tokenizer([texts[place] for place in kept], vocabulary, most_tokens)
-        classifier = new_classifier(run.settings, tokenizer.get_vocab_size(), len(target.classes), run.seed)
+        seen = flattened([texts[place] for place in kept])
+        tokenizer = train_tokenizer(seen, vocabulary, most_tokens, for_pairs=for_pairs)
+        separator = SEPARATOR_ID if for_pairs else None
+        outputs = len(target.classes) or 1
+        classifier = new_classifier(run.settings, tokenizer.get_vocab_size(), outputs, run.seed, separator)
     else:
         tokenizer = base.tokenizer
+        assert isinstance(base.network, Classifier)
         # The base stays what it is: it is scored beside its child.
         classifier = load_classifier(classifier_files(base.network))
+    # Numbers are learned on their own scale: step sizes then mean the same whatever their unit.
+    offset, spread = (0.0, 1.0) if target.classes else (float(truth.mean()), float(truth.std()) or 1.0)
+    goals = truth if target.classes else ((truth - offset) / spread).astype(np.float32).reshape(-1, 1)
+    if base is not None and not target.classes:
+        scale_answers(classifier, 1.0 / spread, -offset / spread)
     ids = from_numpy(token_ids(tokenizer, texts))
-    rows = Rows(ids, from_numpy(truth))[from_numpy(kept)]
+    rows = Rows(ids, from_numpy(goals))[from_numpy(kept)]
     lengths = (rows.inputs != PAD_ID).sum(dim=1)
     if base is None and run.number("pretraining_epochs"):
         before = run.number("pretraining_epochs") / (run.number("pretraining_epochs") + run.number("epochs"))
         # A checkpoint of what follows holds what was learned here.
         if not is_under_way(run, TRAINING_PHASE):
-            pretrain(classifier, rows.inputs, lengths, replace(run, report=partial(_report_part, run, 0.0, before)))
-        run = replace(run, report=partial(_report_part, run, before, 1.0))
+            pretrain(classifier, rows.inputs, lengths, replace(run, report=partial(report_part, run, 0.0, before)))
+        run = replace(run, report=partial(report_part, run, before, 1.0))
     if base is not None and run.settings["trainable"] == "last":
         freeze_all_but_head(classifier)
-    weights = tensor(class_weights(truth[kept], len(target.classes), run)).float()
-    loss = nn.CrossEntropyLoss(weight=weights, label_smoothing=run.number("label_smoothing"))
-    watched = Rows(ids, from_numpy(truth))[from_numpy(np.flatnonzero(aside))] if aside.any() else None
+    loss: nn.Module = nn.MSELoss()
+    if target.classes:
+        weights = tensor(class_weights(truth[kept], len(target.classes), run)).float()
+        loss = nn.CrossEntropyLoss(weight=weights, label_smoothing=run.number("label_smoothing"))
+    watched = Rows(ids, from_numpy(goals))[from_numpy(np.flatnonzero(aside))] if aside.any() else None
     learner = Learner(classifier, run.number("token_dropout"))
     train_network(learner, loss, rows, run, watched, lengths)
+    if not target.classes:
+        scale_answers(classifier, spread, offset)
     return TextModel("transformer", dict(run.settings), columns, target, "ignore", tokenizer, classifier)
 
 
-def _report_part(run: Run, start: float, end: float, progress: Progress) -> None:
-    """Tell progress as a part of the whole."""
-    run.report(replace(progress, share=start + (end - start) * progress.share))
+def flattened(rows: list[Reading]) -> list[str]:
+    """Return all texts of some rows."""
+    return [text for row in rows for text in ((row,) if isinstance(row, str) else row)]
 
 
 def check_settings(run: Run) -> None:

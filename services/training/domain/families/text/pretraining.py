@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from services.training.domain.families.model import Progress, Run
 from services.training.domain.families.neural.batches import Rows
 from services.training.domain.families.neural.loop import train_network
-from services.training.domain.families.text.network import Classifier, cropped
-from services.training.domain.families.text.tokens import START_ID, UNKNOWN_ID
+from services.training.domain.families.text.embedder import Embedder
+from services.training.domain.families.text.network import Classifier, cropped, last_special, token_vectors
+from services.training.domain.families.text.tokens import UNKNOWN_ID
 
 # Of BERT's 15 in a hundred and more, for texts are few; a tenth of the guessed tokens stay visible.
 _GUESSED = 0.2
@@ -28,24 +29,25 @@ class MaskedLanguageModel(nn.Module):
         classifier: its encoder learns.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier | Embedder) -> None:
         super().__init__()
         size, vocabulary = classifier.config.hidden_size, classifier.config.vocab_size
         self.encoder = classifier.encoder
+        self._separator = classifier.separator
         self.transform = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.LayerNorm(size))
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the mean cross-entropy of the guesses, in nats, for (rows, tokens) ids, padded."""
         ids, mask = cropped(ids)
-        draws = torch.rand(ids.shape, device=ids.device).masked_fill(ids <= START_ID, 1.0)
+        draws = torch.rand(ids.shape, device=ids.device).masked_fill(ids <= last_special(self._separator), 1.0)
         # As many places whatever was drawn: memory of ever new sizes would not be used again.
         lowest = draws.flatten().topk(math.ceil(_GUESSED * draws.numel()), largest=False)
         is_guessed = lowest.values < _GUESSED
         is_hidden = (torch.rand(is_guessed.shape, device=ids.device) < _HIDDEN) & is_guessed
         flat = ids.flatten()
         seen = flat.scatter(0, lowest.indices, torch.where(is_hidden, UNKNOWN_ID, flat[lowest.indices]))
-        found = self.encoder(input_ids=seen.view_as(ids), attention_mask=mask).last_hidden_state
+        found = token_vectors(self.encoder, seen.view_as(ids), mask, self._separator)
         found = self.transform(found.flatten(0, 1)[lowest.indices])
         guesses = found @ self.encoder.embeddings.word_embeddings.weight.T + self.bias
         goals = flat[lowest.indices].masked_fill(~is_guessed, _NO_GOAL)
@@ -54,8 +56,8 @@ class MaskedLanguageModel(nn.Module):
         return total / is_guessed.sum().clamp(min=1)
 
 
-def pretrain(classifier: Classifier, ids: Tensor, lengths: Tensor, run: Run) -> None:
-    """Train a classifier's encoder in place, for the run's `pretraining_epochs`.
+def pretrain(classifier: Classifier | Embedder, ids: Tensor, lengths: Tensor, run: Run) -> None:
+    """Train an encoder in place, for the run's `pretraining_epochs`.
 
     Args:
         classifier: of random weights.

@@ -1,0 +1,98 @@
+"""Fits embeddings of texts, by the loop of all networks."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from servicekit.errors import InvalidArgument
+from services.training.domain.families.frame import Array, Column
+from services.training.domain.families.model import Run
+from services.training.domain.families.neural.rows import set_aside
+from services.training.domain.families.target import Target
+from services.training.domain.families.text.model import TextModel
+from services.training.domain.families.text.parts import report_part
+from services.training.domain.families.text.tokens import PAD_ID, token_ids, train_tokenizer
+
+# With one there is nothing to tell a text apart from.
+_LEAST_ROWS = 2
+
+
+def fit_embedding(
+    columns: tuple[Column, ...], texts: list[str], positives: Array, target: Target, run: Run, base: TextModel | None
+) -> TextModel:
+    """Fit an encoder whose vectors of texts that belong together point the same way.
+
+    Args:
+        columns: the one with the texts.
+        texts: (rows,).
+        positives: (rows,) the texts that belong to them.
+        target: the column of these.
+        run: how to fit.
+        base: a model to go on from, by its tokenizer and starting from its weights.
+
+    Raises:
+        InvalidArgument: too few rows or too small batches, or a loss that is no longer a number.
+        Stopped: it was cancelled.
+    """
+    # Here, for a job of another family needs none of it: three seconds and 300 MB.
+    from torch import from_numpy
+
+    from services.training.domain.families.neural.batches import Rows
+    from services.training.domain.families.neural.loop import TRAINING_PHASE, is_under_way, train_network
+    from services.training.domain.families.text.embedder import (
+        ContrastiveLoss,
+        Embedder,
+        PairLearner,
+        embedder_files,
+        freeze_all_but_last_layer,
+        load_embedder,
+        new_embedder,
+    )
+    from services.training.domain.families.text.pretraining import pretrain
+
+    aside = set_aside(len(texts), run)
+    kept = np.flatnonzero(~aside)
+    _check(run, len(kept))
+    both = [*texts, *positives.tolist()]
+    if base is None:
+        seen = [both[place] for place in (*kept, *(kept + len(texts)))]
+        tokenizer = train_tokenizer(seen, int(run.number("vocabulary")), int(run.number("max_tokens")))
+        embedder = new_embedder(run.settings, tokenizer.get_vocab_size(), run.seed)
+    else:
+        tokenizer = base.tokenizer
+        assert isinstance(base.network, Embedder)
+        # The base stays what it is: it is scored beside its child.
+        embedder = load_embedder(embedder_files(base.network))
+    # The first half are the texts, the second what belongs to them.
+    ids = token_ids(tokenizer, both).reshape(2, len(texts), -1)
+    numbers = np.unique(np.array(both, dtype=object), return_inverse=True)[1].reshape(2, -1)
+    rows = Rows(from_numpy(ids.swapaxes(0, 1)), from_numpy(numbers.T))
+    learned = rows[from_numpy(kept)]
+    lengths = (learned.inputs != PAD_ID).sum(dim=(1, 2))
+    if base is None and run.number("pretraining_epochs"):
+        before = run.number("pretraining_epochs") / (run.number("pretraining_epochs") + run.number("epochs"))
+        # A checkpoint of what follows holds what was learned here.
+        if not is_under_way(run, TRAINING_PHASE):
+            flat = learned.inputs.flatten(0, 1)
+            part = replace(run, report=partial(report_part, run, 0.0, before))
+            pretrain(embedder, flat, (flat != PAD_ID).sum(dim=1), part)
+        run = replace(run, report=partial(report_part, run, before, 1.0))
+    if base is not None and run.settings["trainable"] == "last":
+        freeze_all_but_last_layer(embedder)
+    watched = rows[from_numpy(np.flatnonzero(aside))] if aside.any() else None
+    learner = PairLearner(embedder, run.number("token_dropout"))
+    train_network(learner, ContrastiveLoss(run.number("temperature")), learned, run, watched, lengths)
+    return TextModel("transformer", dict(run.settings), columns, target, "ignore", tokenizer, embedder)
+
+
+def _check(run: Run, rows: int) -> None:
+    if int(run.number("batch_size")) < _LEAST_ROWS:
+        raise InvalidArgument(
+            "batch_size must be at least 2 for embeddings: each text is told apart from the others of its batch",
+            reason="BAD_HYPERPARAMETER",
+        )
+    if rows < _LEAST_ROWS:
+        raise InvalidArgument(
+            "there must be at least 2 rows to train on: each text is told apart from others", reason="TOO_FEW_ROWS"
+        )
