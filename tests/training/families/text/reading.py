@@ -25,6 +25,7 @@ TINY: dict[str, object] = {
     "learning_rate": 5e-3,
     "batch_size": 64,
 }
+EMBED: dict[str, object] = {"task": "embedding", "vocabulary": 2000, "max_tokens": 64}
 _WORDS = ["red", "green", "blue", "big", "small", "old", "new"]
 
 

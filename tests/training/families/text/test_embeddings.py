@@ -14,9 +14,7 @@ from services.training.domain.families.parity import measure_parity
 from services.training.domain.families.text.embedder import ContrastiveLoss
 from services.training.domain.families.text.model import TextModel
 from services.training.domain.families.text.scoring import retrieval_metrics
-from tests.training.families.text.reading import fit, halves
-
-EMBED: dict[str, object] = {"task": "embedding", "vocabulary": 2000, "max_tokens": 64}
+from tests.training.families.text.reading import EMBED, fit, halves
 
 
 @pytest.fixture(scope="module")
