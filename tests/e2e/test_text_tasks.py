@@ -1,6 +1,7 @@
 """Pairs of texts and embeddings against a whole platform: trained, deployed, asked by every way there is."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ def connection(platform: Platform) -> Connection:
 
 @pytest.fixture(scope="module")
 def scorer(connection: Connection) -> lepton.Transformer:
-    settings = {**TINY, "epochs": 6}
+    settings: dict[str, Any] = {**TINY, "epochs": 6}
     return lepton.Transformer(name="shared", connection=connection, **settings).fit(_pairs(), target="shared")
 
 
@@ -59,7 +60,8 @@ def test_model_of_pairs_is_scored_on_others(scorer: lepton.Transformer) -> None:
 
 def test_texts_become_vectors(platform: Platform, connection: Connection) -> None:
     rows = halves(200).to_pandas()
-    small = lepton.Transformer(name="halves", connection=connection, **{**TINY, **EMBED})
+    settings: dict[str, Any] = {**TINY, **EMBED}
+    small = lepton.Transformer(name="halves", connection=connection, **settings)
     fitted = small.fit(rows, target="second")
     assert {"recall@1", "recall@10", "mrr", "mean_rank"} == set(fitted.metrics)
     version = fitted.trained_version()

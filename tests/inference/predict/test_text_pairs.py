@@ -74,21 +74,15 @@ async def _deploy(bureau: Bureau, name: str, columns: list[str]) -> None:
 async def test_model_is_asked_of_as_many_texts_together_as_it_reads(bureau: Bureau) -> None:
     for name, columns in (("pairs", ["a", "b"]), ("single", ["a"]), ("unknown", [])):
         await _deploy(bureau, name, columns)
-    pairs = [pb.TextPair(first="good", second="bad bad")] * 3
-    for name, fields, answered in (
-        ("pairs", {"text_pairs": pairs}, True),
-        ("pairs", {"texts": ["good"]}, False),
-        ("single", {"text_pairs": pairs}, False),
-        ("single", {"texts": ["good"]}, True),
-        # Made elsewhere: whoever made it knows.
-        ("unknown", {"text_pairs": pairs}, True),
-        ("unknown", {"texts": ["good"]}, True),
-    ):
-        request = pb.PredictRequest(deployment=name, **fields)  # type: ignore[arg-type]
-        if answered:
-            answer = await bureau.stub.Predict(request, metadata=bureau.who("viewer"))
-            assert [one.label for one in answer.predictions] == ["long"] * len(next(iter(fields.values())))
-            continue
+    pairs = pb.PredictRequest(text_pairs=[pb.TextPair(first="good", second="bad bad")] * 3)
+    single = pb.PredictRequest(texts=["good"] * 3)
+    # Of one made elsewhere whoever made it knows.
+    for name, request in (("pairs", pairs), ("single", single), ("unknown", pairs), ("unknown", single)):
+        request.deployment = name
+        answer = await bureau.stub.Predict(request, metadata=bureau.who("viewer"))
+        assert [one.label for one in answer.predictions] == ["long"] * 3
+    for name, request in (("pairs", single), ("single", pairs)):
+        request.deployment = name
         with pytest.raises(InvalidArgument) as refusal:
             await bureau.stub.Predict(request, metadata=bureau.who("viewer"))
         assert refusal.value.reason == "WRONG_TEXTS"

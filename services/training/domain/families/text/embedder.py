@@ -16,10 +16,9 @@ from transformers import BertConfig, BertModel
 from services.training.domain.families.text.network import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    cropped,
+    Learner,
     encoder_config,
     mean_of_tokens,
-    without_some_tokens,
 )
 
 
@@ -44,28 +43,19 @@ class Embedder(nn.Module):
 
 
 class PairLearner(nn.Module):
-    """An embedder as the training loop takes it: one tensor in.
+    """Reads two texts of a row, each by itself.
 
     Args:
-        embedder: what is trained.
-        token_dropout: share of the tokens that are read as unknown at each step.
+        learner: of an embedder.
     """
 
-    def __init__(self, embedder: Embedder, token_dropout: float) -> None:
+    def __init__(self, learner: Learner) -> None:
         super().__init__()
-        self.embedder = embedder
-        self._token_dropout = token_dropout
+        self.learner = learner
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return (rows, 2, size) vectors of (rows, 2, tokens) ids, padded: a text and the one it belongs to."""
-        return torch.stack([self._vectors(ids[:, 0]), self._vectors(ids[:, 1])], dim=1)
-
-    def _vectors(self, ids: Tensor) -> Tensor:
-        ids, mask = cropped(ids)
-        if self.training:
-            ids = without_some_tokens(ids, self._token_dropout)
-        found: Tensor = self.embedder(ids, mask)
-        return found
+        return torch.stack([self.learner(ids[:, 0]), self.learner(ids[:, 1])], dim=1)
 
 
 class ContrastiveLoss:

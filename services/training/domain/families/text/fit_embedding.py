@@ -1,9 +1,9 @@
 """Fits embeddings of texts, by the loop of all networks."""
 
-from dataclasses import replace
-from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.frame import Array, Column
@@ -11,8 +11,10 @@ from services.training.domain.families.model import Run
 from services.training.domain.families.neural.rows import set_aside
 from services.training.domain.families.target import Target
 from services.training.domain.families.text.model import TextModel
-from services.training.domain.families.text.parts import report_part
-from services.training.domain.families.text.tokens import PAD_ID, token_ids, train_tokenizer
+from services.training.domain.families.text.tokens import SpecialIds, token_ids, train_tokenizer
+
+if TYPE_CHECKING:
+    from services.training.domain.families.text.embedder import Embedder
 
 # With one there is nothing to tell a text apart from.
 _LEAST_ROWS = 2
@@ -39,51 +41,48 @@ def fit_embedding(
     from torch import from_numpy
 
     from services.training.domain.families.neural.batches import Rows
-    from services.training.domain.families.neural.loop import TRAINING_PHASE, is_under_way, train_network
-    from services.training.domain.families.text.embedder import (
-        ContrastiveLoss,
-        Embedder,
-        PairLearner,
-        embedder_files,
-        freeze_all_but_last_layer,
-        load_embedder,
-        new_embedder,
-    )
-    from services.training.domain.families.text.pretraining import pretrain
+    from services.training.domain.families.neural.loop import train_network
+    from services.training.domain.families.text.embedder import ContrastiveLoss, PairLearner, freeze_all_but_last_layer
+    from services.training.domain.families.text.network import Learner
+    from services.training.domain.families.text.pretraining import pretrain_first
 
     aside = set_aside(len(texts), run)
     kept = np.flatnonzero(~aside)
     _check(run, len(kept))
     both = [*texts, *positives.tolist()]
-    if base is None:
-        seen = [both[place] for place in (*kept, *(kept + len(texts)))]
-        tokenizer = train_tokenizer(seen, int(run.number("vocabulary")), int(run.number("max_tokens")))
-        embedder = new_embedder(run.settings, tokenizer.get_vocab_size(), run.seed)
-    else:
-        tokenizer = base.tokenizer
-        assert isinstance(base.network, Embedder)
-        # The base stays what it is: it is scored beside its child.
-        embedder = load_embedder(embedder_files(base.network))
+    seen = [both[place] for place in (*kept, *(kept + len(texts)))]
+    tokenizer, embedder = _continued(base) if base else _begun(seen, run)
     # The first half are the texts, the second what belongs to them.
     ids = token_ids(tokenizer, both).reshape(2, len(texts), -1)
     numbers = np.unique(np.array(both, dtype=object), return_inverse=True)[1].reshape(2, -1)
     rows = Rows(from_numpy(ids.swapaxes(0, 1)), from_numpy(numbers.T))
     learned = rows[from_numpy(kept)]
-    lengths = (learned.inputs != PAD_ID).sum(dim=(1, 2))
-    if base is None and run.number("pretraining_epochs"):
-        before = run.number("pretraining_epochs") / (run.number("pretraining_epochs") + run.number("epochs"))
-        # A checkpoint of what follows holds what was learned here.
-        if not is_under_way(run, TRAINING_PHASE):
-            flat = learned.inputs.flatten(0, 1)
-            part = replace(run, report=partial(report_part, run, 0.0, before))
-            pretrain(embedder, flat, (flat != PAD_ID).sum(dim=1), part)
-        run = replace(run, report=partial(report_part, run, before, 1.0))
-    if base is not None and run.settings["trainable"] == "last":
+    padding = embedder.config.pad_token_id
+    lengths = (learned.inputs != padding).sum(dim=(1, 2))
+    if base is None:
+        alone = learned.inputs.flatten(0, 1)
+        run = pretrain_first(embedder, alone, (alone != padding).sum(dim=1), run)
+    elif run.settings["trainable"] == "last":
         freeze_all_but_last_layer(embedder)
     watched = rows[from_numpy(np.flatnonzero(aside))] if aside.any() else None
-    learner = PairLearner(embedder, run.number("token_dropout"))
+    learner = PairLearner(Learner(embedder, run.number("token_dropout"), SpecialIds.of(tokenizer)))
     train_network(learner, ContrastiveLoss(run.number("temperature")), learned, run, watched, lengths)
     return TextModel("transformer", dict(run.settings), columns, target, "ignore", tokenizer, embedder)
+
+
+def _begun(texts: list[str], run: Run) -> "tuple[Tokenizer, Embedder]":
+    from services.training.domain.families.text.embedder import new_embedder
+
+    tokenizer = train_tokenizer(texts, int(run.number("vocabulary")), int(run.number("max_tokens")))
+    return tokenizer, new_embedder(run.settings, tokenizer.get_vocab_size(), run.seed)
+
+
+def _continued(base: TextModel) -> "tuple[Tokenizer, Embedder]":
+    from services.training.domain.families.text.embedder import Embedder, embedder_files, load_embedder
+
+    assert isinstance(base.network, Embedder)
+    # The base stays what it is: it is scored beside its child.
+    return base.tokenizer, load_embedder(embedder_files(base.network))
 
 
 def _check(run: Run, rows: int) -> None:

@@ -12,7 +12,7 @@ from services.training.domain.families.frame import Array, Column
 from services.training.domain.families.model import STATE_FILE, Description, Input, Predictions
 from services.training.domain.families.target import EMBEDDING, Target
 from services.training.domain.families.text.columns import Reading, readings
-from services.training.domain.families.text.tokens import PAD_ID, token_ids
+from services.training.domain.families.text.tokens import token_ids
 
 if TYPE_CHECKING:
     from services.training.domain.families.text.embedder import Embedder
@@ -122,8 +122,9 @@ class TextModel:
         return np.asarray(np.concatenate([answers for _, answers in found])[order])
 
     def _batches(self, rows: list[Reading]) -> Iterator[tuple[Array, dict[str, Array]]]:
+        padding = self.network.config.pad_token_id
         order = np.argsort([len(row) if isinstance(row, str) else sum(map(len, row)) for row in rows], kind="stable")
         for start in range(0, len(order), _BATCH_ROWS):
             places = order[start : start + _BATCH_ROWS]
             ids = token_ids(self.tokenizer, [rows[place] for place in places])
-            yield places, {"input_ids": ids, "attention_mask": (ids != PAD_ID).astype(np.int64)}
+            yield places, {"input_ids": ids, "attention_mask": (ids != padding).astype(np.int64)}

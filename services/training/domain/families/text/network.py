@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from services.training.domain.families.text.tokens import PAD_ID, START_ID, UNKNOWN_ID
+from services.training.domain.families.text.tokens import PAD_ID, SpecialIds
+
+if TYPE_CHECKING:
+    from services.training.domain.families.text.embedder import Embedder
 
 CONFIG_FILE = "encoder.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -40,23 +43,27 @@ class Classifier(nn.Module):
 
 
 class Learner(nn.Module):
-    """A classifier as the training loop takes it: one tensor in.
+    """A network as the training loop takes it: one tensor in.
 
     Args:
         classifier: what is trained.
         token_dropout: share of the tokens that are read as unknown at each step.
+        special: ids that are never hidden, and the one that hides.
     """
 
-    def __init__(self, classifier: Classifier, token_dropout: float) -> None:
+    def __init__(self, classifier: "Classifier | Embedder", token_dropout: float, special: SpecialIds) -> None:
         super().__init__()
         self.classifier = classifier
         self._token_dropout = token_dropout
+        self._hiding = special.hiding
+        self.register_buffer("special", torch.tensor(special.all), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Return (rows, classes) log odds of (rows, tokens) ids, padded."""
-        ids, mask = cropped(ids)
-        if self.training:
-            ids = without_some_tokens(ids, self._token_dropout, last_special(self.classifier.separator))
+        """Return what it gives of (rows, tokens) ids, padded."""
+        ids, mask = cropped(ids, self.classifier.config.pad_token_id)
+        if self.training and self._token_dropout:
+            is_hidden = torch.rand(ids.shape, device=ids.device) < self._token_dropout
+            ids = ids.masked_fill(is_hidden & ~torch.isin(ids, self.special), self._hiding)
         found: Tensor = self.classifier(ids, mask)
         return found
 
@@ -81,22 +88,9 @@ def mean_of_tokens(vectors: Tensor, mask: Tensor) -> Tensor:
     return (vectors * shown).sum(dim=1) / shown.sum(dim=1)
 
 
-def last_special(separator: int | None) -> int:
-    """Return the last token that stands for no text: those up to it are never hidden."""
-    return START_ID if separator is None else separator
-
-
-def without_some_tokens(ids: Tensor, share: float, special: int = START_ID) -> Tensor:
-    """Return ids with a share of the tokens, drawn anew, as unknown; special ones, which come first, stay."""
-    if not share:
-        return ids
-    is_hidden = (torch.rand(ids.shape, device=ids.device) < share) & (ids > special)
-    return ids.masked_fill(is_hidden, UNKNOWN_ID)
-
-
-def cropped(ids: Tensor) -> tuple[Tensor, Tensor]:
+def cropped(ids: Tensor, padding: int = PAD_ID) -> tuple[Tensor, Tensor]:
     """Return padded ids without what is padding in all rows, and their mask; both (rows, tokens) int64."""
-    mask = ids != PAD_ID
+    mask = ids != padding
     width = int(mask.any(dim=0).sum())
     return ids[:, :width], mask[:, :width].to(torch.int64)
 
