@@ -9,7 +9,7 @@ deployment.score("applications@3", name="scored")
 
 import base64
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from lepton import errors, names, open_inference, plans, progress, releases, tracing, typed_rows
+from lepton import errors, names, open_inference, plans, progress, releases, served_frames, tracing, typed_rows
 from lepton.connection import Connection, current
 from lepton.datasets import Dataset
 from lepton.models import Model, to_resources
@@ -29,11 +29,10 @@ from lepton.workers import why_unplaced
 __all__ = ["Deploy"]
 
 _READY_SECONDS = 60.0
-# Rows in one request: far under the message limit for any table, and enough to hide the call's own cost.
-_BATCH_ROWS = 4096
 # Each costs as much as thousands of rows.
 _BATCH_SINGLES = 256
-_IMAGE_DIMENSIONS = 4
+# The task of a model whose answers are vectors.
+_EMBEDDING = "embedding"
 
 
 class Deploy:
@@ -103,7 +102,8 @@ class Deploy:
         """Return predictions for some rows: first the target's column, then a probability a class.
 
         Columns are picked by the model's signature, so the label and others may stay in. A model that reads texts
-        or images takes the one column of texts, or of images in base64, beside its target.
+        or images takes the columns of texts that it was trained on, or else the one column of texts, or of images in
+        base64, beside its target. Of an embedding each number is a column.
 
         Args:
             data: the rows.
@@ -118,32 +118,34 @@ class Deploy:
         with tracing.span("lepton.predict"):
             serving = self.wait(timeout_seconds)
             signature = self._serving_version(serving).signature
-            single = _single_input(signature.inputs[0], data)
+            single = served_frames.single_input(signature.inputs[0], data)
             if single is not None:
-                return self._predict_column(data, signature.target, single, version, timeout_seconds)
+                columns = served_frames.text_columns(signature, single, data)
+                return self._predict_columns(data, columns, single, version, timeout_seconds)
             missing = [spec.name for spec in signature.inputs if spec.name not in data.columns]
             if missing:
                 raise KeyError(f"{missing} not in the data: model {serving.version} needs them")
             parts: list[dict[str, np.ndarray[Any, Any]]] = []
             with progress.bar(f"predicting with {self.name}", len(data)) as advance:
-                for batch in _batches(data):
+                for batch in served_frames.batches(data):
                     inputs = [(spec, open_inference.column_values(batch[spec.name], spec)) for spec in signature.inputs]
                     channel = self.connection.serving_channel
                     parts.append(open_inference.infer(channel, self.name, version, inputs, timeout_seconds))
                     advance(len(batch))
-        return _frame(parts, signature.target or "prediction", list(signature.classes), data.index)
+        return served_frames.to_frame(parts, signature.target or "prediction", list(signature.classes), data.index)
 
-    def _predict_column(
-        self, data: pd.DataFrame, target: str, kind: str, version: str, timeout_seconds: float
+    def _predict_columns(
+        self, data: pd.DataFrame, columns: list[str], kind: str, version: str, timeout_seconds: float
     ) -> pd.DataFrame:
-        names = [name for name in data.columns if name != target and pd.api.types.is_string_dtype(data[name])]
-        if len(names) != 1:
-            raise KeyError(f"the model reads one column of {kind}, the data has {names}: select one")
         parts = []
         with progress.bar(f"predicting with {self.name}", len(data)) as advance:
             for start in range(0, max(1, len(data)), _BATCH_SINGLES):
-                values = list(data[names[0]].iloc[start : start + _BATCH_SINGLES])
-                if kind == "texts":
+                batch = data[columns].iloc[start : start + _BATCH_SINGLES]
+                values = list(batch[columns[0]])
+                if len(columns) == 2:
+                    pairs = list(zip(values, batch[columns[1]], strict=True))
+                    parts.append(self.predict_texts(pairs, version=version, timeout_seconds=timeout_seconds))
+                elif kind == "texts":
                     parts.append(self.predict_texts(values, version=version, timeout_seconds=timeout_seconds))
                 else:
                     files = [base64.b64decode(value) for value in values]
@@ -169,15 +171,47 @@ class Deploy:
         return self._typed(prediction_pb2.PredictRequest(rows=typed), version, timeout_seconds)
 
     def predict_texts(
-        self, texts: Iterable[str], *, version: str = "", timeout_seconds: float = _READY_SECONDS
+        self,
+        texts: Iterable[str] | Iterable[tuple[str, str]],
+        *,
+        version: str = "",
+        timeout_seconds: float = _READY_SECONDS,
     ) -> pd.DataFrame:
-        """Return predictions for some texts, by a version with a tokenizer.json; arguments as for predict_rows.
+        """Return predictions for some texts, or pairs of them, by a version with a tokenizer.json.
+
+        Args:
+            texts: at most 1,000; pairs for a model that reads two texts together.
+            version: a version number or alias; by default the deployment's own.
+            timeout_seconds: how long to wait for the deployment to be ready, and for the answer.
 
         Raises:
             FailedPrecondition: the version has none.
+            InvalidArgument: a text is too long, or the model reads pairs and these are none, or the other way round.
+        """
+        return self._typed(typed_rows.to_texts_request(texts), version, timeout_seconds)
+
+    def embed(
+        self, texts: Iterable[str], *, version: str = "", timeout_seconds: float = _READY_SECONDS
+    ) -> "np.ndarray[Any, Any]":
+        """Return (rows, size) vectors of some texts, by a model of embeddings: 32-bit floats, each of length 1.
+
+        Args:
+            texts: any number of them.
+            version: a version number or alias; by default the deployment's own.
+            timeout_seconds: how long to wait for the deployment to be ready, and for each answer.
+
+        Raises:
+            FailedPrecondition: the model gives labels, no vectors, or reads no texts.
             InvalidArgument: a text is too long.
         """
-        return self._typed(prediction_pb2.PredictRequest(texts=texts), version, timeout_seconds)
+        given, found = list(texts), list[prediction_pb2.Prediction]()
+        with progress.bar(f"embedding with {self.name}", len(given)) as advance:
+            for start in range(0, len(given), _BATCH_SINGLES):
+                request = prediction_pb2.PredictRequest(texts=given[start : start + _BATCH_SINGLES])
+                answers, _ = self._ask(request, version, timeout_seconds)
+                found.extend(answers)
+                advance(len(answers))
+        return typed_rows.to_vectors(found, self.name)
 
     def predict_images(
         self, images: Iterable[bytes | str | Path], *, version: str = "", timeout_seconds: float = _READY_SECONDS
@@ -380,11 +414,18 @@ class Deploy:
         return html_table(repr(self), ("", ""), zip(_COLUMNS, row, strict=True))
 
     def _typed(self, request: prediction_pb2.PredictRequest, version: str, timeout_seconds: float) -> pd.DataFrame:
+        predictions, signature = self._ask(request, version, timeout_seconds)
+        name = signature.task if signature.task == _EMBEDDING else signature.target
+        return typed_rows.to_frame(predictions, name or "prediction", list(signature.classes))
+
+    def _ask(
+        self, request: prediction_pb2.PredictRequest, version: str, timeout_seconds: float
+    ) -> tuple[Sequence[prediction_pb2.Prediction], common_pb2.Signature]:
         request.deployment, request.version = self.name, version
         with tracing.span("lepton.predict"):
             signature = self._serving_version(self.wait(timeout_seconds)).signature
             answer = self.connection.prediction.Predict(request, timeout=timeout_seconds)
-        return typed_rows.to_frame(answer.predictions, signature.target or "prediction", list(signature.classes))
+        return answer.predictions, signature
 
     def _wanted(self) -> ModelVersion:
         if self._version is None:
@@ -430,33 +471,3 @@ def _row(deployment: inference_pb2.Deployment) -> tuple[object, ...]:
         ", ".join(sorted(set(deployment.providers.values()))),
         deployment.message,
     )
-
-
-def _single_input(spec: common_pb2.TensorSpec, data: pd.DataFrame) -> str | None:
-    """Return texts or images, where the model is fed what is made of them; None where it takes columns as they are."""
-    if spec.name == "input_ids" and spec.name not in data.columns:
-        return "texts"
-    # Images beside each other, channels, height, width: four dimensions.
-    return "images" if len(spec.shape) == _IMAGE_DIMENSIONS and spec.datatype.startswith("FP") else None
-
-
-def _batches(data: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    for start in range(0, len(data), _BATCH_ROWS):
-        yield data.iloc[start : start + _BATCH_ROWS]
-
-
-def _frame(
-    parts: "list[dict[str, np.ndarray[Any, Any]]]", target: str, classes: list[str], index: "pd.Index[Any]"
-) -> pd.DataFrame:
-    """Put the outputs together: the first is the prediction; one of a column a class holds the probabilities."""
-    columns: dict[str, np.ndarray[Any, Any]] = {}
-    for position, name in enumerate(parts[0] if parts else ()):
-        values = np.concatenate([part[name] for part in parts])
-        values = values.reshape(len(values), -1)
-        if position == 0 and values.shape[1] == 1:
-            columns[target] = values[:, 0]
-        elif classes and values.shape[1] == len(classes):
-            columns.update({f"probability_{label}": values[:, place] for place, label in enumerate(classes)})
-        else:
-            columns.update({f"{name}_{place}": values[:, place] for place in range(values.shape[1])})
-    return pd.DataFrame(columns, index=index) if columns else pd.DataFrame({target: []}, index=index)

@@ -149,7 +149,8 @@ class Model:
             budget: most trials, seconds and core-seconds, and how many at once; by default 20 trials, two at once.
             sampler: bayesian, random or grid.
             pruner: which trials are ended early: median, asha or none.
-            metric: what is best: log_loss, accuracy, f1, roc_auc; rmse, mae, r2. By default log_loss, or rmse.
+            metric: what is best: log_loss, accuracy, f1, roc_auc; rmse, mae, r2, spearman; mean_rank, mrr, recall@1. By
+                default log_loss, rmse or mean_rank.
             target: as for `fit`.
             evaluation_data: as for `fit`.
             resources: what each trial needs: cores, memory_bytes, gpus.
@@ -254,7 +255,12 @@ class CNN(Model):
 
 
 class Transformer(Model):
-    """Classification of texts, one column of them, by a Transformer encoder (`layers=2, hidden_size=128, epochs=6`)."""
+    """A Transformer encoder that reads texts (`layers=2, hidden_size=128, epochs=6`).
+
+    One column of texts: their class. Two (`task='pair'`), read together: the class, or the number, of what they are to
+    each other. `task='embedding'`: a vector a text, learned from rows of two texts that belong together, the second of
+    them the target; see `Deploy.embed`.
+    """
 
     family = "transformer"
 

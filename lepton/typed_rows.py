@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lepton import errors
@@ -21,6 +22,40 @@ def to_row(record: Mapping[Any, object]) -> prediction_pb2.Row:
         InvalidArgument: a value is neither number, text nor truth value.
     """
     return prediction_pb2.Row(values={str(name): _to_value(str(name), value) for name, value in record.items()})
+
+
+def to_texts_request(texts: Iterable[str] | Iterable[tuple[str, str]]) -> prediction_pb2.PredictRequest:
+    """Return a request for some texts, or for pairs of them.
+
+    Raises:
+        InvalidArgument: one is neither a text nor two of them, or there are both.
+    """
+    given = list(texts)
+    if all(isinstance(item, str) for item in given):
+        return prediction_pb2.PredictRequest(texts=[str(item) for item in given])
+    pairs = [tuple(item) for item in given if not isinstance(item, str)]
+    if len(pairs) < len(given) or any(
+        len(pair) != 2 or not all(isinstance(text, str) for text in pair) for pair in pairs
+    ):
+        raise errors.InvalidArgument("give texts, or pairs of two texts each, not both", reason="NOT_TEXTS")
+    return prediction_pb2.PredictRequest(
+        text_pairs=[prediction_pb2.TextPair(first=first, second=second) for first, second in pairs]
+    )
+
+
+def to_vectors(predictions: Sequence[prediction_pb2.Prediction], name: str) -> "np.ndarray[Any, Any]":
+    """Return predictions that are vectors as one array, (rows, size) 32-bit floats.
+
+    Args:
+        predictions: in the rows' order.
+        name: of the deployment, for messages.
+
+    Raises:
+        FailedPrecondition: they are labels.
+    """
+    if any(not prediction.values for prediction in predictions):
+        raise errors.FailedPrecondition(f"{name} gives labels, no vectors: use predict_texts", reason="NO_EMBEDDING")
+    return np.array([prediction.values for prediction in predictions], dtype=np.float32)
 
 
 def to_frame(predictions: Iterable[prediction_pb2.Prediction], target: str, classes: Sequence[str]) -> pd.DataFrame:

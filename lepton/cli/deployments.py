@@ -54,6 +54,9 @@ def predict(
     ] = None,
     row: Annotated[list[str] | None, typer.Option(help="A row as a JSON object; may be repeated.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="A text; may be repeated.")] = None,
+    text_pair: Annotated[
+        list[str] | None, typer.Option(help="What is read together with the --text before it; one each.")
+    ] = None,
     image: Annotated[
         list[Path] | None, typer.Option(help="A PNG or JPEG file; may be repeated.", exists=True, dir_okay=False)
     ] = None,
@@ -61,16 +64,21 @@ def predict(
     output: Annotated[Path | None, typer.Option(help="Write a CSV here instead of printing.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Print predictions for the rows of a file, or for rows, texts or images given as options."""
+    """Print predictions for the rows of a file, or for rows, texts, pairs of texts or images given as options."""
     if [path is not None, bool(row), bool(text), bool(image)].count(True) != 1:
         raise errors.InvalidArgument("give a file, or --row, --text or --image: see `lepton predict --help`")
+    if text_pair and len(text_pair) != len(text or ()):
+        raise errors.InvalidArgument(
+            f"give one --text-pair for each --text: got {len(text_pair)} and {len(text or ())}"
+        )
     deployment = Deploy(name)
     if path is not None:
         result = deployment.predict(_read(path), version=version)
     elif row:
         result = deployment.predict_rows([_record(given) for given in row], version=version)
     elif text:
-        result = deployment.predict_texts(text, version=version)
+        given = list(zip(text, text_pair, strict=True)) if text_pair else text
+        result = deployment.predict_texts(given, version=version)
     else:
         result = deployment.predict_images(image or (), version=version)
     if output is None:

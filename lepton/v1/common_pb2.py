@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16lepton/v1/common.proto\x12\tlepton.v1\">\n\tResources\x12\r\n\x05\x63ores\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04gpus\x18\x03 \x01(\x01\"a\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.lepton.v1.ColumnKind\x12\x12\n\narrow_type\x18\x03 \x01(\t\x12\x10\n\x08nullable\x18\x04 \x01(\x08\"\x86\x01\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x10\n\x08nullable\x18\x04 \x01(\x08\x12\x12\n\ncategories\x18\x05 \x03(\t\x12#\n\x04kind\x18\x06 \x01(\x0e\x32\x15.lepton.v1.ColumnKind\"\xa1\x01\n\tSignature\x12%\n\x06inputs\x18\x01 \x03(\x0b\x32\x15.lepton.v1.TensorSpec\x12&\n\x07outputs\x18\x02 \x03(\x0b\x32\x15.lepton.v1.TensorSpec\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0c\n\x04task\x18\x04 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x05 \x03(\t\x12\x16\n\x0ehandle_unknown\x18\x06 \x01(\t\"%\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"1\n\x0f\x43onfusionMatrix\x12\x0e\n\x06labels\x18\x01 \x03(\t\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x03\"\x85\x01\n\nEvaluation\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\"\n\x07metrics\x18\x03 \x03(\x0b\x32\x11.lepton.v1.Metric\x12\x34\n\x10\x63onfusion_matrix\x18\x04 \x01(\x0b\x32\x1a.lepton.v1.ConfusionMatrix*\xa9\x01\n\nColumnKind\x12\x1b\n\x17\x43OLUMN_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLUMN_KIND_NUMERIC\x10\x01\x12\x1b\n\x17\x43OLUMN_KIND_CATEGORICAL\x10\x02\x12\x17\n\x13\x43OLUMN_KIND_BOOLEAN\x10\x03\x12\x18\n\x14\x43OLUMN_KIND_TEMPORAL\x10\x04\x12\x15\n\x11\x43OLUMN_KIND_OTHER\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16lepton/v1/common.proto\x12\tlepton.v1\">\n\tResources\x12\r\n\x05\x63ores\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04gpus\x18\x03 \x01(\x01\"a\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.lepton.v1.ColumnKind\x12\x12\n\narrow_type\x18\x03 \x01(\t\x12\x10\n\x08nullable\x18\x04 \x01(\x08\"\x86\x01\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x10\n\x08nullable\x18\x04 \x01(\x08\x12\x12\n\ncategories\x18\x05 \x03(\t\x12#\n\x04kind\x18\x06 \x01(\x0e\x32\x15.lepton.v1.ColumnKind\"\xb7\x01\n\tSignature\x12%\n\x06inputs\x18\x01 \x03(\x0b\x32\x15.lepton.v1.TensorSpec\x12&\n\x07outputs\x18\x02 \x03(\x0b\x32\x15.lepton.v1.TensorSpec\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0c\n\x04task\x18\x04 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x05 \x03(\t\x12\x16\n\x0ehandle_unknown\x18\x06 \x01(\t\x12\x14\n\x0ctext_columns\x18\x16 \x03(\t\"%\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"1\n\x0f\x43onfusionMatrix\x12\x0e\n\x06labels\x18\x01 \x03(\t\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x03\"\x85\x01\n\nEvaluation\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\"\n\x07metrics\x18\x03 \x03(\x0b\x32\x11.lepton.v1.Metric\x12\x34\n\x10\x63onfusion_matrix\x18\x04 \x01(\x0b\x32\x1a.lepton.v1.ConfusionMatrix*\xa9\x01\n\nColumnKind\x12\x1b\n\x17\x43OLUMN_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLUMN_KIND_NUMERIC\x10\x01\x12\x1b\n\x17\x43OLUMN_KIND_CATEGORICAL\x10\x02\x12\x17\n\x13\x43OLUMN_KIND_BOOLEAN\x10\x03\x12\x18\n\x14\x43OLUMN_KIND_TEMPORAL\x10\x04\x12\x15\n\x11\x43OLUMN_KIND_OTHER\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lepton.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COLUMNKIND']._serialized_start=728
-  _globals['_COLUMNKIND']._serialized_end=897
+  _globals['_COLUMNKIND']._serialized_start=750
+  _globals['_COLUMNKIND']._serialized_end=919
   _globals['_RESOURCES']._serialized_start=37
   _globals['_RESOURCES']._serialized_end=99
   _globals['_COLUMN']._serialized_start=101
@@ -40,11 +40,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENSORSPEC']._serialized_start=201
   _globals['_TENSORSPEC']._serialized_end=335
   _globals['_SIGNATURE']._serialized_start=338
-  _globals['_SIGNATURE']._serialized_end=499
-  _globals['_METRIC']._serialized_start=501
-  _globals['_METRIC']._serialized_end=538
-  _globals['_CONFUSIONMATRIX']._serialized_start=540
-  _globals['_CONFUSIONMATRIX']._serialized_end=589
-  _globals['_EVALUATION']._serialized_start=592
-  _globals['_EVALUATION']._serialized_end=725
+  _globals['_SIGNATURE']._serialized_end=521
+  _globals['_METRIC']._serialized_start=523
+  _globals['_METRIC']._serialized_end=560
+  _globals['_CONFUSIONMATRIX']._serialized_start=562
+  _globals['_CONFUSIONMATRIX']._serialized_end=611
+  _globals['_EVALUATION']._serialized_start=614
+  _globals['_EVALUATION']._serialized_end=747
 # @@protoc_insertion_point(module_scope)

@@ -177,10 +177,13 @@ class Signature(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     CLASSES_FIELD_NUMBER: _builtins.int
     HANDLE_UNKNOWN_FIELD_NUMBER: _builtins.int
+    TEXT_COLUMNS_FIELD_NUMBER: _builtins.int
     target: _builtins.str
-    """The name of the target column; empty for a model made elsewhere."""
+    """The name of the target column (for embedding, of the texts that belong together with what is embedded); empty for a
+    model made elsewhere.
+    """
     task: _builtins.str
-    """The task: regression, binary or multiclass; empty for a model made elsewhere."""
+    """The task: regression, binary, multiclass or embedding; empty for a model made elsewhere."""
     handle_unknown: _builtins.str
     """What an unknown category does at prediction: ignore (reads as none of the known) or error."""
     @_builtins.property
@@ -193,7 +196,13 @@ class Signature(_message.Message):
 
     @_builtins.property
     def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Class labels in the order of the probabilities output; empty for regression."""
+        """Class labels in the order of the probabilities output; empty for regression and embedding."""
+
+    @_builtins.property
+    def text_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The columns of texts that the inputs' tokens are made of: one, or two that are read together, in this order; empty
+        where the model reads none, or nobody said.
+        """
 
     def __init__(
         self,
@@ -204,10 +213,11 @@ class Signature(_message.Message):
         task: _builtins.str = ...,
         classes: _abc.Iterable[_builtins.str] | None = ...,
         handle_unknown: _builtins.str = ...,
+        text_columns: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "handle_unknown", b"handle_unknown", "inputs", b"inputs", "outputs", b"outputs", "target", b"target", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "handle_unknown", b"handle_unknown", "inputs", b"inputs", "outputs", b"outputs", "target", b"target", "task", b"task", "text_columns", b"text_columns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,7 +232,7 @@ class Metric(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name by the field's terms: r2, rmse, mae, accuracy, f1, roc_auc, log_loss, ..."""
+    """Its name by the field's terms: r2, rmse, mae, accuracy, f1, roc_auc, log_loss, mrr, recall@1, ..."""
     value: _builtins.float
     """Its value, dimensionless or in the target's unit."""
     def __init__(

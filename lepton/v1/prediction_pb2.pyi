@@ -126,8 +126,34 @@ class Row(_message.Message):
 Global___Row: _TypeAlias = Row  # noqa: Y015
 
 @_typing.final
+class TextPair(_message.Message):
+    """Two texts that are read together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    SECOND_FIELD_NUMBER: _builtins.int
+    first: _builtins.str
+    """Of the first column of the model's signature.text_columns."""
+    second: _builtins.str
+    """Of the second."""
+    def __init__(
+        self,
+        *,
+        first: _builtins.str = ...,
+        second: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "second", b"second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextPair: _TypeAlias = TextPair  # noqa: Y015
+
+@_typing.final
 class PredictRequest(_message.Message):
-    """Asks for predictions: exactly one of rows, texts and images."""
+    """Asks for predictions: exactly one of rows, texts, text pairs and images."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -136,6 +162,7 @@ class PredictRequest(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     TEXTS_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
+    TEXT_PAIRS_FIELD_NUMBER: _builtins.int
     deployment: _builtins.str
     """The deployment's id."""
     version: _builtins.str
@@ -146,11 +173,15 @@ class PredictRequest(_message.Message):
 
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Texts, for a version with a tokenizer.json."""
+        """Texts, for a version with a tokenizer.json that reads one at a time."""
 
     @_builtins.property
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """PNG or JPEG files, for a version with an image.json."""
+
+    @_builtins.property
+    def text_pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextPair]:
+        """Pairs of texts, for a version with a tokenizer.json that reads two together."""
 
     def __init__(
         self,
@@ -160,10 +191,11 @@ class PredictRequest(_message.Message):
         rows: _abc.Iterable[Global___Row] | None = ...,
         texts: _abc.Iterable[_builtins.str] | None = ...,
         images: _abc.Iterable[_builtins.bytes] | None = ...,
+        text_pairs: _abc.Iterable[Global___TextPair] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "images", b"images", "rows", b"rows", "texts", b"texts", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "images", b"images", "rows", b"rows", "text_pairs", b"text_pairs", "texts", b"texts", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -171,7 +203,7 @@ Global___PredictRequest: _TypeAlias = PredictRequest  # noqa: Y015
 
 @_typing.final
 class Prediction(_message.Message):
-    """What the model says of one row, text or image."""
+    """What the model says of one row, text, pair of texts or image."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -206,7 +238,9 @@ class Prediction(_message.Message):
 
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The numbers of the model's first output, in the target's unit; empty where the model gives a label."""
+        """The numbers of the model's first output, in the target's unit, or those of an embedding; empty where the model gives
+        a label.
+        """
 
     def __init__(
         self,
@@ -238,7 +272,7 @@ class PredictResponse(_message.Message):
     """Names this answer, as the trailer lepton-prediction-id does: 32 hex digits."""
     @_builtins.property
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prediction]:
-        """One for each row, text or image, in the request's order."""
+        """One for each row, text, pair or image, in the request's order."""
 
     def __init__(
         self,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class PredictionServiceStub:
-    """Predictions for clients that do not think in tensors: rows, texts or images in, labels and values out. The inference
-    workers serve it on the port of the Open Inference Protocol.
+    """Predictions for clients that do not think in tensors: rows, texts or images in, labels, values and embeddings out. The
+    inference workers serve it on the port of the Open Inference Protocol.
     """
 
     def __init__(self, channel):
@@ -49,12 +49,12 @@ class PredictionServiceStub:
 
 
 class PredictionServiceServicer:
-    """Predictions for clients that do not think in tensors: rows, texts or images in, labels and values out. The inference
-    workers serve it on the port of the Open Inference Protocol.
+    """Predictions for clients that do not think in tensors: rows, texts or images in, labels, values and embeddings out. The
+    inference workers serve it on the port of the Open Inference Protocol.
     """
 
     def Predict(self, request, context):
-        """Predicts for some rows, texts or images.
+        """Predicts for some rows, texts, pairs of texts or images.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,8 +90,8 @@ def add_PredictionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PredictionService:
-    """Predictions for clients that do not think in tensors: rows, texts or images in, labels and values out. The inference
-    workers serve it on the port of the Open Inference Protocol.
+    """Predictions for clients that do not think in tensors: rows, texts or images in, labels, values and embeddings out. The
+    inference workers serve it on the port of the Open Inference Protocol.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PredictionServiceStub:
-    """Predictions for clients that do not think in tensors: rows, texts or images in, labels and values out. The inference
-    workers serve it on the port of the Open Inference Protocol.
+    """Predictions for clients that do not think in tensors: rows, texts or images in, labels, values and embeddings out. The
+    inference workers serve it on the port of the Open Inference Protocol.
     """
 
     @_typing.overload
@@ -36,7 +36,7 @@ class PredictionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PredictionServiceAsyncStub: ...
     Predict: _grpc.UnaryUnaryMultiCallable[_prediction_pb2.PredictRequest, _prediction_pb2.PredictResponse]
-    """Predicts for some rows, texts or images."""
+    """Predicts for some rows, texts, pairs of texts or images."""
     ScoreDataset: _grpc.UnaryStreamMultiCallable[_prediction_pb2.ScoreDatasetRequest, _prediction_pb2.ScoreDatasetResponse]
     """Predicts for every row of a dataset version, and writes rows and predictions into a new dataset version. Streams how
     far it is; the last answer has the new version. Whatever ends it before leaves no version.
@@ -44,21 +44,21 @@ class PredictionServiceStub:
 
 @_typing.type_check_only
 class PredictionServiceAsyncStub(PredictionServiceStub):
-    """Predictions for clients that do not think in tensors: rows, texts or images in, labels and values out. The inference
-    workers serve it on the port of the Open Inference Protocol.
+    """Predictions for clients that do not think in tensors: rows, texts or images in, labels, values and embeddings out. The
+    inference workers serve it on the port of the Open Inference Protocol.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Predict: _aio.UnaryUnaryMultiCallable[_prediction_pb2.PredictRequest, _prediction_pb2.PredictResponse]  # type: ignore[assignment]
-    """Predicts for some rows, texts or images."""
+    """Predicts for some rows, texts, pairs of texts or images."""
     ScoreDataset: _aio.UnaryStreamMultiCallable[_prediction_pb2.ScoreDatasetRequest, _prediction_pb2.ScoreDatasetResponse]  # type: ignore[assignment]
     """Predicts for every row of a dataset version, and writes rows and predictions into a new dataset version. Streams how
     far it is; the last answer has the new version. Whatever ends it before leaves no version.
     """
 
 class PredictionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Predictions for clients that do not think in tensors: rows, texts or images in, labels and values out. The inference
-    workers serve it on the port of the Open Inference Protocol.
+    """Predictions for clients that do not think in tensors: rows, texts or images in, labels, values and embeddings out. The
+    inference workers serve it on the port of the Open Inference Protocol.
     """
 
     @_abc_1.abstractmethod
@@ -67,7 +67,7 @@ class PredictionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _prediction_pb2.PredictRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_prediction_pb2.PredictResponse, _abc.Awaitable[_prediction_pb2.PredictResponse]]:
-        """Predicts for some rows, texts or images."""
+        """Predicts for some rows, texts, pairs of texts or images."""
 
     @_abc_1.abstractmethod
     def ScoreDataset(

@@ -125,6 +125,14 @@ def test_labels_must_be_equal_classes_most_probable_and_numbers_close() -> None:
     assert _agree(5.0, 5.0) == (1, 1)
 
 
+def test_embeddings_are_close_as_a_whole() -> None:
+    outputs = {"embedding": OutputSpec("embedding", "FP32", (-1, 2))}
+    expected = {"embedding": np.array([[1.0, 1e-6], [1.0, 0.0], [1.0, 0.0]])}
+    # A number near 0 may be another many times over; another direction may not.
+    found = {"embedding": np.array([[1.0, 5e-6], [0.0, 1.0], [0.98, 0.0]])}
+    assert agreeing_rows(outputs, expected, found, 0.01) == (3, 1)
+
+
 def test_where_there_are_labels_probabilities_may_differ() -> None:
     outputs = {"label": OutputSpec("label", "INT64", (-1,)), "p": OutputSpec("p", "FP32", (-1, 2), ("a", "b"))}
     expected = {"label": np.array([0, 1]), "p": np.array([[0.9, 0.1], [0.4, 0.6]])}

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lepton import errors
-from lepton.typed_rows import to_frame, to_row
+from lepton.typed_rows import to_frame, to_row, to_texts_request, to_vectors
 from lepton.v1 import prediction_pb2 as pb
 
 
@@ -45,3 +45,24 @@ def test_answers_become_columns_in_the_classes_order() -> None:
     assert frame.to_dict("records") == [{"kind": "b", "probability_a": 0.25, "probability_b": 0.75}]
     assert to_frame([pb.Prediction(values=[1.5])], "price", []).to_dict("records") == [{"price": 1.5}]
     assert list(to_frame([pb.Prediction(values=[1, 2])], "at", []).columns) == ["at_0", "at_1"]
+
+
+def test_texts_and_pairs_of_them_become_a_request() -> None:
+    assert list(to_texts_request(["a", "b"]).texts) == ["a", "b"]
+    asked = to_texts_request(iter([("a", "b"), ("c", "d")]))
+    assert asked.text_pairs == [pb.TextPair(first="a", second="b"), pb.TextPair(first="c", second="d")]
+    assert not asked.texts
+
+
+@pytest.mark.parametrize("texts", [["a", ("b", "c")], [("a",)], [("a", "b", "c")], [("a", None)]])
+def test_what_is_neither_text_nor_pair_is_refused(texts: list[object]) -> None:
+    with pytest.raises(errors.InvalidArgument) as refused:
+        to_texts_request(texts)  # type: ignore[arg-type]
+    assert refused.value.reason == "NOT_TEXTS"
+
+
+def test_vectors_become_an_array_and_labels_none() -> None:
+    found = to_vectors([pb.Prediction(values=[0.5, 1.0]), pb.Prediction(values=[1.5, 2.0])], "m")
+    assert (found.dtype, found.tolist()) == (np.float32, [[0.5, 1.0], [1.5, 2.0]])
+    with pytest.raises(errors.FailedPrecondition, match="no vectors"):
+        to_vectors([pb.Prediction(label="x")], "m")

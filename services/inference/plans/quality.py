@@ -68,7 +68,7 @@ def find_task(
     if task in ("binary", "multiclass") or datatype not in ("FP16", "FP32", "FP64"):
         return Task(name, "labels")
     width = shape[1] if len(shape) == 2 else 0
-    if task == "regression" or width <= 1:
+    if task in ("regression", "embedding") or width <= 1:
         return Task(name, "values")
     known = classes if len(classes) == width else tuple(str(place) for place in range(width))
     if truth is None:

@@ -9,7 +9,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from servicekit.errors import FailedPrecondition, InvalidArgument
-from services.inference.serving.model import NUMPY_TYPES, Array, InputSpec
+from services.inference.serving.model import NUMPY_TYPES, Array, InputSpec, Item
 
 _FILE = "image.json"
 _FORMATS = ("PNG", "JPEG")
@@ -114,7 +114,7 @@ class ImageReader:
             raise _unreadable(f"it makes images of shape {list(file.shape)}, and the model takes {list(spec.shape)}")
         return cls(file, spec)
 
-    def batches(self, images: Sequence[str | bytes]) -> Iterator[dict[str, Array]]:
+    def batches(self, images: Sequence[Item]) -> Iterator[dict[str, Array]]:
         """Yield the input of as many images as run together, in order. Blocks: use a thread.
 
         Raises:
@@ -124,7 +124,7 @@ class ImageReader:
             batch = [self._read(start + place, item) for place, item in enumerate(images[start : start + self._batch])]
             yield {self._spec.name: np.stack(batch)}
 
-    def _read(self, index: int, content: str | bytes) -> Array:
+    def _read(self, index: int, content: Item) -> Array:
         assert isinstance(content, bytes)
         try:
             with Image.open(io.BytesIO(content), formats=_FORMATS) as image:

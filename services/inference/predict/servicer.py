@@ -3,7 +3,7 @@
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
 from lepton.v1 import prediction_pb2 as pb
 from lepton.v1 import prediction_pb2_grpc
@@ -16,7 +16,7 @@ from services.inference.predict.rows import rows_to_arrays
 from services.inference.predict.running import Run
 from services.inference.predict.scoring import Scorer
 from services.inference.serving.forwarding import Forwarder
-from services.inference.serving.model import Array, LoadedModel
+from services.inference.serving.model import Array, Item, LoadedModel
 from services.inference.serving.servicer import is_marked_call, sticky_key_of_call
 from services.inference.serving.table import ServingTable
 
@@ -25,6 +25,7 @@ _SERVICE = "lepton.v1.PredictionService"
 # Values that are read and answered within a millisecond or so, faster than a thread is woken and waited for.
 _INLINE_VALUES = 500
 _FILES = {"texts": "tokenizer.json, and inputs input_ids and attention_mask", "images": "image.json"}
+_KINDS = ("rows", "texts", "text_pairs", "images")
 
 
 class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
@@ -45,7 +46,7 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
         self._aside = Aside()
 
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
-        """Answer for some rows, texts or images."""
+        """Answer for some rows, texts, pairs of texts or images."""
         kind = _one_input(request)
         try:
             # A request that names no version may go to one with a share, as tensors do.
@@ -124,12 +125,15 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
         return await self._aside.run(_predictions, model, arrays, rows)
 
     async def _of_files(self, request: pb.PredictRequest, model: LoadedModel, kind: str) -> list[pb.Prediction]:
-        if model.preprocessing is None or model.preprocessing.takes != kind:
+        takes = "images" if kind == "images" else "texts"
+        if model.preprocessing is None or model.preprocessing.takes != takes:
             raise FailedPrecondition(
-                f"model {model.deployment!r} takes no {kind}: its version needs {_FILES[kind]}",
+                f"model {model.deployment!r} takes no {takes}: its version needs {_FILES[takes]}",
                 reason="NO_PREPROCESSING",
             )
-        batches = model.preprocessing.batches(request.texts if kind == "texts" else request.images)
+        with _refusals_counted(model):
+            _check_texts_together(kind, model)
+        batches = model.preprocessing.batches(_items(request, kind))
         predictions: list[pb.Prediction] = []
         while True:
             with _refusals_counted(model):
@@ -155,17 +159,40 @@ def _predictions(model: LoadedModel, arrays: list[Array], rows: int) -> list[pb.
     return to_predictions(read_answers(model, arrays, rows))
 
 
+def _items(request: pb.PredictRequest, kind: str) -> Sequence[Item]:
+    if kind == "text_pairs":
+        return [(pair.first, pair.second) for pair in request.text_pairs]
+    return request.texts if kind == "texts" else request.images
+
+
+def _check_texts_together(kind: str, model: LoadedModel) -> None:
+    """Check that a model is asked of as many texts at a time as it reads; of one made elsewhere nobody knows.
+
+    Raises:
+        InvalidArgument: it reads one and is sent pairs, or the other way round.
+    """
+    count = len(model.text_columns)
+    if not count or kind == "images" or (kind == "text_pairs") == (count == 2):
+        return
+    wanted = "two texts together: send text_pairs" if count == 2 else "one text at a time: send texts"
+    raise InvalidArgument(
+        f"model {model.deployment!r} reads {wanted} ({', '.join(model.text_columns)})",
+        reason="WRONG_TEXTS",
+        violations=[(kind, "is not what the model reads")],
+    )
+
+
 def _one_input(request: pb.PredictRequest) -> str:
-    """Return which of rows, texts and images a request has.
+    """Return which of rows, texts, pairs of texts and images a request has.
 
     Raises:
         InvalidArgument: it has none, or several.
     """
-    given = [name for name in ("rows", "texts", "images") if getattr(request, name)]
+    given = [name for name in _KINDS if getattr(request, name)]
     if len(given) == 1:
         return given[0]
     raise InvalidArgument(
-        f"a prediction is for exactly one of rows, texts and images: got {' and '.join(given) or 'none of them'}",
+        f"a prediction is for exactly one of {', '.join(_KINDS)}: got {' and '.join(given) or 'none of them'}",
         reason="ONE_INPUT",
         violations=[(name, "stands beside another input") for name in given] or [("rows", "is required")],
     )

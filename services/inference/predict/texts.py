@@ -7,7 +7,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from servicekit.errors import FailedPrecondition, InvalidArgument
-from services.inference.serving.model import NUMPY_TYPES, Array, InputSpec
+from services.inference.serving.model import NUMPY_TYPES, Array, InputSpec, Item
 
 _FILE = "tokenizer.json"
 _INPUTS = frozenset(("input_ids", "attention_mask", "token_type_ids"))
@@ -64,15 +64,15 @@ class TextReader:
             ) from error
         return cls(tokenizer, inputs)
 
-    def batches(self, texts: Sequence[str | bytes]) -> Iterator[dict[str, Array]]:
-        """Yield the inputs of as many texts as run together, in order. Blocks: use a thread.
+    def batches(self, texts: Sequence[Item]) -> Iterator[dict[str, Array]]:
+        """Yield the inputs of as many texts, or pairs of them, as run together, in order. Blocks: use a thread.
 
         Raises:
-            InvalidArgument: a text is too long, or holds no token; the violation names it.
+            InvalidArgument: a text is too long, or holds no token, or is none of a pair; the violation names it.
         """
         batch: list[Encoding] = []
         for index, text in enumerate(texts):
-            encoding = self._encoded(index, str(text))
+            encoding = self._encoded_pair(index, text) if isinstance(text, tuple) else self._encoded(index, str(text))
             width = max(len(item.ids) for item in (*batch, encoding))
             if batch and (len(batch) == self._batch or width * (len(batch) + 1) > _BATCH_TOKENS):
                 yield self._arrays(batch)
@@ -82,13 +82,30 @@ class TextReader:
             yield self._arrays(batch)
 
     def _encoded(self, index: int, text: str) -> Encoding:
-        if len(text) > _MOST_CHARACTERS:
-            raise _refused(index, f"at most {_MOST_CHARACTERS:,} characters", f"{len(text):,}", "TEXT_TOO_LONG")
+        place = f"texts[{index}]"
+        _check_characters(place, len(text))
         encoding = self._tokenizer.encode(text)
         if not encoding.ids:
-            raise _refused(index, "a text with a token in it", repr(text[:60]), "TEXT_EMPTY")
+            raise _refused(place, "a text with a token in it", repr(text[:60]), "TEXT_EMPTY")
+        return self._checked(place, encoding)
+
+    def _encoded_pair(self, index: int, pair: tuple[str, str]) -> Encoding:
+        place = f"text_pairs[{index}]"
+        _check_characters(place, sum(len(text) for text in pair))
+        for side, text in zip(("first", "second"), pair, strict=True):
+            # As in training: what is missing is nothing to anything.
+            if not text.strip():
+                raise _refused(f"{place}.{side}", "a text", repr(text[:60]), "TEXT_EMPTY")
+        try:
+            encoding = self._tokenizer.encode(*pair)
+        except Exception as error:
+            # A file that cuts only one of the two texts cannot always cut enough of it.
+            raise _refused(place, f"at most {self._most_tokens:,} tokens", str(error)[:100], "TEXT_TOO_LONG") from error
+        return self._checked(place, encoding)
+
+    def _checked(self, place: str, encoding: Encoding) -> Encoding:
         if len(encoding.ids) > self._most_tokens:
-            raise _refused(index, f"at most {self._most_tokens:,} tokens", f"{len(encoding.ids):,}", "TEXT_TOO_LONG")
+            raise _refused(place, f"at most {self._most_tokens:,} tokens", f"{len(encoding.ids):,}", "TEXT_TOO_LONG")
         return encoding
 
     def _arrays(self, batch: list[Encoding]) -> dict[str, Array]:
@@ -147,9 +164,14 @@ def _pad_id(tokenizer: Tokenizer, padding: Mapping[str, object]) -> int:
     return next((number for number in known if number is not None), 0)
 
 
-def _refused(index: int, expected: str, got: str, reason: str) -> InvalidArgument:
+def _check_characters(place: str, characters: int) -> None:
+    if characters > _MOST_CHARACTERS:
+        raise _refused(place, f"at most {_MOST_CHARACTERS:,} characters", f"{characters:,}", "TEXT_TOO_LONG")
+
+
+def _refused(place: str, expected: str, got: str, reason: str) -> InvalidArgument:
     return InvalidArgument(
-        f"texts[{index}]: expected {expected}, got {got}",
+        f"{place}: expected {expected}, got {got}",
         reason=reason,
-        violations=[(f"texts[{index}]", f"expected {expected}, got {got}")],
+        violations=[(place, f"expected {expected}, got {got}")],
     )

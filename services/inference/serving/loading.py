@@ -45,7 +45,7 @@ def load_model(
     inputs = {item.name: _input(item, specs.get(item.name), signature) for item in session.get_inputs()}
     outputs = {item.name: _output(item, tuple(signature.classes)) for item in session.get_outputs()}
     model = LoadedModel(deployment, version.number, version.digest, session, inputs, outputs, epoch, workspace)
-    model.model, model.target = version.model, signature.target
+    model.model, model.target, model.text_columns = version.model, signature.target, tuple(signature.text_columns)
     warm_up(model)
     return model
 

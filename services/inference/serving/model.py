@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
+# What a model's inputs are made of: a text, two that are read together, or an image file.
+Item = str | tuple[str, str] | bytes
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """One input, with the checks of its values.
@@ -65,7 +69,7 @@ class Preprocessing(Protocol):
 
     takes: str
 
-    def batches(self, items: Sequence[str | bytes]) -> Iterator[dict[str, Array]]:
+    def batches(self, items: Sequence[Item]) -> Iterator[dict[str, Array]]:
         """Yield the inputs of as many items as run together, in order. Blocks.
 
         Raises:
@@ -95,6 +99,7 @@ class LoadedModel:
         row_seconds: mean of the last runs, a row.
         model: the id of the model in the registry.
         target: the name of the column that it predicts; empty where unknown.
+        text_columns: the columns of texts that it reads: one, or two together; empty for none, and where nobody said.
         held: who keep it beyond their runs, counted on the event loop alone.
         preprocessing: makes its inputs of texts or images; None where no file beside it says how.
         statistics: what it did.
@@ -126,6 +131,7 @@ class LoadedModel:
     row_seconds: float = 0.0
     model: str = ""
     target: str = ""
+    text_columns: tuple[str, ...] = ()
     held: int = 0
     preprocessing: Preprocessing | None = None
     statistics: Statistics = field(default_factory=Statistics, repr=False)

@@ -4,6 +4,8 @@ from lepton.v1 import common_pb2, registry_pb2
 from services.training.domain.families.metrics import Scores
 from services.training.domain.families.model import Input, Model
 from services.training.domain.families.parity import Parity
+from services.training.domain.families.target import EMBEDDING
+from services.training.domain.families.text.model import TextModel
 from services.training.domain.foreign import ForeignModel, Tensor
 
 KINDS: dict[str, "common_pb2.ColumnKind.ValueType"] = {
@@ -15,8 +17,10 @@ KINDS: dict[str, "common_pb2.ColumnKind.ValueType"] = {
 
 def signature_to_proto(model: Model) -> common_pb2.Signature:
     """Return what a model takes and gives."""
-    target = model.target
-    outputs = [common_pb2.TensorSpec(name="prediction", datatype=target.datatype, shape=[-1, 1])]
+    target, width = model.target, 1
+    if isinstance(model, TextModel) and target.task == EMBEDDING:
+        width = model.width
+    outputs = [common_pb2.TensorSpec(name=target.output, datatype=target.datatype, shape=[-1, width])]
     if target.classes:
         shape = [-1, len(target.classes)]
         outputs.append(common_pb2.TensorSpec(name="probabilities", datatype="FP32", shape=shape))
@@ -27,6 +31,7 @@ def signature_to_proto(model: Model) -> common_pb2.Signature:
         task=target.task,
         classes=target.classes,
         handle_unknown=model.handle_unknown,
+        text_columns=[column.name for column in model.columns] if isinstance(model, TextModel) else (),
     )
 
 

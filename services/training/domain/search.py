@@ -15,9 +15,9 @@ from services.training.domain.families.hyperparameters import Hyperparameter, ch
 SAMPLERS = ("bayesian", "random", "grid")
 PRUNERS = ("median", "asha", "none")
 # Of a study that is not told what to look at: better when lower, as the losses are that trials tell while they run.
-DEFAULT_METRICS = {"regression": "rmse", "binary": "log_loss", "multiclass": "log_loss"}
-LOWER_IS_BETTER = ("rmse", "mae", "log_loss")
-HIGHER_IS_BETTER = ("accuracy", "f1", "roc_auc", "r2")
+DEFAULT_METRICS = {"regression": "rmse", "binary": "log_loss", "multiclass": "log_loss", "embedding": "mean_rank"}
+LOWER_IS_BETTER = ("rmse", "mae", "log_loss", "mean_rank")
+HIGHER_IS_BETTER = ("accuracy", "f1", "roc_auc", "r2", "spearman", "recall@1", "recall@10", "mrr")
 _GRID_LEVELS = 3
 _MOST_GRID_TRIALS = 10_000
 

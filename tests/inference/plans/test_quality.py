@@ -27,6 +27,7 @@ from services.inference.plans.quality import Task, find_task, judge, label_text,
         ([("logits", "FP32", (-1, 3))], "", (), ["cat"], Task("logits", "values")),
         # An embedding.
         ([("embedding", "FP32", (-1, 384))], "", (), None, Task("embedding", "values")),
+        ([("embedding", "FP32", (-1, 3))], "embedding", (), ["0", "2"], Task("embedding", "values")),
         ([("label", "INT64", (-1,))], "", (), None, Task("label", "labels")),
     ],
 )

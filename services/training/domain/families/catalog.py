@@ -16,9 +16,9 @@ class Family:
     Args:
         name: its id.
         description: what it is for.
-        tasks: regression, binary, multiclass.
+        tasks: regression, binary, multiclass, embedding.
         hyperparameters: what can be set.
-        reads: columns of numbers and categories, or one column of texts, or of images in base64.
+        reads: columns of numbers and categories, or columns of texts, one or two, or one of images in base64.
     """
 
     name: str
@@ -144,9 +144,18 @@ FAMILIES: Mapping[str, Family] = {
         ),
         Family(
             "transformer",
-            "A class by a Transformer encoder (BERT's architecture) that reads one column of texts.",
-            ("binary", "multiclass"),
+            "A class of a text, a class or number of two texts read together, or an embedding, by a Transformer "
+            "encoder (BERT's architecture).",
+            ("binary", "multiclass", "regression", "embedding"),
             (
+                Hyperparameter(
+                    "task",
+                    "classification reads one column of texts; pair reads two together, its target texts, booleans or "
+                    "two whole numbers as classes, other numbers as values; embedding learns from one column and the "
+                    "target, the text that belongs to it; auto takes one column for classification, two for pair.",
+                    "auto",
+                    choices=("auto", "classification", "pair", "embedding"),
+                ),
                 Hyperparameter("layers", "Of the encoder.", 2, 1, 48),
                 Hyperparameter("hidden_size", "Of each token's vector; a multiple of heads.", 128, 8, 4096),
                 Hyperparameter("heads", "Of the attention.", 4, 1, 64),
@@ -166,6 +175,14 @@ FAMILIES: Mapping[str, Family] = {
                     10_000,
                 ),
                 Hyperparameter("pretraining_learning_rate", "Largest step size of these.", 2e-3, 1e-6, 10.0),
+                Hyperparameter(
+                    "temperature",
+                    "By which similarities of embeddings are divided: the smaller, the more the nearest of the texts "
+                    "that do not belong together count.",
+                    0.05,
+                    0.001,
+                    10.0,
+                ),
                 _CLASS_WEIGHT,
                 _TRAINABLE,
                 *training(epochs=6, batch_size=32, learning_rate=5e-4),

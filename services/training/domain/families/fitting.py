@@ -32,8 +32,10 @@ from services.training.domain.families.neural.mlp import MlpCore, fit_mlp
 from services.training.domain.families.regression import fit_linear
 from services.training.domain.families.single_column import describe_single, row_texts
 from services.training.domain.families.target import Target, describe_target, target_values
+from services.training.domain.families.text.columns import describe_texts, readings, task_of
 from services.training.domain.families.text.fit import fit_transformer
 from services.training.domain.families.text.model import TextModel
+from services.training.domain.families.text.scoring import score_texts
 from services.training.domain.families.trees import TreesCore, fit_trees
 
 CORES: dict[str, type[Core]] = {
@@ -61,7 +63,7 @@ class Schema:
 
     @property
     def is_single(self) -> bool:
-        """Whether its input is one column of texts or images."""
+        """Whether its input is columns of texts, or one of images."""
         return self.columns[0].kind == "text"
 
 
@@ -87,6 +89,8 @@ def describe(
             reason="BAD_HANDLE_UNKNOWN",
         )
     table = normalize(table)
+    if base is None and reads == "texts":
+        return Schema(*describe_texts(table, target, settings), handle_unknown)
     if base is None:
         goal = describe_target(table, target, classify=_wants_classes(family, settings))
         if reads != "columns":
@@ -95,6 +99,8 @@ def describe(
         return Schema(describe_columns(table, target, most, knows_all=handle_unknown == "error"), goal, handle_unknown)
     if base.family != family:
         raise InvalidArgument(f"the base model is of {base.family}, not {family}", reason="FAMILY_MISMATCH")
+    if reads == "texts" and settings["task"] not in ("auto", own := task_of(base.columns, base.target)):
+        raise InvalidArgument(f"the base model's task is {own}: leave task out", reason="BASE_MISMATCH")
     schema = Schema(base.columns, base.target, handle_unknown)
     _check_classes(target_values(table, base.target), base.target)
     check(schema, table)
@@ -109,7 +115,7 @@ def check(schema: Schema, table: pa.Table) -> None:
     """
     table = normalize(table)
     if schema.is_single:
-        row_texts(table, schema.columns)
+        readings(table, schema.columns)
     else:
         _encode(schema, table)
     target_values(table, schema.target)
@@ -184,7 +190,7 @@ def fit(
     run = Run(settings, seed, report, is_cancelled, threads, checkpoints or NoCheckpoints())
     if family == "transformer":
         reader = base if isinstance(base, TextModel) else None
-        return fit_transformer(schema.columns, row_texts(table, schema.columns), truth, schema.target, run, reader)
+        return fit_transformer(schema.columns, readings(table, schema.columns), truth, schema.target, run, reader)
     if family == "cnn":
         seer = base if isinstance(base, ImageModel) else None
         return fit_cnn(schema.columns, row_texts(table, schema.columns), truth, schema.target, run, seer)
@@ -227,6 +233,8 @@ def evaluate(model: Model, table: pa.Table) -> Scores:
     """
     if not table.num_rows:
         raise InvalidArgument("there is no row to score", reason="NO_ROWS")
+    if isinstance(model, TextModel):
+        return score_texts(model, table)
     return score(model.predict(table), target_values(normalize(table), model.target), model.target)
 
 
@@ -247,6 +255,6 @@ def _check_classes(truth: Array, target: Target) -> None:
 def _wants_classes(family: str, settings: Mapping[str, object]) -> bool | None:
     if family == "linear_regression":
         return False
-    if family in ("logistic_regression", "transformer", "cnn"):
+    if family in ("logistic_regression", "cnn"):
         return True
     return {"auto": None, "classification": True, "regression": False}[str(settings["task"])]

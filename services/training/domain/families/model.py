@@ -80,8 +80,8 @@ class Predictions:
     """What a model says of some rows.
 
     Args:
-        values: (rows,) numbers, or class indexes.
-        probabilities: (rows, classes) for classification; None for regression.
+        values: (rows,) numbers, or class indexes; (rows, size) for embeddings.
+        probabilities: (rows, classes) for classification; None otherwise.
     """
 
     values: Array
@@ -150,7 +150,7 @@ class Model(Protocol):
         ...
 
     def export(self) -> bytes:
-        """Return the ONNX model: `prediction`, and for classes `probabilities`, out."""
+        """Return the ONNX model: `prediction`, and for classes `probabilities`, or `embedding`, out."""
         ...
 
     def files(self) -> dict[str, bytes]:

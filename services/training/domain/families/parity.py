@@ -37,7 +37,7 @@ def measure_parity(model: Model, onnx_model: bytes, table: pa.Table) -> Parity:
     expected = model.predict(rows)
     outputs = run_onnx(model, onnx_model, rows)
     if expected.probabilities is None:
-        differences = np.abs(outputs["prediction"].reshape(-1) - expected.values)
+        differences = np.abs(outputs[model.target.output].reshape(expected.values.shape) - expected.values)
         differences = differences / np.maximum(1.0, np.abs(expected.values))
         mismatches = 0
     else:

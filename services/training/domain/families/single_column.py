@@ -20,12 +20,21 @@ def describe_single(table: pa.Table, target: str) -> tuple[Column, ...]:
             "the others (drop_columns)",
             reason="NOT_ONE_TEXT_COLUMN",
         )
-    column = table.column(names[0])
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise InvalidArgument(f"column {names[0]!r} holds {column.type} values, no texts", reason="NOT_TEXT")
+    check_text(table, names[0])
     found = (Column(names[0], "text", "BYTES", nullable=False),)
     row_texts(table, found)
     return found
+
+
+def check_text(table: pa.Table, name: str) -> None:
+    """Check that a column of a table holds texts.
+
+    Raises:
+        InvalidArgument: it does not.
+    """
+    kind = table.column(name).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise InvalidArgument(f"column {name!r} holds {kind} values, no texts", reason="NOT_TEXT")
 
 
 def row_texts(table: pa.Table, columns: tuple[Column, ...]) -> list[str]:

@@ -9,6 +9,8 @@ import pyarrow.compute as pc
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.frame import Array, is_numeric
 
+# The task, and its output, of a model that gives vectors.
+EMBEDDING = "embedding"
 _MAX_CLASSES = 1000
 _LEAST_ROWS = 2
 # Whole numbers beyond this are no longer told apart as doubles.
@@ -21,15 +23,20 @@ class Target:
 
     Args:
         name: of the column.
-        task: regression, binary or multiclass.
-        classes: their labels in order, as texts; empty for regression.
-        datatype: of the labels on the wire: BYTES, INT64, BOOL or FP64.
+        task: regression, binary, multiclass or embedding.
+        classes: their labels in order, as texts; empty for regression and embedding.
+        datatype: of the labels on the wire: BYTES, INT64, BOOL or FP64; of an embedding's numbers: FP32.
     """
 
     name: str
     task: str
     classes: tuple[str, ...]
     datatype: str
+
+    @property
+    def output(self) -> str:
+        """The name of the export's output that answers."""
+        return EMBEDDING if self.task == EMBEDDING else "prediction"
 
 
 def describe_target(table: pa.Table, name: str, *, classify: bool | None) -> Target:
@@ -43,11 +50,7 @@ def describe_target(table: pa.Table, name: str, *, classify: bool | None) -> Tar
     Raises:
         InvalidArgument: the target lacks, is constant, or does not suit the family.
     """
-    column = _complete(table, name)
-    if len(column) < _LEAST_ROWS:
-        raise InvalidArgument(
-            f"{len(column)} rows are too few to learn from: there must be {_LEAST_ROWS}", reason="TOO_FEW_ROWS"
-        )
+    column = _enough(_complete(table, name))
     numeric = is_numeric(column.type)
     if classify is False and not numeric:
         raise InvalidArgument(
@@ -60,13 +63,31 @@ def describe_target(table: pa.Table, name: str, *, classify: bool | None) -> Tar
     return _class_target(name, column) if classify else _value_target(name, column)
 
 
+def describe_positives(table: pa.Table, name: str) -> Target:
+    """Return the target of embeddings: a column of texts, each of which belongs to the one that the row begins with.
+
+    Args:
+        table: the training rows, normalised.
+        name: the target column.
+
+    Raises:
+        InvalidArgument: the target lacks, holds no texts or an empty one, or always the same.
+    """
+    values = _positives(name, _enough(_complete(table, name)))
+    if len(set(values)) == 1:
+        raise _constant(name)
+    return Target(name, EMBEDDING, (), "FP32")
+
+
 def target_values(table: pa.Table, target: Target) -> Array:
-    """Return the target of a normalised table as floats (regression) or class indexes, shape (rows,).
+    """Return the target of a normalised table as floats (regression), class indexes or texts (embedding): (rows,).
 
     Raises:
         InvalidArgument: the table lacks it, or a row has a class that training did not see.
     """
     column = _complete(table, target.name)
+    if target.task == EMBEDDING:
+        return np.array(_positives(target.name, column), dtype=object)
     if target.task == "regression":
         if not is_numeric(column.type):
             raise InvalidArgument(f"the target {target.name!r} is not numeric", reason="TARGET_NOT_NUMERIC")
@@ -108,6 +129,31 @@ def _complete(table: pa.Table, name: str) -> pa.ChunkedArray:
             reason="TARGET_MISSING",
         )
     return column
+
+
+def _enough(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if len(column) < _LEAST_ROWS:
+        raise InvalidArgument(
+            f"{len(column)} rows are too few to learn from: there must be {_LEAST_ROWS}", reason="TOO_FEW_ROWS"
+        )
+    return column
+
+
+def _positives(name: str, column: pa.ChunkedArray) -> list[str]:
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise InvalidArgument(
+            f"the target {name!r} holds {column.type} values: embeddings are learned from rows of two texts that "
+            "belong together, the second of them the target",
+            reason="TARGET_NOT_TEXT",
+        )
+    values: list[str] = column.to_pylist()
+    empty = next((place for place, text in enumerate(values) if not text.strip()), None)
+    if empty is not None:
+        raise InvalidArgument(
+            f"row {empty + 1} has no text in {name!r}: drop such rows first (dropna, or the step drop_missing)",
+            reason="TEXT_MISSING",
+        )
+    return values
 
 
 def _class_target(name: str, column: pa.ChunkedArray) -> Target:

@@ -44,6 +44,11 @@ def _texts(rows: int = 24) -> pa.Table:
     return pa.table({"text": texts, "mood": np.where(is_good, "up", "down")})
 
 
+def _pairs(rows: int = 16) -> pa.Table:
+    texts = _texts(2 * rows).column("text").to_pylist()
+    return pa.table({"text": texts[:rows], "other": texts[rows:]})
+
+
 FITS: dict[str, tuple[str, Callable[[], pa.Table], str, dict[str, object]]] = {
     "adamw": ("mlp", _numbers, "y", {"epochs": 3, "batch_size": 16, "hidden_units": 8, "dropout": 0.3}),
     "momentum and early stopping": (
@@ -67,6 +72,22 @@ FITS: dict[str, tuple[str, Callable[[], pa.Table], str, dict[str, object]]] = {
         {
             "epochs": 2,
             "pretraining_epochs": 2,
+            "batch_size": 8,
+            "hidden_size": 8,
+            "heads": 2,
+            "layers": 1,
+            "vocabulary": 100,
+            "max_tokens": 16,
+        },
+    ),
+    "embeddings": (
+        "transformer",
+        _pairs,
+        "other",
+        {
+            "task": "embedding",
+            "epochs": 3,
+            "pretraining_epochs": 0,
             "batch_size": 8,
             "hidden_size": 8,
             "heads": 2,

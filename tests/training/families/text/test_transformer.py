@@ -150,7 +150,10 @@ def _without(table: pa.Table, name: str) -> pa.Table:
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
-        (_moods().append_column("more", pa.array(["x"] * 300)), "NOT_ONE_TEXT_COLUMN"),
+        (
+            _moods().append_column("b", pa.array(["x"] * 300)).append_column("c", pa.array(["y"] * 300)),
+            "NOT_ONE_TEXT_COLUMN",
+        ),
         (_without(_moods(), "text"), "NOT_ONE_TEXT_COLUMN"),
         (_without(_moods(), "text").append_column("text", pa.array(range(300))), "NOT_TEXT"),
         (pa.table({"text": ["a", " ", "c", "d"], "mood": ["x", "x", "y", "y"]}), "TEXT_MISSING"),

@@ -1,75 +1,101 @@
-"""Fits a classifier of texts, by the loop of all networks."""
+"""Fits a model of texts, by the loop of all networks: classes and numbers here, vectors in fit_embedding."""
 
-from dataclasses import replace
-from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.frame import Array, Column
-from services.training.domain.families.model import Progress, Run
+from services.training.domain.families.model import Run
 from services.training.domain.families.neural.rows import class_weights, set_aside
-from services.training.domain.families.target import Target
+from services.training.domain.families.target import EMBEDDING, Target
+from services.training.domain.families.text.columns import PAIR, Reading, task_of
+from services.training.domain.families.text.fit_embedding import fit_embedding
 from services.training.domain.families.text.model import TextModel
-from services.training.domain.families.text.tokens import PAD_ID, token_ids, train_tokenizer
+from services.training.domain.families.text.tokens import SEPARATOR_ID, SpecialIds, token_ids, train_tokenizer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from services.training.domain.families.text.network import Classifier
 
 
 def fit_transformer(
-    columns: tuple[Column, ...], texts: list[str], truth: Array, target: Target, run: Run, base: TextModel | None
+    columns: tuple[Column, ...], texts: list[Reading], truth: Array, target: Target, run: Run, base: TextModel | None
 ) -> TextModel:
-    """Fit a Transformer; from a base, by its tokenizer and starting from its weights.
+    """Fit a Transformer on texts or pairs of them; from a base, by its tokenizer and starting from its weights.
 
     Raises:
         InvalidArgument: settings that do not go together, or a loss that is no longer a number.
         Stopped: it was cancelled.
     """
     # Here, for a job of another family needs none of it: three seconds and 300 MB.
-    from torch import from_numpy, nn, tensor
+    from torch import from_numpy
 
     from services.training.domain.families.neural.batches import Rows
-    from services.training.domain.families.neural.loop import TRAINING_PHASE, is_under_way, train_network
-    from services.training.domain.families.text.network import (
-        Learner,
-        classifier_files,
-        freeze_all_but_head,
-        load_classifier,
-        new_classifier,
-    )
-    from services.training.domain.families.text.pretraining import pretrain
+    from services.training.domain.families.neural.loop import train_network
+    from services.training.domain.families.text.network import Learner, freeze_all_but_head, scale_answers
+    from services.training.domain.families.text.pretraining import pretrain_first
 
     check_settings(run)
+    if target.task == EMBEDDING:
+        return fit_embedding(columns, [text for text in texts if isinstance(text, str)], truth, target, run, base)
     aside = set_aside(len(truth), run)
     kept = np.flatnonzero(~aside)
-    if base is None:
-        vocabulary, most_tokens = int(run.number("vocabulary")), int(run.number("max_tokens"))
-        tokenizer = train_tokenizer([texts[place] for place in kept], vocabulary, most_tokens)
-        classifier = new_classifier(run.settings, tokenizer.get_vocab_size(), len(target.classes), run.seed)
-    else:
-        tokenizer = base.tokenizer
-        # The base stays what it is: it is scored beside its child.
-        classifier = load_classifier(classifier_files(base.network))
+    for_pairs = task_of(columns, target) == PAIR
+    seen = [texts[place] for place in kept]
+    outputs = len(target.classes) or 1
+    tokenizer, classifier = _continued(base) if base else _begun(seen, outputs, run, for_pairs=for_pairs)
+    # Numbers are learned on their own scale: step sizes then mean the same whatever their unit.
+    offset, spread = (0.0, 1.0) if target.classes else (float(truth.mean()), float(truth.std()) or 1.0)
+    goals = truth if target.classes else ((truth - offset) / spread).astype(np.float32).reshape(-1, 1)
+    if base is not None and not target.classes:
+        scale_answers(classifier, 1.0 / spread, -offset / spread)
     ids = from_numpy(token_ids(tokenizer, texts))
-    rows = Rows(ids, from_numpy(truth))[from_numpy(kept)]
-    lengths = (rows.inputs != PAD_ID).sum(dim=1)
-    if base is None and run.number("pretraining_epochs"):
-        before = run.number("pretraining_epochs") / (run.number("pretraining_epochs") + run.number("epochs"))
-        # A checkpoint of what follows holds what was learned here.
-        if not is_under_way(run, TRAINING_PHASE):
-            pretrain(classifier, rows.inputs, lengths, replace(run, report=partial(_report_part, run, 0.0, before)))
-        run = replace(run, report=partial(_report_part, run, before, 1.0))
-    if base is not None and run.settings["trainable"] == "last":
+    rows = Rows(ids, from_numpy(goals))[from_numpy(kept)]
+    lengths = (rows.inputs != classifier.config.pad_token_id).sum(dim=1)
+    if base is None:
+        run = pretrain_first(classifier, rows.inputs, lengths, run)
+    elif run.settings["trainable"] == "last":
         freeze_all_but_head(classifier)
-    weights = tensor(class_weights(truth[kept], len(target.classes), run)).float()
-    loss = nn.CrossEntropyLoss(weight=weights, label_smoothing=run.number("label_smoothing"))
-    watched = Rows(ids, from_numpy(truth))[from_numpy(np.flatnonzero(aside))] if aside.any() else None
-    learner = Learner(classifier, run.number("token_dropout"))
-    train_network(learner, loss, rows, run, watched, lengths)
+    watched = Rows(ids, from_numpy(goals))[from_numpy(np.flatnonzero(aside))] if aside.any() else None
+    learner = Learner(classifier, run.number("token_dropout"), SpecialIds.of(tokenizer))
+    train_network(learner, _loss(target, truth[kept], run), rows, run, watched, lengths)
+    if not target.classes:
+        scale_answers(classifier, spread, offset)
     return TextModel("transformer", dict(run.settings), columns, target, "ignore", tokenizer, classifier)
 
 
-def _report_part(run: Run, start: float, end: float, progress: Progress) -> None:
-    """Tell progress as a part of the whole."""
-    run.report(replace(progress, share=start + (end - start) * progress.share))
+def _begun(texts: list[Reading], outputs: int, run: Run, *, for_pairs: bool) -> "tuple[Tokenizer, Classifier]":
+    from services.training.domain.families.text.network import new_classifier
+
+    vocabulary, most_tokens = int(run.number("vocabulary")), int(run.number("max_tokens"))
+    tokenizer = train_tokenizer(flattened(texts), vocabulary, most_tokens, for_pairs=for_pairs)
+    separator = SEPARATOR_ID if for_pairs else None
+    return tokenizer, new_classifier(run.settings, tokenizer.get_vocab_size(), outputs, run.seed, separator)
+
+
+def _continued(base: TextModel) -> "tuple[Tokenizer, Classifier]":
+    from services.training.domain.families.text.network import Classifier, classifier_files, load_classifier
+
+    assert isinstance(base.network, Classifier)
+    # The base stays what it is: it is scored beside its child.
+    return base.tokenizer, load_classifier(classifier_files(base.network))
+
+
+def _loss(target: Target, truth: Array, run: Run) -> "nn.Module":
+    from torch import nn, tensor
+
+    if not target.classes:
+        return nn.MSELoss()
+    weights = tensor(class_weights(truth, len(target.classes), run)).float()
+    return nn.CrossEntropyLoss(weight=weights, label_smoothing=run.number("label_smoothing"))
+
+
+def flattened(rows: list[Reading]) -> list[str]:
+    """Return all texts of some rows."""
+    return [text for row in rows for text in ((row,) if isinstance(row, str) else row)]
 
 
 def check_settings(run: Run) -> None:

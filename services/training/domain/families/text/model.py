@@ -10,11 +10,12 @@ from tokenizers import Tokenizer
 
 from services.training.domain.families.frame import Array, Column
 from services.training.domain.families.model import STATE_FILE, Description, Input, Predictions
-from services.training.domain.families.single_column import row_texts
-from services.training.domain.families.target import Target
-from services.training.domain.families.text.tokens import PAD_ID, token_ids
+from services.training.domain.families.target import EMBEDDING, Target
+from services.training.domain.families.text.columns import Reading, readings
+from services.training.domain.families.text.tokens import token_ids
 
 if TYPE_CHECKING:
+    from services.training.domain.families.text.embedder import Embedder
     from services.training.domain.families.text.network import Classifier
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -23,16 +24,16 @@ _BATCH_ROWS = 64
 
 @dataclass(frozen=True)
 class TextModel:
-    """A classifier of texts that was trained here.
+    """A model of texts that was trained here: of classes, of what two texts are to each other, or of vectors.
 
     Args:
         family: its family.
         hyperparameters: as resolved.
-        columns: the one with the texts.
+        columns: the one with the texts, or the two whose texts are read together.
         target: what it predicts.
         handle_unknown: ignore: what the tokenizer does not know is an unknown token.
         tokenizer: texts to token ids.
-        network: token ids to log odds, in torch.
+        network: token ids to log odds, to a number, or to a vector, in torch.
     """
 
     family: str
@@ -41,7 +42,12 @@ class TextModel:
     target: Target
     handle_unknown: str
     tokenizer: Tokenizer
-    network: "Classifier"
+    network: "Classifier | Embedder"
+
+    @property
+    def width(self) -> int:
+        """How many numbers its encoder's vectors have."""
+        return int(self.network.config.hidden_size)
 
     def inputs(self) -> tuple[Input, ...]:
         """Return what the export takes: token ids and their mask, each of free length."""
@@ -53,52 +59,72 @@ class TextModel:
         Raises:
             InvalidArgument: the column of texts lacks, or holds none in a row.
         """
-        import torch
+        found = self._answers(readings(table, self.columns))
+        if self.target.task == EMBEDDING:
+            return Predictions(found, None)
+        if self.target.task == "regression":
+            return Predictions(found[:, 0].astype(np.float64), None)
+        odds = np.exp(found.astype(np.float64) - found.max(axis=1, keepdims=True))
+        probabilities = odds / odds.sum(axis=1, keepdims=True)
+        return Predictions(probabilities.argmax(axis=1), probabilities)
 
-        found = np.zeros((table.num_rows, len(self.target.classes)))
-        with torch.inference_mode():
-            for places, feed in self._batches(table):
-                odds = self.network(*(torch.from_numpy(values) for values in feed.values()))
-                found[places] = odds.double().softmax(dim=1).numpy()
-        return Predictions(found.argmax(axis=1), found)
+    def embed(self, texts: list[Reading]) -> Array:
+        """Return (rows, size) vectors of texts, by a model that gives them."""
+        return self._answers(texts)
 
     def feeds(self, table: pa.Table) -> Iterator[tuple[Array, dict[str, Array]]]:
         """Yield places of a table's rows, and these rows as the export takes them; texts of like length together."""
-        yield from self._batches(table)
+        yield from self._batches(readings(table, self.columns))
 
     def export(self) -> bytes:
-        """Return the ONNX model: token ids and mask in; `prediction` and `probabilities` out."""
+        """Return the ONNX model: token ids and mask in; `prediction` and `probabilities`, or `embedding`, out."""
         import torch
 
-        from services.training.domain.families.neural.export import export_classifier
+        from services.training.domain.families.neural.export import export_network
 
         sample = torch.ones((2, 7), dtype=torch.int64)
         free = {0: torch.export.Dim("rows"), 1: torch.export.Dim("tokens")}
         names = [taken.name for taken in self.inputs()]
-        return export_classifier(self.network, (sample, sample.clone()), names, (free, free), self.target)
+        return export_network(self.network, (sample, sample.clone()), names, (free, free), self.target)
 
     def files(self) -> dict[str, bytes]:
         """Return the trainable state, from which `load` makes the model again, and the tokenizer."""
+        from services.training.domain.families.text.embedder import Embedder, embedder_files
         from services.training.domain.families.text.network import classifier_files
 
+        network = self.network
         return {
             STATE_FILE: Description.of(self).to_json(),
             TOKENIZER_FILE: self.tokenizer.to_str().encode(),
-            **classifier_files(self.network),
+            **(embedder_files(network) if isinstance(network, Embedder) else classifier_files(network)),
         }
 
     @classmethod
     def load(cls, files: Mapping[str, bytes]) -> Self:
         """Return the model that gave some files."""
+        from services.training.domain.families.text.embedder import load_embedder
         from services.training.domain.families.text.network import load_classifier
 
         tokenizer = Tokenizer.from_str(files[TOKENIZER_FILE].decode())
-        return cls(**vars(Description.read(files)), tokenizer=tokenizer, network=load_classifier(files))
+        description = Description.read(files)
+        load = load_embedder if description.target.task == EMBEDDING else load_classifier
+        return cls(**vars(description), tokenizer=tokenizer, network=load(files))
 
-    def _batches(self, table: pa.Table) -> Iterator[tuple[Array, dict[str, Array]]]:
-        rows = row_texts(table, self.columns)
-        order = np.argsort([len(text) for text in rows], kind="stable")
+    def _answers(self, rows: list[Reading]) -> Array:
+        """Return (rows, ...) what the network says, as it says it."""
+        import torch
+
+        found: list[tuple[Array, Array]] = []
+        with torch.inference_mode():
+            for places, feed in self._batches(rows):
+                found.append((places, self.network(*(torch.from_numpy(values) for values in feed.values())).numpy()))
+        order = np.argsort(np.concatenate([places for places, _ in found]))
+        return np.asarray(np.concatenate([answers for _, answers in found])[order])
+
+    def _batches(self, rows: list[Reading]) -> Iterator[tuple[Array, dict[str, Array]]]:
+        padding = self.network.config.pad_token_id
+        order = np.argsort([len(row) if isinstance(row, str) else sum(map(len, row)) for row in rows], kind="stable")
         for start in range(0, len(order), _BATCH_ROWS):
             places = order[start : start + _BATCH_ROWS]
             ids = token_ids(self.tokenizer, [rows[place] for place in places])
-            yield places, {"input_ids": ids, "attention_mask": (ids != PAD_ID).astype(np.int64)}
+            yield places, {"input_ids": ids, "attention_mask": (ids != padding).astype(np.int64)}

@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from services.training.domain.families.text.tokens import PAD_ID, START_ID, UNKNOWN_ID
+from services.training.domain.families.text.tokens import PAD_ID, SpecialIds
+
+if TYPE_CHECKING:
+    from services.training.domain.families.text.embedder import Embedder
 
 CONFIG_FILE = "encoder.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -20,57 +23,81 @@ class Classifier(nn.Module):
 
     Args:
         config: of the encoder (BERT's architecture; Devlin et al., NAACL 2019).
-        outputs: classes.
+        outputs: classes; one for a number.
         dropout: of what the linear layer sees.
+        separator: the token between two texts that are read together; None where one is read alone.
     """
 
-    def __init__(self, config: BertConfig, outputs: int, dropout: float) -> None:
+    def __init__(self, config: BertConfig, outputs: int, dropout: float, separator: int | None = None) -> None:
         super().__init__()
         self.config = config
+        self.separator = separator
         self.encoder = BertModel(config, add_pooling_layer=False)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(config.hidden_size, outputs)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return (rows, classes) log odds of (rows, tokens) ids and mask."""
-        found = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        shown = attention_mask.unsqueeze(-1).to(found.dtype)
-        return self.head(self.dropout((found * shown).sum(dim=1) / shown.sum(dim=1)))
+        """Return (rows, classes) log odds, or (rows, 1) numbers, of (rows, tokens) ids and mask."""
+        found = token_vectors(self.encoder, input_ids, attention_mask, self.separator)
+        return self.head(self.dropout(mean_of_tokens(found, attention_mask)))
 
 
 class Learner(nn.Module):
-    """A classifier as the training loop takes it: one tensor in.
+    """A network as the training loop takes it: one tensor in.
 
     Args:
         classifier: what is trained.
         token_dropout: share of the tokens that are read as unknown at each step.
+        special: ids that are never hidden, and the one that hides.
     """
 
-    def __init__(self, classifier: Classifier, token_dropout: float) -> None:
+    def __init__(self, classifier: "Classifier | Embedder", token_dropout: float, special: SpecialIds) -> None:
         super().__init__()
         self.classifier = classifier
         self._token_dropout = token_dropout
+        self._hiding = special.hiding
+        self.register_buffer("special", torch.tensor(special.all), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Return (rows, classes) log odds of (rows, tokens) ids, padded."""
-        ids, mask = cropped(ids)
+        """Return what it gives of (rows, tokens) ids, padded."""
+        ids, mask = cropped(ids, self.classifier.config.pad_token_id)
         if self.training and self._token_dropout:
-            is_hidden = (torch.rand(ids.shape, device=ids.device) < self._token_dropout) & (ids > START_ID)
-            ids = ids.masked_fill(is_hidden, UNKNOWN_ID)
+            is_hidden = torch.rand(ids.shape, device=ids.device) < self._token_dropout
+            ids = ids.masked_fill(is_hidden & ~torch.isin(ids, self.special), self._hiding)
         found: Tensor = self.classifier(ids, mask)
         return found
 
 
-def cropped(ids: Tensor) -> tuple[Tensor, Tensor]:
+def token_vectors(encoder: BertModel, ids: Tensor, mask: Tensor, separator: int | None) -> Tensor:
+    """Return (rows, tokens, size) vectors of (rows, tokens) ids and mask; behind the separator stands a second text.
+
+    That follows from the ids, so that whoever sends tokens need not say which text each is of.
+    """
+    if separator is None:
+        found: Tensor = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        return found
+    is_separator = (ids == separator).to(torch.int64)
+    segments = (is_separator.cumsum(dim=1) - is_separator).clamp(max=1)
+    found = encoder(input_ids=ids, attention_mask=mask, token_type_ids=segments).last_hidden_state
+    return found
+
+
+def mean_of_tokens(vectors: Tensor, mask: Tensor) -> Tensor:
+    """Return (rows, size): the mean of (rows, tokens, size) vectors that a (rows, tokens) mask shows."""
+    shown = mask.unsqueeze(-1).to(vectors.dtype)
+    return (vectors * shown).sum(dim=1) / shown.sum(dim=1)
+
+
+def cropped(ids: Tensor, padding: int = PAD_ID) -> tuple[Tensor, Tensor]:
     """Return padded ids without what is padding in all rows, and their mask; both (rows, tokens) int64."""
-    mask = ids != PAD_ID
+    mask = ids != padding
     width = int(mask.any(dim=0).sum())
     return ids[:, :width], mask[:, :width].to(torch.int64)
 
 
-def new_classifier(settings: Mapping[str, Any], vocabulary: int, outputs: int, seed: int) -> Classifier:
-    """Return a classifier of random weights, by the family's hyperparameters."""
-    config = BertConfig(
+def encoder_config(settings: Mapping[str, Any], vocabulary: int, segments: int = 1) -> BertConfig:
+    """Return an encoder's configuration, by the family's hyperparameters; it tells as many texts apart in one row."""
+    return BertConfig(
         vocab_size=vocabulary,
         hidden_size=int(settings["hidden_size"]),
         num_hidden_layers=int(settings["layers"]),
@@ -79,14 +106,28 @@ def new_classifier(settings: Mapping[str, Any], vocabulary: int, outputs: int, s
         max_position_embeddings=int(settings["max_tokens"]),
         hidden_dropout_prob=float(settings["dropout"]),
         attention_probs_dropout_prob=float(settings["dropout"]),
-        type_vocab_size=1,
+        type_vocab_size=segments,
         pad_token_id=PAD_ID,
         # By its width: BERT's own 0.02 is for vectors of 768 and makes narrow encoders learn slowly.
         initializer_range=float(settings["hidden_size"]) ** -0.5,
     )
+
+
+def new_classifier(
+    settings: Mapping[str, Any], vocabulary: int, outputs: int, seed: int, separator: int | None = None
+) -> Classifier:
+    """Return a classifier of random weights, by the family's hyperparameters; with a separator, of pairs."""
+    config = encoder_config(settings, vocabulary, segments=1 if separator is None else 2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        return Classifier(config, outputs, float(settings["dropout"]))
+        return Classifier(config, outputs, float(settings["dropout"]), separator)
+
+
+def scale_answers(classifier: Classifier, spread: float, offset: float) -> None:
+    """Have the last layer give its number times a spread, plus an offset."""
+    with torch.no_grad():
+        classifier.head.weight.mul_(spread)
+        classifier.head.bias.mul_(spread).add_(offset)
 
 
 def freeze_all_but_head(classifier: Classifier) -> None:
@@ -96,7 +137,9 @@ def freeze_all_but_head(classifier: Classifier) -> None:
 
 def classifier_files(classifier: Classifier) -> dict[str, bytes]:
     """Return the encoder's configuration as JSON, and all weights as safetensors."""
-    head = {"outputs": classifier.head.out_features, "dropout": classifier.dropout.p}
+    head: dict[str, float | int] = {"outputs": classifier.head.out_features, "dropout": classifier.dropout.p}
+    if classifier.separator is not None:
+        head["separator"] = classifier.separator
     description = {"encoder": classifier.config.to_diff_dict(), "head": head}
     weights = {name: value.contiguous() for name, value in classifier.state_dict().items()}
     return {CONFIG_FILE: json.dumps(description, sort_keys=True).encode(), WEIGHTS_FILE: save(weights)}
@@ -107,7 +150,8 @@ def load_classifier(files: Mapping[str, bytes]) -> Classifier:
     description = json.loads(files[CONFIG_FILE])
     with torch.random.fork_rng(devices=[]):
         head = description["head"]
-        classifier = Classifier(BertConfig.from_dict(description["encoder"]), head["outputs"], head["dropout"])
+        config = BertConfig.from_dict(description["encoder"])
+        classifier = Classifier(config, head["outputs"], head["dropout"], head.get("separator"))
     classifier.load_state_dict(load(files[WEIGHTS_FILE]))
     classifier.eval()
     return classifier

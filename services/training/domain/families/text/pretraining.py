@@ -5,14 +5,16 @@ Source: Devlin et al., BERT: Pre-training of Deep Bidirectional Transformers for
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from services.training.domain.families.model import Progress, Run
 from services.training.domain.families.neural.batches import Rows
-from services.training.domain.families.neural.loop import train_network
-from services.training.domain.families.text.network import Classifier, cropped
+from services.training.domain.families.neural.loop import TRAINING_PHASE, is_under_way, train_network
+from services.training.domain.families.text.embedder import Embedder
+from services.training.domain.families.text.network import Classifier, cropped, token_vectors
 from services.training.domain.families.text.tokens import START_ID, UNKNOWN_ID
 
 # Of BERT's 15 in a hundred and more, for texts are few; a tenth of the guessed tokens stay visible.
@@ -28,24 +30,27 @@ class MaskedLanguageModel(nn.Module):
         classifier: its encoder learns.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier | Embedder) -> None:
         super().__init__()
         size, vocabulary = classifier.config.hidden_size, classifier.config.vocab_size
         self.encoder = classifier.encoder
+        self._separator = classifier.separator
+        # Special tokens come first, and are not guessed.
+        self._last_special = START_ID if classifier.separator is None else classifier.separator
         self.transform = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.LayerNorm(size))
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the mean cross-entropy of the guesses, in nats, for (rows, tokens) ids, padded."""
         ids, mask = cropped(ids)
-        draws = torch.rand(ids.shape, device=ids.device).masked_fill(ids <= START_ID, 1.0)
+        draws = torch.rand(ids.shape, device=ids.device).masked_fill(ids <= self._last_special, 1.0)
         # As many places whatever was drawn: memory of ever new sizes would not be used again.
         lowest = draws.flatten().topk(math.ceil(_GUESSED * draws.numel()), largest=False)
         is_guessed = lowest.values < _GUESSED
         is_hidden = (torch.rand(is_guessed.shape, device=ids.device) < _HIDDEN) & is_guessed
         flat = ids.flatten()
         seen = flat.scatter(0, lowest.indices, torch.where(is_hidden, UNKNOWN_ID, flat[lowest.indices]))
-        found = self.encoder(input_ids=seen.view_as(ids), attention_mask=mask).last_hidden_state
+        found = token_vectors(self.encoder, seen.view_as(ids), mask, self._separator)
         found = self.transform(found.flatten(0, 1)[lowest.indices])
         guesses = found @ self.encoder.embeddings.word_embeddings.weight.T + self.bias
         goals = flat[lowest.indices].masked_fill(~is_guessed, _NO_GOAL)
@@ -54,8 +59,32 @@ class MaskedLanguageModel(nn.Module):
         return total / is_guessed.sum().clamp(min=1)
 
 
-def pretrain(classifier: Classifier, ids: Tensor, lengths: Tensor, run: Run) -> None:
-    """Train a classifier's encoder in place, for the run's `pretraining_epochs`.
+def pretrain_first(network: Classifier | Embedder, ids: Tensor, lengths: Tensor, run: Run) -> Run:
+    """Train an encoder in place on its texts alone, unless that is off or done; return the run of what follows.
+
+    Args:
+        network: of random weights.
+        ids: (rows, tokens) of the texts, padded.
+        lengths: (rows,) tokens of each.
+        run: of the whole fit.
+    """
+    epochs = run.number("pretraining_epochs")
+    if not epochs:
+        return run
+    before = epochs / (epochs + run.number("epochs"))
+    # A checkpoint of what follows holds what was learned here.
+    if not is_under_way(run, TRAINING_PHASE):
+        pretrain(network, ids, lengths, replace(run, report=partial(_report_part, run, 0.0, before)))
+    return replace(run, report=partial(_report_part, run, before, 1.0))
+
+
+def _report_part(run: Run, start: float, end: float, progress: Progress) -> None:
+    """Tell a part's progress as the whole's, of which it goes from one share to another."""
+    run.report(replace(progress, share=start + (end - start) * progress.share))
+
+
+def pretrain(classifier: Classifier | Embedder, ids: Tensor, lengths: Tensor, run: Run) -> None:
+    """Train an encoder in place, for the run's `pretraining_epochs`.
 
     Args:
         classifier: of random weights.
