@@ -34,6 +34,7 @@ from services.training.child.patience import Patience
 from services.training.domain.families import fitting
 from services.training.domain.families.model import ONNX_FILE, Model, Progress, Stopped
 from services.training.domain.families.parity import Parity, measure_parity
+from services.training.domain.families.schema import Schema
 from services.training.domain.foreign import ForeignModel, score_foreign
 from services.training.settings import WorkerSettings
 
@@ -193,7 +194,7 @@ class _JobRun:
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=ref, evaluation=evaluation)
 
     async def _fitted(
-        self, schema: fitting.Schema, train: pa.Table, settings: Mapping[str, Any], base: Model | None
+        self, schema: Schema, train: pa.Table, settings: Mapping[str, Any], base: Model | None
     ) -> Model:
         await self._patience(self._checkpoints.load)
         if self._checkpoints.found is not None:
@@ -219,7 +220,7 @@ class _JobRun:
                 await self._checkpoints.settle(_SETTLE_SECONDS)
                 raise
 
-    def _readable(self, schema: fitting.Schema, table: pa.Table, settings: Mapping[str, Any]) -> pa.Table:
+    def _readable(self, schema: Schema, table: pa.Table, settings: Mapping[str, Any]) -> pa.Table:
         kept = fitting.readable_rows(self._spec.family, schema, table, settings)
         if kept.num_rows < table.num_rows:
             self._say(_READ, f"skipped {table.num_rows - kept.num_rows} rows whose image cannot be read")
@@ -235,7 +236,7 @@ class _JobRun:
             await self._patience(partial(self._registry.upload, version, name, content))
         return await self._patience(lambda: self._registry.finalize(version, f"{request.request_id}-finalize"))
 
-    async def _held_out(self, table: pa.Table, schema: fitting.Schema) -> tuple[pa.Table, pa.Table, str]:
+    async def _held_out(self, table: pa.Table, schema: Schema) -> tuple[pa.Table, pa.Table, str]:
         if self._spec.trial:
             # What the study's best is judged by in the end, no trial may see.
             left = (
