@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 # A fit in memory takes up to nine times its table's size beside it (measured): copies by type, doubles, design matrix.
 HELD_SHARE = 1 / 8
+# The families that learn from rows that stream.
+STREAMING = ("linear_regression", "logistic_regression", "boosted_trees", "mlp")
 _PART_SHARE = 1 / 16
 _MOST_BLOCK_ROWS = 65_536
 _LEAST_BLOCK_ROWS = 1024
@@ -24,6 +26,11 @@ class Budget:
     def held_bytes(self) -> int:
         """Of a table, in Arrow: a larger one streams."""
         return int(self.memory_bytes * HELD_SHARE)
+
+    def judged_bytes(self, family: str) -> int:
+        """Of a table in Arrow whose rows all judge a model; of a larger one as many as fit do."""
+        # Predicting takes half as much as a fit; how much texts and images take is not known beforehand.
+        return int(self.memory_bytes * 2 * HELD_SHARE) if family in STREAMING else self.memory_bytes
 
     @property
     def part_bytes(self) -> int:

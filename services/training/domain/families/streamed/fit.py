@@ -13,7 +13,7 @@ from services.training.domain.families.linear import LinearCore
 from services.training.domain.families.model import Core, Model, Run, Settings, TrainedModel
 from services.training.domain.families.neural.mlp import MlpCore
 from services.training.domain.families.schema import Schema
-from services.training.domain.families.streamed.budget import Budget
+from services.training.domain.families.streamed.budget import STREAMING, Budget
 from services.training.domain.families.streamed.draws import RARE_ROWS, Division, Draw, Purpose
 from services.training.domain.families.streamed.linear import fit_linear, fit_logistic
 from services.training.domain.families.streamed.parted import Measured, Parted
@@ -23,8 +23,7 @@ from services.training.domain.families.streamed.shuffled import Shuffled
 from services.training.domain.families.streamed.trees import fit_trees
 from services.training.domain.families.target import TargetSummary
 
-STREAMING = ("linear_regression", "logistic_regression", "boosted_trees", "mlp")
-_HELD_OUT = 0.1
+HELD_OUT_SHARE = 0.1
 # As in memory: what a trial is judged by, of the rows that it may see.
 _TRIAL_SHARE = 0.2
 _ASIDE = 0.1
@@ -70,18 +69,23 @@ class Prepared:
     fit: Callable[[Run], Model]
 
 
+def can_stream(family: str, base: Model | None) -> bool:
+    """Return whether a family can learn from a table that does not fit; from a base, go on."""
+    return family in STREAMING and not (family == "boosted_trees" and base is not None)
+
+
 def check_streams(family: str, memory_bytes: int, base: Model | None) -> None:
     """Check that a family can learn from a table that does not fit.
 
     Raises:
         InvalidArgument: it cannot; the message says which can.
     """
-    if family in STREAMING and not (family == "boosted_trees" and base is not None):
+    if can_stream(family, base):
         return
     what = "a fine-tune of boosted_trees" if family in STREAMING else family
     raise InvalidArgument(
-        f"the table is too large for the {memory_bytes >> 20} MiB that the job declares, and {what} holds it whole: "
-        f"declare eight times its size in memory; larger ones stream into {', '.join(STREAMING)}",
+        f"the table is larger than the {memory_bytes >> 20} MiB of memory that the job declares, and {what} holds it "
+        f"whole, several times: declare more; without a base {', '.join(STREAMING)} learn from larger ones",
         reason="TABLE_TOO_LARGE",
     )
 
@@ -145,11 +149,11 @@ def _draws(plan: Plan, schema: Schema, budget: Budget, rows: int, row_bytes: flo
     draws = []
     if plan.is_trial and plan.holds_out:
         # As many as any job of this seed would hold out, whatever memory it declares.
-        draws.append(Draw(Purpose.HELD_OUT, plan.seed, _HELD_OUT))
+        draws.append(Draw(Purpose.HELD_OUT, plan.seed, HELD_OUT_SHARE))
     if plan.is_trial:
         draws.append(Draw(Purpose.TRIAL, plan.seed, budget.share(_TRIAL_SHARE, rows, row_bytes)))
     elif plan.holds_out:
-        draws.append(Draw(Purpose.HELD_OUT, plan.seed, budget.share(_HELD_OUT, rows, row_bytes)))
+        draws.append(Draw(Purpose.HELD_OUT, plan.seed, budget.share(HELD_OUT_SHARE, rows, row_bytes)))
     if _sets_aside(plan, schema):
         features = 2 * len(schema.columns) + sum(len(column.categories) for column in schema.columns)
         row_bytes = max(row_bytes, 8.0 * features)
