@@ -1228,8 +1228,14 @@ class ReadDatasetRequest(_message.Message):
 
     REF_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
+    FIRST_ROW_FIELD_NUMBER: _builtins.int
+    MOST_ROWS_FIELD_NUMBER: _builtins.int
     ref: _builtins.str
     """name@number, or the name alone for the newest."""
+    first_row: _builtins.int
+    """The first row to read, from 0: a reading that was cut goes on where it stood."""
+    most_rows: _builtins.int
+    """Most rows to read; 0 for all that follow."""
     @_builtins.property
     def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The columns to read; empty means all."""
@@ -1239,10 +1245,12 @@ class ReadDatasetRequest(_message.Message):
         *,
         ref: _builtins.str = ...,
         columns: _abc.Iterable[_builtins.str] | None = ...,
+        first_row: _builtins.int = ...,
+        most_rows: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "ref", b"ref"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "first_row", b"first_row", "most_rows", b"most_rows", "ref", b"ref"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

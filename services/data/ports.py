@@ -130,6 +130,8 @@ class OpenedTable(Protocol):
     @property
     def schema(self) -> pa.Schema: ...
 
-    def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Read from the start, some columns or all, always in the same batches."""
+    def batches(
+        self, columns: list[str] | None = None, first_row: int = 0, most_rows: int = 0
+    ) -> Iterator[pa.RecordBatch]:
+        """Read from a row on, some columns or all, always in the same batches; 0 most rows for all that follow."""
         ...

@@ -164,7 +164,7 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
         version = await self._datasets.version(current_identity().workspace, request.ref)
         check_columns(list(request.columns), version.content.columns)
         table = await self._datasets.rows(version)
-        async for chunk in ArrowChunks(table, list(request.columns) or None):
+        async for chunk in ArrowChunks(table, list(request.columns) or None, request.first_row, request.most_rows):
             yield pb.ReadDatasetResponse(arrow=chunk)
 
 

@@ -149,6 +149,18 @@ async def test_rows_come_back_whatever_their_types(store: ObjectTableStore) -> N
     assert await asyncio.to_thread(_whole, opened) == table
 
 
+async def test_rows_are_read_from_any_place(store: ObjectTableStore) -> None:
+    # Several row groups of several batches each.
+    table = pa.table({"n": range(200_000), "t": [f"row {index}" for index in range(200_000)]})
+    content = await store.write("default", lambda stop: (table.schema, iter(table.to_batches(max_chunksize=10_000))))
+    opened = await store.open_table(_version(content))
+    for first, most in ((0, 0), (0, 5), (16_383, 2), (65_000, 90_001), (199_999, 7), (150_000, 0), (200_000, 0)):
+        rows = await asyncio.to_thread(lambda: list(opened.batches(["n"], first, most)))  # noqa: B023
+        found = [value for batch in rows for value in batch.column(0).to_pylist()]
+        assert found == list(range(first, min(first + (most or 200_000), 200_000)))
+        assert all(batch.num_rows for batch in rows)
+
+
 def _type(name: str) -> pa.DataType:
     return pa.type_for_alias(name)
 

@@ -333,9 +333,15 @@ class House:
 
     async def import_csv(self, name: str, content: bytes, label: str = "") -> str:
         """Import a file as a dataset; return its reference."""
+        return await self._import(name, content, label, data_pb2.FILE_FORMAT_CSV)
 
+    async def import_parquet(self, name: str, content: bytes, label: str = "") -> str:
+        """Import a Parquet file as a dataset; return its reference."""
+        return await self._import(name, content, label, data_pb2.FILE_FORMAT_PARQUET)
+
+    async def _import(self, name: str, content: bytes, label: str, file_format: "data_pb2.FileFormat.ValueType") -> str:
         async def messages() -> AsyncIterator[data_pb2.ImportDatasetRequest]:
-            header = data_pb2.ImportHeader(dataset=name, format=data_pb2.FILE_FORMAT_CSV, label=label)
+            header = data_pb2.ImportHeader(dataset=name, format=file_format, label=label)
             yield data_pb2.ImportDatasetRequest(header=header)
             for start in range(0, len(content), 1 << 20):
                 yield data_pb2.ImportDatasetRequest(chunk=content[start : start + (1 << 20)])

@@ -79,11 +79,15 @@ class ArrowChunks:
     Args:
         table: the rows.
         columns: which to send; None for all.
+        first_row: where to begin.
+        most_rows: to send; 0 for all that follow.
     """
 
-    def __init__(self, table: OpenedTable, columns: list[str] | None) -> None:
+    def __init__(self, table: OpenedTable, columns: list[str] | None, first_row: int = 0, most_rows: int = 0) -> None:
         self._table = table
         self._columns = columns
+        self._first_row = first_row
+        self._most_rows = most_rows
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         chunks = self._chunks()
@@ -96,7 +100,7 @@ class ArrowChunks:
             schema = pa.schema([schema.field(name) for name in self._columns])
         sink = _Buffer()
         with pa.ipc.new_stream(sink, schema) as writer:
-            for batch in self._table.batches(self._columns):
+            for batch in self._table.batches(self._columns, self._first_row, self._most_rows):
                 writer.write_batch(batch)
                 while len(sink.content) >= _CHUNK_BYTES:
                     yield sink.take()

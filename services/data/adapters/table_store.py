@@ -72,16 +72,30 @@ class EncryptedTable:
     name: str
     schema: pa.Schema
 
-    def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Read from the start, some columns or all, always in the same batches. Blocks: use a thread."""
+    def batches(
+        self, columns: list[str] | None = None, first_row: int = 0, most_rows: int = 0
+    ) -> Iterator[pa.RecordBatch]:
+        """Read from a row on, some columns or all, always in the same batches. Blocks: use a thread."""
         schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
         with (
             self.objects.table_reader(self.workspace, self.name) as source,
             pq.ParquetFile(source, decryption_properties=self.encryption.decryption_properties()) as file,
         ):
+            end = first_row + most_rows if most_rows else file.metadata.num_rows
+            start = 0
             for group in range(file.num_row_groups):
-                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
-                    yield batch.select(schema.names).cast(schema)
+                rows = file.metadata.row_group(group).num_rows
+                if start < end and start + rows > first_row:
+                    for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
+                        wanted = _overlap(batch, start, first_row, end)
+                        start += batch.num_rows
+                        if wanted.num_rows:
+                            yield wanted.select(schema.names).cast(schema)
+                        if start >= end:
+                            return
+                else:
+                    # Other groups are not even read.
+                    start += rows
 
 
 class ObjectTableStore:
@@ -185,6 +199,12 @@ class ObjectTableStore:
         """Delete what was stored of some versions."""
         for content in contents:
             await self._objects.delete(workspace, (content.table, content.profile))
+
+
+def _overlap(batch: pa.RecordBatch, start: int, first: int, end: int) -> pa.RecordBatch:
+    """Return those rows of a batch, the first of which is row `start`, that lie from first to before end."""
+    skipped = max(first - start, 0)
+    return batch.slice(skipped, max(min(end - start, batch.num_rows) - skipped, 0))
 
 
 def _in_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:

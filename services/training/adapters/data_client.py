@@ -1,7 +1,9 @@
 """The data service, as training sees it: versions and their rows."""
 
+import contextlib
 import io
 from collections import deque
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc
@@ -19,7 +21,8 @@ class DataClient:
     """
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = DataServiceStub(channel)
+        # Its calls are those of servicekit's channel: coroutines and async generators.
+        self._stub: Any = DataServiceStub(channel)
 
     async def version(self, ref: str) -> data_pb2.DatasetVersion:
         """Return a version.
@@ -27,16 +30,30 @@ class DataClient:
         Raises:
             NotFound: there is none.
         """
-        return await self._stub.GetDatasetVersion(data_pb2.GetDatasetVersionRequest(ref=ref))
+        request = data_pb2.GetDatasetVersionRequest(ref=ref)
+        version: data_pb2.DatasetVersion = await self._stub.GetDatasetVersion(request)
+        return version
 
-    async def read(self, ref: str) -> pa.Table:
-        """Return a version's rows."""
+    async def read(self, ref: str, most_bytes: int = 0) -> pa.Table | None:
+        """Return a version's rows; None where they are more than so many bytes of Arrow, 0 for any."""
         chunks = Chunks()
-        async for answer in self._stub.ReadDataset(data_pb2.ReadDatasetRequest(ref=ref)):
-            chunks.add(answer.arrow)
+        size = 0
+        async with contextlib.aclosing(self.chunks(ref)) as answers:
+            async for chunk in answers:
+                size += len(chunk)
+                if most_bytes and size > most_bytes:
+                    return None
+                chunks.add(chunk)
         # Arrow takes a short read for the end of the file, and a batch's columns are longer than a chunk.
         with pa.ipc.open_stream(pa.PythonFile(io.BufferedReader(chunks), mode="r")) as reader:
             return reader.read_all()
+
+    async def chunks(self, ref: str, first_row: int = 0, most_rows: int = 0) -> AsyncGenerator[bytes, None]:
+        """Yield a version's rows from one on as the pieces of an Arrow stream; 0 most rows for all that follow."""
+        request = data_pb2.ReadDatasetRequest(ref=ref, first_row=first_row, most_rows=most_rows)
+        async with contextlib.aclosing(self._stub.ReadDataset(request)) as answers:
+            async for answer in answers:
+                yield answer.arrow
 
 
 class Chunks(io.RawIOBase):

@@ -6,6 +6,7 @@ import math
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version as library_version
 from typing import Any
@@ -31,9 +32,14 @@ from services.training.child.messages import (
     signature_to_proto,
 )
 from services.training.child.patience import Patience
+from services.training.child.remote_rows import RemoteRows
 from services.training.domain.families import fitting
-from services.training.domain.families.model import ONNX_FILE, Model, Progress, Stopped
+from services.training.domain.families.model import ONNX_FILE, Model, Progress, Run, Stopped
 from services.training.domain.families.parity import Parity, measure_parity
+from services.training.domain.families.schema import Schema
+from services.training.domain.families.streamed.budget import Budget
+from services.training.domain.families.streamed.fit import HELD_OUT_SHARE, Plan, can_stream, check_streams, prepare
+from services.training.domain.families.streamed.sample import sample
 from services.training.domain.foreign import ForeignModel, score_foreign
 from services.training.settings import WorkerSettings
 
@@ -98,6 +104,23 @@ async def _outcome(settings: WorkerSettings, job: pb.Job, epoch: int, tell: Tell
         return _failed("INTERNAL", "an internal error: the worker's log has it, under this job's name")
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """A fit that can begin.
+
+    Args:
+        schema: what it learns from.
+        held_out: rows that judge.
+        held_out_name: the version that they are of.
+        fit: trains.
+    """
+
+    schema: Schema
+    held_out: pa.Table
+    held_out_name: str
+    fit: Callable[[Run], Model]
+
+
 class _JobRun:
     """The steps of one job."""
 
@@ -120,6 +143,10 @@ class _JobRun:
         self._checkpoints = checkpoints
         self._tell = tell
         self._is_stopped = False
+        self._budget = Budget(job.spec.resources.memory_bytes)
+        # What was said last, and the rows that stream, if any.
+        self._told = 0.0, ""
+        self._streamed: RemoteRows | None = None
         self._patience = Patience(_PATIENCE_SECONDS, self._check_stopped)
         signal.signal(signal.SIGTERM, self._stop)
 
@@ -145,7 +172,7 @@ class _JobRun:
     async def _evaluate(self) -> pb.FinishJobRequest:
         self._say(0.1, "reading")
         base = await self._base()
-        table = await self._read(self._spec.dataset)
+        table = await self._judging(self._spec.dataset)
         self._say(0.5, "scoring")
         with _span("evaluate"):
             if base.uploaded:
@@ -158,18 +185,14 @@ class _JobRun:
     async def _fit(self) -> pb.FinishJobRequest:
         self._say(0.0, "reading")
         dataset = await self._patience(lambda: self._data.version(self._spec.dataset))
-        table = await self._read(self._spec.dataset)
         parent = await self._base() if self._spec.kind == pb.JOB_KIND_FINE_TUNE else None
         base = await self._load(parent) if parent else None
         settings = {name: json.loads(value) for name, value in self._spec.hyperparameters.items()}
-        family, target, handle_unknown = self._spec.family, self._spec.target, self._spec.handle_unknown
-        schema = fitting.describe(family, table, target, settings, handle_unknown, base)
-        table = self._readable(schema, table, settings)
-        train, held_out, held_out_name = await self._held_out(table, schema)
-        held_out = self._readable(schema, held_out, settings)
+        ready = await self._ready(dataset, settings, base)
+        held_out, held_out_name = ready.held_out, ready.held_out_name
         # What cannot be scored is refused before training, not after.
-        fitting.check(schema, held_out)
-        model = await self._fitted(schema, train, settings, base)
+        fitting.check(ready.schema, held_out)
+        model = await self._fitted(ready, settings)
         with _span("evaluate"):
             evaluation = evaluation_to_proto(held_out_name, fitting.evaluate(model, held_out))
             if self._spec.trial:
@@ -192,34 +215,75 @@ class _JobRun:
             return _failed(version.error_reason, f"the registry refused {ref}: {version.error_message}")
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=ref, evaluation=evaluation)
 
-    async def _fitted(
-        self, schema: fitting.Schema, train: pa.Table, settings: Mapping[str, Any], base: Model | None
-    ) -> Model:
+    async def _ready(
+        self, dataset: data_pb2.DatasetVersion, settings: Mapping[str, Any], base: Model | None
+    ) -> "_Ready":
+        """Return the fit that can begin: on a table in memory, or on one that streams where it is too large."""
+        family, target, handle_unknown = self._spec.family, self._spec.target, self._spec.handle_unknown
+        most_bytes = self._budget.held_bytes if can_stream(family, base) else self._budget.memory_bytes
+        table = await self._read(self._spec.dataset, most_bytes)
+        if table is None:
+            check_streams(family, self._budget.memory_bytes, base)
+            return await self._ready_to_stream(dataset, settings, base)
+        schema = fitting.describe(family, table, target, settings, handle_unknown, base)
+        table = self._readable(schema, table, settings)
+        train, held_out, held_out_name = await self._held_out(table, schema)
+        held_out = self._readable(schema, held_out, settings)
+
+        def fit(run: Run) -> Model:
+            checkpoints, threads = run.checkpoints, run.threads
+            return fitting.fit(
+                family, schema, train, settings, run.seed, run.report, run.is_cancelled, base, threads, checkpoints
+            )
+
+        return _Ready(schema, held_out, held_out_name, fit)
+
+    async def _ready_to_stream(
+        self, dataset: data_pb2.DatasetVersion, settings: Mapping[str, Any], base: Model | None
+    ) -> "_Ready":
+        spec, others = self._spec, self._spec.evaluation_dataset
+        rows = self._stream(dataset, "streaming: the table is larger than the memory declared")
+        plan = Plan(
+            spec.family,
+            spec.target,
+            settings,
+            spec.seed,
+            spec.handle_unknown,
+            base,
+            is_trial=spec.trial > 0,
+            holds_out=not others,
+        )
+        with _span("describe"):
+            prepared = await asyncio.to_thread(prepare, plan, rows, self._budget)
+        if prepared.held_out is not None:
+            return _Ready(prepared.schema, prepared.held_out, spec.dataset, prepared.fit)
+        return _Ready(prepared.schema, await self._judging(others), others, prepared.fit)
+
+    def _stream(self, dataset: data_pb2.DatasetVersion, message: str) -> RemoteRows:
+        """Return a version's rows as they come, and say so."""
+        ref = f"{dataset.dataset}@{dataset.number}"
+        self._streamed = RemoteRows(
+            self._data, ref, dataset.rows, _PATIENCE_SECONDS, self._check_stopped, self._tell_streamed
+        )
+        self._say(self._told[0], message)
+        return self._streamed
+
+    async def _fitted(self, ready: "_Ready", settings: Mapping[str, Any]) -> Model:
         await self._patience(self._checkpoints.load)
         if self._checkpoints.found is not None:
             self._say(_READ, "going on from its checkpoint")
+        threads = max(1, round(self._spec.resources.cores))
+        run = Run(settings, self._spec.seed, self._report, lambda: self._is_stopped, threads, self._checkpoints)
         with _span("fit"):
             try:
                 # In a thread, so that checkpoints leave meanwhile.
-                return await asyncio.to_thread(
-                    fitting.fit,
-                    self._spec.family,
-                    schema,
-                    train,
-                    settings,
-                    self._spec.seed,
-                    self._report,
-                    lambda: self._is_stopped,
-                    base,
-                    threads=max(1, round(self._spec.resources.cores)),
-                    checkpoints=self._checkpoints,
-                )
+                return await asyncio.to_thread(ready.fit, run)
             except (Stopped, LeptonError):
                 # Whoever tries it again goes on from there.
                 await self._checkpoints.settle(_SETTLE_SECONDS)
                 raise
 
-    def _readable(self, schema: fitting.Schema, table: pa.Table, settings: Mapping[str, Any]) -> pa.Table:
+    def _readable(self, schema: Schema, table: pa.Table, settings: Mapping[str, Any]) -> pa.Table:
         kept = fitting.readable_rows(self._spec.family, schema, table, settings)
         if kept.num_rows < table.num_rows:
             self._say(_READ, f"skipped {table.num_rows - kept.num_rows} rows whose image cannot be read")
@@ -235,7 +299,7 @@ class _JobRun:
             await self._patience(partial(self._registry.upload, version, name, content))
         return await self._patience(lambda: self._registry.finalize(version, f"{request.request_id}-finalize"))
 
-    async def _held_out(self, table: pa.Table, schema: fitting.Schema) -> tuple[pa.Table, pa.Table, str]:
+    async def _held_out(self, table: pa.Table, schema: Schema) -> tuple[pa.Table, pa.Table, str]:
         if self._spec.trial:
             # What the study's best is judged by in the end, no trial may see.
             left = (
@@ -244,7 +308,7 @@ class _JobRun:
             train, judged = fitting.hold_out(left, schema.target, self._spec.seed + 1, _TRIAL_SHARE)
             return train, judged, self._spec.dataset
         if self._spec.evaluation_dataset:
-            return table, await self._read(self._spec.evaluation_dataset), self._spec.evaluation_dataset
+            return table, await self._judging(self._spec.evaluation_dataset), self._spec.evaluation_dataset
         train, held_out = fitting.hold_out(table, schema.target, self._spec.seed)
         return train, held_out, self._spec.dataset
 
@@ -265,18 +329,33 @@ class _JobRun:
         if scored_on in (self._spec.dataset, self._spec.evaluation_dataset):
             return []
         try:
-            rows = await self._read(scored_on)
-            if scored_on == trained_on:
-                _, rows = fitting.hold_out(rows, model.target, parent.lineage.seed)
+            seed = parent.lineage.seed
+            rows = await self._read(scored_on, self._budget.judged_bytes(self._spec.family))
+            if rows is None:
+                # Those that it held out come first, where it streamed them, too.
+                rows = await self._drawn(scored_on, seed, HELD_OUT_SHARE if scored_on == trained_on else 1.0)
+            elif scored_on == trained_on:
+                _, rows = fitting.hold_out(rows, model.target, seed)
             return [evaluation_to_proto(scored_on, fitting.evaluate(model, rows))]
         except (NotFound, InvalidArgument) as error:
             # Deleted since, or with categories that the model refuses: the job does not depend on it.
             _log.info("parent's rows not scored", dataset=scored_on, why=error.message)
             return []
 
-    async def _read(self, ref: str) -> pa.Table:
+    async def _read(self, ref: str, most_bytes: int) -> pa.Table | None:
+        """Return a version's rows; None where they take more than that."""
         with _span("read"):
-            return await self._patience(lambda: self._data.read(ref))
+            return await self._patience(lambda: self._data.read(ref, most_bytes))
+
+    async def _judging(self, ref: str) -> pa.Table:
+        """Return rows to judge a model by: a version's, or a draw of as many as fit."""
+        rows = await self._read(ref, self._budget.judged_bytes(self._spec.family))
+        return rows if rows is not None else await self._drawn(ref, self._spec.seed)
+
+    async def _drawn(self, ref: str, seed: int, share: float = 1.0) -> pa.Table:
+        dataset = await self._patience(lambda: self._data.version(ref))
+        rows = self._stream(dataset, f"streaming: {ref} is larger than the memory declared, a draw of its rows judges")
+        return await asyncio.to_thread(sample, rows, seed, self._budget.part_bytes, share)
 
     def _request(
         self,
@@ -309,8 +388,16 @@ class _JobRun:
         message = "; ".join(part for part in (progress.message, self._checkpoints.trouble) if part)
         self._say(_READ + (_FITTED - _READ) * progress.share, message, progress.step, progress.metrics)
 
+    def _tell_streamed(self) -> None:
+        """Tell how much was read. Stops nothing: a network's fit keeps a checkpoint before it ends."""
+        if self._streamed is not None:
+            share, message = self._told
+            message = f"{message}; {self._streamed.passes:.1f} passes read"
+            self._tell({"progress": share, "message": message[:_LONGEST_MESSAGE], "step": 0, "metrics": []})
+
     def _say(self, progress: float, message: str, step: int = 0, metrics: Mapping[str, float] | None = None) -> None:
         self._check_stopped()
+        self._told = progress, message
         # What is no number has no place in JSON, nor on a curve.
         numbers = {name: value for name, value in (metrics or {}).items() if math.isfinite(value)}
         listed = [{"name": name, "value": value} for name, value in numbers.items()]

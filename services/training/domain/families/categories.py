@@ -8,7 +8,7 @@ from services.training.domain.families.target import Target
 
 # As many rows of the average are added to each value's own: a rare one says little.
 _SMOOTHING_ROWS = 10.0
-_FOLDS = 5
+FOLDS = 5
 
 
 def outcome(truth: Array, target: Target) -> Array:
@@ -19,11 +19,17 @@ def outcome(truth: Array, target: Target) -> Array:
     """
     if target.task != "multiclass":
         return truth.astype(float)
-    indicators = np.eye(len(target.classes))[truth]
-    _, vectors = np.linalg.eigh(np.cov(indicators, rowvar=False))
+    return np.asarray(class_outcomes(np.bincount(truth, minlength=len(target.classes)))[truth])
+
+
+def class_outcomes(class_rows: Array) -> Array:
+    """Return (classes,) the mixture for a row of each of several classes, by how many rows each has."""
+    shares = class_rows / class_rows.sum()
+    # The covariance of the indicators.
+    _, vectors = np.linalg.eigh(np.diag(shares) - np.outer(shares, shares))
     main = vectors[:, -1]
     # An eigenvector's sign is arbitrary: fixed, so that the same rows give the same model.
-    return np.asarray(indicators @ (main * np.sign(main[np.abs(main).argmax()])))
+    return np.asarray(main * np.sign(main[np.abs(main).argmax()]))
 
 
 def category_values(encoding: Encoding, codes: Array, outcomes: Array) -> Array:
@@ -33,9 +39,14 @@ def category_values(encoding: Encoding, codes: Array, outcomes: Array) -> Array:
     for place in range(codes.shape[1]):
         np.add.at(counts, codes[:, place], 1.0)
         np.add.at(sums, codes[:, place], outcomes)
+    return smoothed(counts, sums, outcomes.mean())
+
+
+def smoothed(counts: Array, sums: Array, mean: float) -> Array:
+    """Return (known categories + 1,) smoothed means by the rows of each, their sums, and the mean of all."""
     # Values too rare to be known are the unknown ones of training: they stay at the mean, as all others will.
-    counts[-1] = sums[-1] = 0.0
-    return np.asarray((sums + _SMOOTHING_ROWS * outcomes.mean()) / (counts + _SMOOTHING_ROWS))
+    known = np.arange(len(counts)) < len(counts) - 1
+    return np.asarray((sums * known + _SMOOTHING_ROWS * mean) / (counts * known + _SMOOTHING_ROWS))
 
 
 def training_values(encoding: Encoding, codes: Array, outcomes: Array, seed: int) -> Array:
@@ -44,7 +55,7 @@ def training_values(encoding: Encoding, codes: Array, outcomes: Array, seed: int
     With its own outcome in them, a column of names would tell a tree the answer and mean nothing on new rows
     (Micci-Barreca, A preprocessing scheme for high-cardinality categorical attributes, SIGKDD Explorations 3, 2001).
     """
-    folds = np.random.default_rng(seed).permutation(len(codes)) % _FOLDS
+    folds = np.random.default_rng(seed).permutation(len(codes)) % FOLDS
     values = np.empty(codes.shape)
     for fold in np.unique(folds):
         inside = folds == fold

@@ -38,6 +38,15 @@ class Scaling:
         with np.errstate(over="ignore", invalid="ignore"):
             mean = np.where(known, numbers, 0.0).sum(axis=0) / counts
             spread = np.sqrt((np.where(known, numbers - mean, 0.0) ** 2).sum(axis=0) / counts)
+        return cls.measured(mean, spread)
+
+    @classmethod
+    def measured(cls, mean: Array, spread: Array) -> Self:
+        """Return the scaling by means and standard deviations.
+
+        Raises:
+            InvalidArgument: they overflowed.
+        """
         if not (np.isfinite(mean).all() and np.isfinite(spread).all()):
             raise InvalidArgument("a column holds numbers beyond 1e150: scale it", reason="NUMBERS_TOO_LARGE")
         return cls(mean, np.where(spread > _LEAST_SPREAD * np.abs(mean), spread, 1.0))
@@ -49,12 +58,24 @@ def scaled(numbers: Array, scaling: Scaling) -> tuple[Array, Array]:
     return np.where(missing, 0.0, (numbers - scaling.mean) / scaling.deviation), missing
 
 
-def design_matrix(encoding: Encoding, encoded: Encoded, scaling: Scaling) -> Array:
-    """Return (rows, features): scaled numbers, missing marks, one column a known category."""
+def design_matrix(encoding: Encoding, encoded: Encoded, scaling: Scaling, common: Array | None = None) -> Array:
+    """Return (rows, features): scaled numbers, missing marks, one column a known category.
+
+    Args:
+        encoding: of the columns.
+        encoded: the rows.
+        scaling: of the numbers.
+        common: (known categories + 1,) which of them enough rows have; None where these rows are all there are.
+    """
     values, missing = scaled(encoded.numbers, scaling)
     hot = np.zeros((len(encoded.codes), encoding.unknown + 1))
     rows = np.arange(len(encoded.codes))
     for place in range(encoded.codes.shape[1]):
         hot[rows, encoded.codes[:, place]] = 1.0
-    hot[:, hot.sum(axis=0) < _LEAST_CATEGORY_ROWS] = 0.0
+    hot[:, ~(is_common(hot.sum(axis=0)) if common is None else common)] = 0.0
     return np.concatenate([values, missing.astype(float), hot[:, :-1]], axis=1)
+
+
+def is_common(rows: Array) -> Array:
+    """Return which categories count, by how many rows have each."""
+    return np.asarray(rows >= _LEAST_CATEGORY_ROWS)

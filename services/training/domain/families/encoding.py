@@ -41,6 +41,9 @@ class Encoded:
     numbers: Array
     codes: Array
 
+    def __getitem__(self, places: Array | slice) -> "Encoded":
+        return Encoded(self.numbers[places], self.codes[places])
+
 
 class Encoding:
     """The encoding of a model's columns.

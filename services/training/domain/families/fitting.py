@@ -1,7 +1,6 @@
 """The way in: describe a table, fit a family on it or go on from a model, score."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +9,7 @@ from servicekit.errors import InvalidArgument
 from services.training.domain.families.catalog import find_family
 from services.training.domain.families.checkpoints import Checkpoints, NoCheckpoints
 from services.training.domain.families.encoding import Encoded, Encoding
-from services.training.domain.families.frame import Array, Column, describe_columns, normalize
+from services.training.domain.families.frame import Array, describe_columns, normalize
 from services.training.domain.families.image.fit import fit_cnn
 from services.training.domain.families.image.model import ImageModel
 from services.training.domain.families.image.pixels import broken_images, readable
@@ -30,6 +29,7 @@ from services.training.domain.families.model import (
 )
 from services.training.domain.families.neural.mlp import MlpCore, fit_mlp
 from services.training.domain.families.regression import fit_linear
+from services.training.domain.families.schema import Schema
 from services.training.domain.families.single_column import describe_single, row_texts
 from services.training.domain.families.target import Target, describe_target, target_values
 from services.training.domain.families.text.columns import describe_texts, readings, task_of
@@ -45,26 +45,6 @@ CORES: dict[str, type[Core]] = {
     "mlp": MlpCore,
 }
 HANDLE_UNKNOWN = ("ignore", "error")
-
-
-@dataclass(frozen=True)
-class Schema:
-    """What a model is to take and predict.
-
-    Args:
-        columns: the inputs.
-        target: what is predicted.
-        handle_unknown: what an unknown category does at prediction: ignore or error.
-    """
-
-    columns: tuple[Column, ...]
-    target: Target
-    handle_unknown: str
-
-    @property
-    def is_single(self) -> bool:
-        """Whether its input is columns of texts, or one of images."""
-        return self.columns[0].kind == "text"
 
 
 def describe(
@@ -83,28 +63,37 @@ def describe(
         InvalidArgument: the table cannot be learned from; the message says what to do.
     """
     reads = find_family(family).reads
+    check_request(family, handle_unknown, base)
+    table = normalize(table)
+    if base is None and reads == "texts":
+        return Schema(*describe_texts(table, target, settings), handle_unknown)
+    if base is None:
+        goal = describe_target(table, target, classify=wants_classes(family, settings))
+        if reads != "columns":
+            return Schema(describe_single(table, target), goal, handle_unknown)
+        most = int(settings["max_categories"])
+        return Schema(describe_columns(table, target, most, knows_all=handle_unknown == "error"), goal, handle_unknown)
+    if reads == "texts" and settings["task"] not in ("auto", own := task_of(base.columns, base.target)):
+        raise InvalidArgument(f"the base model's task is {own}: leave task out", reason="BASE_MISMATCH")
+    schema = Schema(base.columns, base.target, handle_unknown)
+    check_classes(np.bincount(_classes(table, base.target), minlength=len(base.target.classes)), base.target)
+    check(schema, table)
+    return schema
+
+
+def check_request(family: str, handle_unknown: str, base: Model | None) -> None:
+    """Check what can be checked without rows.
+
+    Raises:
+        InvalidArgument: the rule for unknown categories is none, or the base is of another family.
+    """
     if handle_unknown not in HANDLE_UNKNOWN:
         raise InvalidArgument(
             f"handle_unknown must be one of {', '.join(HANDLE_UNKNOWN)}, got {handle_unknown!r}",
             reason="BAD_HANDLE_UNKNOWN",
         )
-    table = normalize(table)
-    if base is None and reads == "texts":
-        return Schema(*describe_texts(table, target, settings), handle_unknown)
-    if base is None:
-        goal = describe_target(table, target, classify=_wants_classes(family, settings))
-        if reads != "columns":
-            return Schema(describe_single(table, target), goal, handle_unknown)
-        most = int(settings["max_categories"])
-        return Schema(describe_columns(table, target, most, knows_all=handle_unknown == "error"), goal, handle_unknown)
-    if base.family != family:
+    if base is not None and base.family != family:
         raise InvalidArgument(f"the base model is of {base.family}, not {family}", reason="FAMILY_MISMATCH")
-    if reads == "texts" and settings["task"] not in ("auto", own := task_of(base.columns, base.target)):
-        raise InvalidArgument(f"the base model's task is {own}: leave task out", reason="BASE_MISMATCH")
-    schema = Schema(base.columns, base.target, handle_unknown)
-    _check_classes(target_values(table, base.target), base.target)
-    check(schema, table)
-    return schema
 
 
 def check(schema: Schema, table: pa.Table) -> None:
@@ -242,9 +231,24 @@ def _encode(schema: Schema, table: pa.Table) -> Encoded:
     return Encoding(schema.columns).encode(table, refuse_unknown=schema.handle_unknown == "error")
 
 
-def _check_classes(truth: Array, target: Target) -> None:
-    absent = sorted(set(range(len(target.classes))) - set(truth.tolist()))
-    if absent:
+def _classes(table: pa.Table, target: Target) -> Array:
+    """Return (rows,) class indexes; none for a value."""
+    truth = target_values(table, target)
+    return truth if target.classes else np.zeros(0, dtype=np.int64)
+
+
+def check_classes(class_rows: Array, target: Target) -> None:
+    """Check that every class of a target occurs.
+
+    Args:
+        class_rows: (classes,) rows of each.
+        target: what is predicted.
+
+    Raises:
+        InvalidArgument: one does not.
+    """
+    absent = np.flatnonzero(class_rows[: len(target.classes)] == 0)
+    if len(absent):
         raise InvalidArgument(
             f"no row has class {target.classes[absent[0]]!r} of {target.name!r}, which the base model knows: every "
             "class must occur",
@@ -252,7 +256,8 @@ def _check_classes(truth: Array, target: Target) -> None:
         )
 
 
-def _wants_classes(family: str, settings: Mapping[str, object]) -> bool | None:
+def wants_classes(family: str, settings: Mapping[str, object]) -> bool | None:
+    """Return whether a family predicts classes; None where the target's values decide."""
     if family == "linear_regression":
         return False
     if family in ("logistic_regression", "cnn"):

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from servicekit.errors import InvalidArgument
+from services.training.domain.families.category_counts import CategoryCounts
 
 Array = np.ndarray[Any, Any]
 
@@ -61,23 +62,51 @@ def describe_columns(table: pa.Table, target: str, max_categories: int, *, knows
     Raises:
         InvalidArgument: a column has a type that no model here reads, or no value at all, or there is none.
     """
-    names = [name for name in table.column_names if name != target]
-    if not names:
-        raise InvalidArgument(f"there is no column beside the target {target!r}", reason="NO_INPUT_COLUMNS")
-    reserved = next((name for name in names if name in OUTPUT_NAMES), None)
-    if reserved is not None:
-        raise InvalidArgument(
-            f"column {reserved!r} bears the name of a model's output: rename or drop it", reason="RESERVED_NAME"
-        )
-    columns = tuple(_describe(name, table.column(name), max_categories) for name in names)
-    for column in columns:
-        if knows_all and len(column.categories) < _distinct(table.column(column.name), column):
+    summary = ColumnsSummary(target)
+    summary.update(table)
+    return summary.columns(max_categories, knows_all=knows_all)
+
+
+class ColumnsSummary:
+    """What there is to know of the input columns, gathered piece by piece, in memory that does not grow with the rows.
+
+    Args:
+        target: the column that is no input.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._columns: dict[str, _ColumnSummary] = {}
+
+    def update(self, table: pa.Table) -> None:
+        """Add rows of a normalised table.
+
+        Raises:
+            InvalidArgument: there is no input column, or one bears the name of an output.
+        """
+        names = [name for name in table.column_names if name != self._target]
+        if not names:
+            raise InvalidArgument(f"there is no column beside the target {self._target!r}", reason="NO_INPUT_COLUMNS")
+        reserved = next((name for name in names if name in OUTPUT_NAMES), None)
+        if reserved is not None:
             raise InvalidArgument(
-                f"column {column.name!r} has more than {max_categories} different values, too many to refuse all "
-                "others: raise max_categories, drop the column, or use handle_unknown='ignore'",
-                reason="TOO_MANY_CATEGORIES",
+                f"column {reserved!r} bears the name of a model's output: rename or drop it", reason="RESERVED_NAME"
             )
-    return columns
+        for name in names:
+            column = table.column(name)
+            self._columns.setdefault(name, _ColumnSummary(name, column.type)).update(column)
+
+    def columns(self, max_categories: int, *, knows_all: bool) -> tuple[Column, ...]:
+        """Return the columns; see `describe_columns`.
+
+        Raises:
+            InvalidArgument: a column has a type that no model here reads, no value at all, or too many.
+        """
+        found = tuple(column.describe(max_categories) for column in self._columns.values())
+        if knows_all:
+            for column in self._columns.values():
+                column.check_known(max_categories)
+        return found
 
 
 def is_numeric(kind: pa.DataType) -> bool:
@@ -102,39 +131,51 @@ def _normalized(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.float64(), safe=False) if column.type == pa.uint64() else column
 
 
-def _describe(name: str, column: pa.ChunkedArray, max_categories: int) -> Column:
-    if column.null_count == len(column):
-        raise InvalidArgument(f"column {name!r} has no value in any row: drop it", reason="EMPTY_COLUMN")
-    nullable = column.null_count > 0
-    if pa.types.is_boolean(column.type):
-        # A missing boolean has no spelling on the wire: NaN has.
-        return Column(name, "boolean", "FP64" if nullable else "BOOL", nullable)
-    if pa.types.is_integer(column.type):
-        return Column(name, "numeric", "FP64" if nullable else "INT64", nullable)
-    if pa.types.is_floating(column.type):
-        return Column(name, "numeric", "FP64", nullable)
-    if _is_text(column.type):
-        values = texts(column)
+class _ColumnSummary:
+    def __init__(self, name: str, kind: pa.DataType) -> None:
+        self._name = name
+        self._kind = kind
+        self._rows = self._missing = 0
         # An empty text and a missing one are the same on the wire.
-        has_empty = bool(pc.any(pc.equal(values, "")).as_py())
-        return Column(name, "categorical", "BYTES", has_empty, _categories(values, max_categories))
-    raise InvalidArgument(
-        f"column {name!r} holds {column.type} values, which no model here reads: cast it to a number "
-        "or text, or drop it",
-        reason="UNSUPPORTED_COLUMN",
-    )
+        self._has_empty = False
+        self._counts = CategoryCounts()
+
+    def update(self, column: pa.ChunkedArray) -> None:
+        self._rows += len(column)
+        self._missing += column.null_count
+        if _is_text(column.type):
+            values = texts(column)
+            self._has_empty = self._has_empty or bool(pc.any(pc.equal(values, "")).as_py())
+            self._counts.update(values)
+
+    def describe(self, max_categories: int) -> Column:
+        if self._missing == self._rows:
+            raise InvalidArgument(f"column {self._name!r} has no value in any row: drop it", reason="EMPTY_COLUMN")
+        nullable = self._missing > 0
+        if pa.types.is_boolean(self._kind):
+            # A missing boolean has no spelling on the wire: NaN has.
+            return Column(self._name, "boolean", "FP64" if nullable else "BOOL", nullable)
+        if pa.types.is_integer(self._kind):
+            return Column(self._name, "numeric", "FP64" if nullable else "INT64", nullable)
+        if pa.types.is_floating(self._kind):
+            return Column(self._name, "numeric", "FP64", nullable)
+        if _is_text(self._kind):
+            categories = self._counts.most_frequent(max_categories)
+            return Column(self._name, "categorical", "BYTES", self._has_empty, categories)
+        raise InvalidArgument(
+            f"column {self._name!r} holds {self._kind} values, which no model here reads: cast it to a number "
+            "or text, or drop it",
+            reason="UNSUPPORTED_COLUMN",
+        )
+
+    def check_known(self, max_categories: int) -> None:
+        if self._counts.has_more_than(max_categories):
+            raise InvalidArgument(
+                f"column {self._name!r} has more than {max_categories} different values, too many to refuse all "
+                "others: raise max_categories, drop the column, or use handle_unknown='ignore'",
+                reason="TOO_MANY_CATEGORIES",
+            )
 
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _categories(values: pa.ChunkedArray, max_categories: int) -> tuple[str, ...]:
-    counts = pc.value_counts(values).to_pylist()
-    # Ties in alphabetical order, so that the same rows in another order give the same model.
-    ordered = sorted(counts, key=lambda item: (-item["counts"], item["values"]))
-    return tuple(item["values"] for item in ordered[:max_categories])
-
-
-def _distinct(values: pa.ChunkedArray, column: Column) -> int:
-    return pc.count_distinct(texts(values)).as_py() if column.kind == "categorical" else 0

@@ -1,6 +1,8 @@
 """What is predicted: the task that follows from a target column, and its values as numbers or class indexes."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -50,17 +52,121 @@ def describe_target(table: pa.Table, name: str, *, classify: bool | None) -> Tar
     Raises:
         InvalidArgument: the target lacks, is constant, or does not suit the family.
     """
-    column = _enough(_complete(table, name))
-    numeric = is_numeric(column.type)
-    if classify is False and not numeric:
-        raise InvalidArgument(
-            f"the target {name!r} holds {column.type} values, and this family predicts numbers: use "
-            "logistic_regression, boosted_trees or mlp",
-            reason="TARGET_NOT_NUMERIC",
-        )
-    if classify is None:
-        classify = not numeric or _is_two_whole_numbers(column)
-    return _class_target(name, column) if classify else _value_target(name, column)
+    summary = TargetSummary(name, classify=classify)
+    summary.update(table)
+    return summary.target()
+
+
+class TargetSummary:
+    """What there is to know of a target, gathered piece by piece, in memory that does not grow with the rows.
+
+    Args:
+        name: the target column.
+        classify: whether classes are wanted; None takes texts, booleans and two whole numbers as classes.
+    """
+
+    def __init__(self, name: str, *, classify: bool | None) -> None:
+        self._name = name
+        self._classify = classify
+        self._kind = pa.null()
+        self._rows = self._missing = 0
+        self._least, self._most = math.inf, -math.inf
+        self._is_finite = self._is_whole = True
+        # As many as decide whether they are classes.
+        self._counts: dict[Any, int] | None = None if classify is False else {}
+
+    def update(self, table: pa.Table) -> None:
+        """Add rows of a normalised table.
+
+        Raises:
+            InvalidArgument: it lacks the target.
+        """
+        column = _found(table, self._name)
+        self._kind = column.type
+        self._rows += len(column)
+        self._missing += column.null_count
+        if pa.types.is_floating(column.type):
+            self._is_finite = self._is_finite and not _has_infinity(column)
+            self._is_whole = self._is_whole and _is_whole(column)
+        if is_numeric(column.type) and column.null_count < len(column):
+            least, most = pc.min_max(column).as_py().values()
+            self._least, self._most = min(self._least, least), max(self._most, most)
+        if self._counts is not None:
+            self._count(pc.value_counts(column))
+
+    def target(self) -> Target:
+        """Return what is to be predicted.
+
+        Raises:
+            InvalidArgument: the target is constant, misses values, or does not suit the family.
+        """
+        if self._missing:
+            raise _missing(self._name, self._missing, self._rows)
+        if self._rows < _LEAST_ROWS:
+            raise InvalidArgument(
+                f"{self._rows} rows are too few to learn from: there must be {_LEAST_ROWS}", reason="TOO_FEW_ROWS"
+            )
+        numeric = is_numeric(self._kind)
+        if self._classify is False and not numeric:
+            raise InvalidArgument(
+                f"the target {self._name!r} holds {self._kind} values, and this family predicts numbers: use "
+                "logistic_regression, boosted_trees or mlp",
+                reason="TARGET_NOT_NUMERIC",
+            )
+        is_two = self._counts is not None and len(self._counts) == 2 and self._is_whole
+        is_classes = self._classify or (self._classify is None and (not numeric or is_two))
+        return self._class_target() if is_classes else self._value_target()
+
+    def class_rows(self) -> dict[str, int]:
+        """Return how many rows have each class, by label."""
+        return {label_text(value): count for value, count in (self._counts or {}).items()}
+
+    def _count(self, found: pa.StructArray) -> None:
+        if self._counts is None or len(found) > _MAX_CLASSES:
+            self._counts = None
+            return
+        for item in found.to_pylist():
+            self._counts[item["values"]] = self._counts.get(item["values"], 0) + item["counts"]
+        if len(self._counts) > _MAX_CLASSES:
+            self._counts = None
+
+    def _class_target(self) -> Target:
+        name, counts = self._name, self._counts
+        if pa.types.is_floating(self._kind):
+            self._check_finite()
+            if not self._is_whole:
+                raise InvalidArgument(
+                    f"the target {name!r} holds fractions: they are no classes; use linear_regression, or "
+                    "boosted_trees or mlp with task='regression'",
+                    reason="TARGET_NOT_CLASSES",
+                )
+        if counts is None:
+            raise InvalidArgument(
+                f"the target {name!r} has more different values than the most classes, {_MAX_CLASSES}",
+                reason="TOO_MANY_CLASSES",
+            )
+        if len(counts) < 2:
+            raise _constant(name)
+        rare = sorted(label_text(value) for value, count in counts.items() if count < 2)
+        if rare:
+            raise InvalidArgument(
+                f"class {rare[0]!r} of {name!r} occurs once: a class needs two rows at least; drop or merge it",
+                reason="CLASS_SEEN_ONCE",
+            )
+        classes = tuple(label_text(value) for value in sorted(counts))
+        whole = "INT64" if is_numeric(self._kind) else "BYTES"
+        datatype = "BOOL" if pa.types.is_boolean(self._kind) else whole
+        return Target(name, "binary" if len(classes) == 2 else "multiclass", classes, datatype)
+
+    def _value_target(self) -> Target:
+        self._check_finite()
+        if self._least == self._most:
+            raise _constant(self._name)
+        return Target(self._name, "regression", (), "FP64")
+
+    def _check_finite(self) -> None:
+        if not self._is_finite:
+            raise _infinite(self._name)
 
 
 def describe_positives(table: pa.Table, name: str) -> Target:
@@ -115,19 +221,19 @@ def label_text(value: object) -> str:
     return str(value)
 
 
-def _complete(table: pa.Table, name: str) -> pa.ChunkedArray:
+def _found(table: pa.Table, name: str) -> pa.ChunkedArray:
     if name not in table.column_names:
         raise InvalidArgument(
             f"there is no target column {name!r}: the table has {', '.join(table.column_names[:50])}",
             reason="TARGET_NOT_FOUND",
         )
-    column = table.column(name)
+    return table.column(name)
+
+
+def _complete(table: pa.Table, name: str) -> pa.ChunkedArray:
+    column = _found(table, name)
     if column.null_count:
-        raise InvalidArgument(
-            f"the target {name!r} has no value in {column.null_count} of {len(column)} rows: drop them first (dropna, "
-            "or the step drop_missing)",
-            reason="TARGET_MISSING",
-        )
+        raise _missing(name, column.null_count, len(column))
     return column
 
 
@@ -156,55 +262,33 @@ def _positives(name: str, column: pa.ChunkedArray) -> list[str]:
     return values
 
 
-def _class_target(name: str, column: pa.ChunkedArray) -> Target:
-    if pa.types.is_floating(column.type) and not _is_whole(_finite(name, column)):
-        raise InvalidArgument(
-            f"the target {name!r} holds fractions: they are no classes; use linear_regression, or boosted_trees "
-            "or mlp with task='regression'",
-            reason="TARGET_NOT_CLASSES",
-        )
-    counts = {item["values"]: item["counts"] for item in pc.value_counts(column).to_pylist()}
-    if len(counts) < 2:
-        raise _constant(name)
-    if len(counts) > _MAX_CLASSES:
-        raise InvalidArgument(
-            f"the target {name!r} has {len(counts)} different values, more classes than {_MAX_CLASSES}",
-            reason="TOO_MANY_CLASSES",
-        )
-    rare = sorted(label_text(value) for value, count in counts.items() if count < 2)
-    if rare:
-        raise InvalidArgument(
-            f"class {rare[0]!r} of {name!r} occurs once: a class needs two rows at least; drop or merge it",
-            reason="CLASS_SEEN_ONCE",
-        )
-    classes = tuple(label_text(value) for value in sorted(counts))
-    whole = "INT64" if is_numeric(column.type) else "BYTES"
-    datatype = "BOOL" if pa.types.is_boolean(column.type) else whole
-    return Target(name, "binary" if len(classes) == 2 else "multiclass", classes, datatype)
-
-
-def _value_target(name: str, column: pa.ChunkedArray) -> Target:
-    least, most = pc.min_max(_finite(name, column)).as_py().values()
-    if least == most:
-        raise _constant(name)
-    return Target(name, "regression", (), "FP64")
+def _missing(name: str, missing: int, rows: int) -> InvalidArgument:
+    return InvalidArgument(
+        f"the target {name!r} has no value in {missing} of {rows} rows: drop them first (dropna, or the step "
+        "drop_missing)",
+        reason="TARGET_MISSING",
+    )
 
 
 def _constant(name: str) -> InvalidArgument:
     return InvalidArgument(f"the target {name!r} is constant: there is nothing to learn", reason="TARGET_CONSTANT")
 
 
+def _infinite(name: str) -> InvalidArgument:
+    return InvalidArgument(f"the target {name!r} holds an infinity", reason="INFINITE_VALUE")
+
+
 def _finite(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    if pa.types.is_floating(column.type) and pc.any(pc.is_inf(column)).as_py():
-        raise InvalidArgument(f"the target {name!r} holds an infinity", reason="INFINITE_VALUE")
+    if pa.types.is_floating(column.type) and _has_infinity(column):
+        raise _infinite(name)
     return column
+
+
+def _has_infinity(column: pa.ChunkedArray) -> bool:
+    return bool(pc.any(pc.is_inf(column)).as_py())
 
 
 def _is_whole(column: pa.ChunkedArray) -> bool:
     fits = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), float(_LARGEST_CLASS)))
-    return bool(pc.all(fits).as_py())
-
-
-def _is_two_whole_numbers(column: pa.ChunkedArray) -> bool:
-    values = pc.unique(column).to_pylist()
-    return len(values) == 2 and all(float(value).is_integer() for value in values)
+    # Of no value at all, or of missing ones alone, nothing is known.
+    return pc.all(fits).as_py() is not False

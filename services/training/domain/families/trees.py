@@ -109,20 +109,34 @@ def fit_trees(
     data = lightgbm.Dataset(features[~aside], truth[~aside], weight=weights, free_raw_data=False)
     watched = data.create_valid(features[aside], truth[aside]) if aside.any() else data
     booster = lightgbm.train(
-        _parameters(target, run),
+        parameters(target, run),
         data,
         num_boost_round=int(run.number("n_estimators")),
         valid_sets=[watched],
         valid_names=["validation" if aside.any() else "train"],
         init_model=base.booster() if base else None,
-        callbacks=_callbacks(lightgbm, run, stops_early=bool(run.number("early_stopping") and aside.any())),
+        callbacks=callbacks(lightgbm, run, stops_early=bool(run.number("early_stopping") and aside.any())),
     )
+    return core_of(booster, values, target, run, features[aside], truth[aside])
+
+
+def core_of(booster: Any, values: Array, target: Target, run: Run, features: Array, truth: Array) -> TreesCore:
+    """Return what boosting has learned, calibrated on rows that it did not learn from where that is asked for.
+
+    Args:
+        booster: LightGBM's.
+        values: of the categories.
+        target: what is predicted.
+        run: settings.
+        features: (rows, features) of the rows that were set aside.
+        truth: (rows,) of them.
+    """
     # 0 rounds that are best means that none was sought: all.
     best = booster.best_iteration if booster.best_iteration > 0 else None
     calibration = AS_IT_IS
-    if run.settings["calibration"] == "on" and target.classes and aside.any():
-        odds = np.asarray(booster.predict(features[aside], num_iteration=best, num_threads=1, raw_score=True))
-        calibration = fit_calibration(odds.reshape(int(aside.sum()), -1), truth[aside])
+    if run.settings["calibration"] == "on" and target.classes and len(truth):
+        odds = np.asarray(booster.predict(features, num_iteration=best, num_threads=1, raw_score=True))
+        calibration = fit_calibration(odds.reshape(len(truth), -1), truth)
     return TreesCore(booster.model_to_string(num_iteration=best), values, target.task, calibration)
 
 
@@ -142,7 +156,8 @@ def _set_aside(rows: int, run: Run) -> Array:
     return aside
 
 
-def _callbacks(lightgbm: Any, run: Run, *, stops_early: bool) -> list[Any]:
+def callbacks(lightgbm: Any, run: Run, *, stops_early: bool) -> list[Any]:
+    """Return what tells of every round, and ends boosting where it is cancelled or gains no more."""
     rounds = int(run.number("n_estimators"))
 
     def follow(state: Any) -> None:
@@ -159,7 +174,8 @@ def _callbacks(lightgbm: Any, run: Run, *, stops_early: bool) -> list[Any]:
     return [follow, lightgbm.early_stopping(int(run.number("early_stopping")), verbose=False)]
 
 
-def _parameters(target: Target, run: Run) -> dict[str, int | float | str | bool]:
+def parameters(target: Target, run: Run) -> dict[str, int | float | str | bool]:
+    """Return LightGBM's parameters."""
     settings = run.settings
     return {
         # LightGBM calls the tasks as we do.

@@ -3,13 +3,46 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 # Rows that are sorted by length together: many enough for batches of little padding, few enough to stay mixed.
 _SORTED_BATCHES = 50
+
+
+class BatchStream(Protocol):
+    """Batches of inputs and goals, pass after pass."""
+
+    @property
+    def size(self) -> int:
+        """Rows of a batch."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+class Learnable(Protocol):
+    """Rows that a network can learn from, wherever they are."""
+
+    def __len__(self) -> int: ...
+
+    def in_batches(
+        self, size: int, seed: int | None, passes: int = 0, lengths: Tensor | None = None, skipped: int = 0
+    ) -> BatchStream:
+        """Return the rows in batches.
+
+        Args:
+            size: rows of a batch.
+            seed: of the order; None keeps the rows as they are.
+            passes: done before.
+            lengths: (rows,) of each; None where all are the same.
+            skipped: batches at the beginning of the first pass that nobody looks at.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,6 +62,12 @@ class Rows:
 
     def __getitem__(self, places: Any) -> "Rows":
         return Rows(self.inputs[places], self.goals[places])
+
+    def in_batches(
+        self, size: int, seed: int | None, passes: int = 0, lengths: Tensor | None = None, skipped: int = 0
+    ) -> "Batches":
+        """Return the rows in batches; those that are skipped cost nothing here."""
+        return Batches(self, size, seed, passes, lengths)
 
 
 @dataclass

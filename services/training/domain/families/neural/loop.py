@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.checkpoints import Checkpoint
 from services.training.domain.families.model import Progress, Run, Stopped
-from services.training.domain.families.neural.batches import Batches, Rows
+from services.training.domain.families.neural.batches import Batches, Learnable, Rows
 from services.training.domain.families.neural.snapshot import Position, Snapshot, position_of
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
@@ -28,7 +28,7 @@ _JUDGED_ROWS = 4096
 def train_network(
     network: nn.Module,
     loss: Callable[[Tensor, Tensor], Tensor],
-    rows: Rows,
+    rows: Learnable,
     run: Run,
     aside: Rows | None = None,
     lengths: Tensor | None = None,
@@ -58,7 +58,8 @@ def train_network(
     found = run.checkpoints.found
     resumed = Snapshot.from_bytes(found.content) if found and is_under_way(run, phase) else None
     done = resumed.position.epoch if resumed else 0
-    batches = Batches(rows, min(int(run.number("batch_size")), len(rows)), run.seed, passes=done, lengths=lengths)
+    skipped = resumed.position.batch if resumed else 0
+    batches = rows.in_batches(min(int(run.number("batch_size")), len(rows)), run.seed, done, lengths, skipped)
     steps = len(batches) * int(run.number("epochs"))
     module = _Module(network, loss, run, steps, done)
     stopping = _stopping(run, aside)

@@ -18,13 +18,14 @@ from services.training.domain.families.linear import (
     probabilities,
 )
 from services.training.domain.families.model import Run
-from services.training.domain.families.neural.rows import class_weights, set_aside
+from services.training.domain.families.neural.rows import set_aside, weights_of
 from services.training.domain.families.target import Target
 
 if TYPE_CHECKING:
     from torch import nn
 
 LAYERS_FILE = "layers.safetensors"
+_SCORED_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ class MlpCore:
 
     def scores(self, encoded: Encoded) -> Array:
         """Return (rows,) values, or (rows, classes) probabilities."""
+        count = len(encoded.numbers)
+        # Part by part: hidden units of all rows at once are many times the rows.
+        starts = range(0, max(count, 1), _SCORED_ROWS)
+        return np.concatenate([self._scores(encoded[start : start + _SCORED_ROWS]) for start in starts])
+
+    def _scores(self, encoded: Encoded) -> Array:
         sums = self.first.sums(encoded)
         for weights, biases in self.layers:
             sums = np.maximum(sums, 0.0) @ weights + biases
@@ -87,16 +94,35 @@ def fit_mlp(
 
     scaling = base.first.scaling if base else Scaling.of(encoded.numbers)
     design = design_matrix(encoding, encoded, scaling)
-    offset, spread = (float(truth.mean()), float(truth.std()) or 1.0) if not target.classes else (0.0, 1.0)
-    outputs = 1 if len(target.classes) <= 2 else len(target.classes)
-    goals = truth if outputs > 1 else ((truth - offset) / spread).astype(np.float32).reshape(-1, 1)
-    rows = Rows(from_numpy(design.astype(np.float32)), from_numpy(goals))
-    network = _network(design.shape[1], outputs, run) if base is None else _continued(base, offset, spread, run)
+    scale = (float(truth.mean()), float(truth.std()) or 1.0) if not target.classes else (0.0, 1.0)
+    rows = Rows(from_numpy(design.astype(np.float32)), from_numpy(goals_of(truth, target, scale)))
+    network = starting_network(design.shape[1], target, scale, run, base)
     aside = set_aside(len(truth), run)
     kept = from_numpy(np.flatnonzero(~aside))
     watched = rows[from_numpy(np.flatnonzero(aside))] if aside.any() else None
-    train_network(network, _loss(target, truth[~aside], run), rows[kept], run, watched)
-    return _core(network, encoding, scaling, design, (offset, spread), is_classifier=bool(target.classes))
+    loss = loss_of(
+        target, np.bincount(truth[~aside], minlength=len(target.classes)) if target.classes else np.zeros(0), run
+    )
+    train_network(network, loss, rows[kept], run, watched)
+    return core_of(
+        network, encoding, scaling, np.asarray(design.any(axis=0)), scale, is_classifier=bool(target.classes)
+    )
+
+
+def goals_of(truth: Array, target: Target, scale: tuple[float, float]) -> Array:
+    """Return what the network is to say of rows: (rows,) class indexes, else (rows, 1) on the scale of one value."""
+    if len(target.classes) > 2:
+        return truth
+    offset, spread = scale
+    return np.asarray(((truth - offset) / spread).astype(np.float32).reshape(-1, 1))
+
+
+def starting_network(
+    inputs: int, target: Target, scale: tuple[float, float], run: Run, base: MlpCore | None
+) -> "nn.Sequential":
+    """Return the layers that training begins with: random ones, or a base's."""
+    outputs = 1 if len(target.classes) <= 2 else len(target.classes)
+    return _network(inputs, outputs, run) if base is None else _continued(base, *scale, run)
 
 
 def _network(inputs: int, outputs: int, run: Run) -> "nn.Sequential":
@@ -141,13 +167,14 @@ def _stacked(layers: "Sequence[nn.Linear]", run: Run) -> "nn.Sequential":
     return torch.nn.Sequential(*parts)
 
 
-def _loss(target: Target, truth: Array, run: Run) -> Any:
+def loss_of(target: Target, class_rows: Array, run: Run) -> Any:
+    """Return the mean loss over rows, by how many rows each class has."""
     import torch
     from torch import nn
 
     if not target.classes:
         return nn.functional.mse_loss
-    weights = class_weights(truth, len(target.classes), run)
+    weights = weights_of(class_rows, run)
     if len(weights) > 2:
         return nn.CrossEntropyLoss(weight=torch.tensor(weights, dtype=torch.float32))
     # Of the mean: so that the step size means the same.
@@ -156,15 +183,25 @@ def _loss(target: Target, truth: Array, run: Run) -> Any:
     return lambda odds, goals: scale * binary(odds, goals)
 
 
-def _core(
+def core_of(
     network: "nn.Sequential",
     encoding: Encoding,
     scaling: Scaling,
-    design: Array,
+    seen: Array,
     scale: tuple[float, float],
     *,
     is_classifier: bool,
 ) -> MlpCore:
+    """Return what a trained network has learned.
+
+    Args:
+        network: the layers.
+        encoding: of its columns.
+        scaling: of its numbers.
+        seen: (features,) which are not 0 in every row.
+        scale: offset and spread of the values that it was trained on.
+        is_classifier: whether it says log odds.
+    """
     from torch import nn
 
     layers = [
@@ -174,7 +211,7 @@ def _core(
     ]
     weights, intercept = layers[0]
     # What no row has was never learned: it would count by its random start.
-    weights[~design.any(axis=0)] = 0.0
+    weights[~seen] = 0.0
     first = LinearCore.of(encoding, scaling, weights, intercept, is_classifier=False)
     if not is_classifier:
         offset, spread = scale

@@ -20,7 +20,11 @@ def set_aside(rows: int, run: Run) -> Array:
 
 def class_weights(truth: Array, classes: int, run: Run) -> Array:
     """Return (classes,) weights, ones unless classes are to be balanced; of all rows together their number."""
+    return weights_of(np.bincount(truth, minlength=classes), run)
+
+
+def weights_of(class_rows: Array, run: Run) -> Array:
+    """Return the same by how many rows each class has."""
     if run.settings["class_weight"] != "balanced":
-        return np.ones(classes)
-    counts = np.maximum(np.bincount(truth, minlength=classes), 1)
-    return np.asarray(len(truth) / (classes * counts))
+        return np.ones(len(class_rows))
+    return np.asarray(class_rows.sum() / (len(class_rows) * np.maximum(class_rows, 1)))
