@@ -31,10 +31,11 @@ from services.training.child.messages import (
     signature_to_proto,
 )
 from services.training.child.patience import Patience
+from services.training.child.seen import Seen
 from services.training.domain.families import fitting
 from services.training.domain.families.model import ONNX_FILE, Model, Progress, Stopped
 from services.training.domain.families.parity import Parity, measure_parity
-from services.training.domain.foreign import ForeignModel, score_foreign
+from services.training.domain.foreign import ForeignModel, judge_foreign
 from services.training.settings import WorkerSettings
 
 _log = structlog.get_logger(__name__)
@@ -70,7 +71,11 @@ async def run_job(spec: Mapping[str, Any], tell: Tell) -> None:
         parent = telemetry.linked_context(job.traceparent)
         with telemetry.tracer(__name__).start_as_current_span("training.job", context=parent):
             with act_as(Identity.for_service(spec["workspace"], "training")):
-                tell(json_format.MessageToDict(await _outcome(settings, job, int(spec["epoch"]), tell)))
+                kind = pb.JobKind.Name(job.spec.kind).removeprefix("JOB_KIND_").lower()
+                _log.info("job begins", kind=kind, family=job.spec.family, dataset=job.spec.dataset)
+                outcome = await _outcome(settings, job, int(spec["epoch"]), tell)
+                _log.info("job ends", state=pb.JobState.Name(outcome.state), reason=outcome.error_reason)
+                tell(json_format.MessageToDict(outcome))
 
 
 async def _outcome(settings: WorkerSettings, job: pb.Job, epoch: int, tell: Tell) -> pb.FinishJobRequest:
@@ -121,6 +126,7 @@ class _JobRun:
         self._tell = tell
         self._is_stopped = False
         self._patience = Patience(_PATIENCE_SECONDS, self._check_stopped)
+        self._seen = Seen(training, job, epoch, tell, self._check_stopped)
         signal.signal(signal.SIGTERM, self._stop)
 
     async def run(self) -> pb.FinishJobRequest:
@@ -149,9 +155,13 @@ class _JobRun:
         self._say(0.5, "scoring")
         with _span("evaluate"):
             if base.uploaded:
-                scores = score_foreign(await self._foreign(base), table, self._spec.target)
+                judgement = judge_foreign(await self._foreign(base), table, self._spec.target)
             else:
-                scores = fitting.evaluate(await self._load(base), table)
+                dataset = await self._patience(lambda: self._data.version(self._spec.dataset))
+                self._seen.look_at_lineage(self._spec.dataset, dataset.digest, base)
+                judgement = fitting.judge(await self._load(base), table)
+            scores = judgement.scores()
+            await self._seen.keep_report(judgement, scores, table, base.lineage.family)
         evaluation = evaluation_to_proto(self._spec.dataset, scores)
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=self._spec.base_version, evaluation=evaluation)
 
@@ -169,11 +179,16 @@ class _JobRun:
         held_out = self._readable(schema, held_out, settings)
         # What cannot be scored is refused before training, not after.
         fitting.check(schema, held_out)
+        if not self._spec.trial:
+            self._seen.look_at_rows(self._spec, schema, (train, held_out), settings)
         model = await self._fitted(schema, train, settings, base)
         with _span("evaluate"):
-            evaluation = evaluation_to_proto(held_out_name, fitting.evaluate(model, held_out))
+            judgement = fitting.judge(model, held_out)
+            scores = judgement.scores()
+            evaluation = evaluation_to_proto(held_out_name, scores)
             if self._spec.trial:
                 return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, evaluation=evaluation)
+            await self._seen.keep_report(judgement, scores, held_out, self._spec.family)
             beside = await self._beside(parent, model) if parent else []
         self._say(_FITTED, "exporting")
         with _span("export"):

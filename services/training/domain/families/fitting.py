@@ -16,7 +16,7 @@ from services.training.domain.families.image.model import ImageModel
 from services.training.domain.families.image.pixels import broken_images, readable
 from services.training.domain.families.linear import LinearCore
 from services.training.domain.families.logistic import fit_logistic
-from services.training.domain.families.metrics import Scores, score
+from services.training.domain.families.metrics import Judgement, Scores
 from services.training.domain.families.model import (
     Core,
     Description,
@@ -225,9 +225,18 @@ def evaluate(model: Model, table: pa.Table) -> Scores:
     Raises:
         InvalidArgument: the table lacks a column, or a class is unknown.
     """
+    return judge(model, table).scores()
+
+
+def judge(model: Model, table: pa.Table) -> Judgement:
+    """Return a model's predictions of a table's rows beside the truth.
+
+    Raises:
+        InvalidArgument: as for `evaluate`.
+    """
     if not table.num_rows:
         raise InvalidArgument("there is no row to score", reason="NO_ROWS")
-    return score(model.predict(table), target_values(normalize(table), model.target), model.target)
+    return Judgement(model.predict(table), target_values(normalize(table), model.target), model.target)
 
 
 def _encode(schema: Schema, table: pa.Table) -> Encoded:

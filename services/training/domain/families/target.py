@@ -145,7 +145,11 @@ def _value_target(name: str, column: pa.ChunkedArray) -> Target:
 
 
 def _constant(name: str) -> InvalidArgument:
-    return InvalidArgument(f"the target {name!r} is constant: there is nothing to learn", reason="TARGET_CONSTANT")
+    return InvalidArgument(
+        f"the target {name!r} is constant: there is nothing to learn; "
+        "choose another target, or rows in which it differs",
+        reason="TARGET_CONSTANT",
+    )
 
 
 def _finite(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
