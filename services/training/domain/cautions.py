@@ -195,11 +195,17 @@ def _numbers(column: pa.ChunkedArray) -> Array | None:
 
 
 def _bins(numbers: Array) -> Array:
-    """Return (rows,) codes: of each value, or of as many rows each; missing is one of its own."""
+    """Return (rows,) codes: frequent values have one each, the others share bins of as many rows; so has missing."""
     known = ~np.isnan(numbers)
-    values = np.unique(numbers[known])
-    edges = values if len(values) <= _BINS else np.unique(np.quantile(numbers[known], np.linspace(0, 1, _BINS + 1)))
-    return np.asarray(np.where(known, np.searchsorted(edges, numbers), len(edges) + 1))
+    values, counts = np.unique(numbers[known], return_counts=True)
+    # -1 may mean "never", which is no amount a little below 0.
+    frequent = values if len(values) <= _BINS else values[counts >= known.sum() / _BINS]
+    is_frequent = np.isin(numbers, frequent)
+    rest = numbers[known & ~is_frequent]
+    edges = np.quantile(rest, np.linspace(0, 1, _BINS + 1)[1:-1]) if len(rest) else np.zeros(0)
+    binned = len(frequent) + 1 + np.searchsorted(edges, numbers)
+    codes = np.where(is_frequent, np.searchsorted(frequent, numbers), binned)
+    return np.asarray(np.where(known, codes, len(frequent)))
 
 
 def _codes(column: pa.ChunkedArray) -> Array | None:

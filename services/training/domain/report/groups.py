@@ -11,6 +11,7 @@ from services.training.domain.families.frame import Array, is_numeric
 # Numbers with no more different values than this count as kinds, not amounts.
 _MOST_VALUES = 12
 _LONGEST_LABEL = 60
+_LARGEST_WHOLE = 1e15
 _QUARTERS = (0.25, 0.5, 0.75)
 
 
@@ -27,10 +28,10 @@ def groups(column: pa.ChunkedArray) -> Iterator[tuple[str, Array]]:
     if pa.types.is_temporal(kind) and not pa.types.is_duration(kind):
         yield from _quarters(_numbers(column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())), _as_time)
     elif is_numeric(kind) and distinct > _MOST_VALUES:
-        yield from _quarters(_numbers(column), lambda value: f"{value:.6g}")
+        yield from _quarters(_numbers(column), _as_number)
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
         if distinct > max(_MOST_VALUES, len(column) / 2):
-            yield from _quarters(_numbers(pc.utf8_length(column)), lambda value: f"{value:.6g} characters")
+            yield from _quarters(_numbers(pc.utf8_length(column)), lambda value: f"{value:.0f} characters")
         else:
             yield from _values(column)
     elif is_numeric(kind) or pa.types.is_boolean(kind):
@@ -42,7 +43,7 @@ def _values(column: pa.ChunkedArray) -> Iterator[tuple[str, Array]]:
     frequent = sorted(counts, key=lambda item: (-item["counts"], str(item["values"])))[:_MOST_VALUES]
     for item in frequent:
         value = item["values"]
-        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+        text = _as_number(value) if isinstance(value, float) else str(value)
         label = text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
         yield label or "(empty)", _mask(pc.equal(column, pa.scalar(value, column.type)))
 
@@ -72,6 +73,11 @@ def _numbers(column: pa.ChunkedArray) -> Array:
 
 def _mask(marks: pa.ChunkedArray) -> Array:
     return np.asarray(pc.fill_null(marks, False).to_numpy()).astype(bool)
+
+
+def _as_number(value: float) -> str:
+    # Whole numbers whole: a year or an amount has no use for a power of ten.
+    return f"{value:.0f}" if value.is_integer() and abs(value) < _LARGEST_WHOLE else f"{value:.4g}"
 
 
 def _as_time(seconds: float) -> str:

@@ -59,7 +59,8 @@ def slices(judgement: Judgement, table: pa.Table, left_out: Collection[str] = ()
         for label, rows in groups(table.column(name))
         if least <= rows.sum() <= table.num_rows - least
     ]
-    return tuple(sorted(found, key=lambda found: -found.excess)[:_MOST_SLICES])
+    worse = [found for found in found if found.excess > 0]
+    return tuple(sorted(worse, key=lambda found: -found.excess)[:_MOST_SLICES])
 
 
 def _metrics(judgement: Judgement, losses: Array, rows: Array) -> dict[str, float]:
