@@ -21,7 +21,7 @@ _LEAST_ROWS = 50
 # A column that tells the target as well as this by itself is too good to be true: the best single columns of real
 # tables (the widest tumour's perimeter, the length of a petal) stay below.
 _LEAKING_AREA, _LEAKING_SKILL, _LEAKING_R2 = 0.995, 0.98, 0.999
-_LEAST_OF_EACH_KIND = 20
+_LEAST_OF_EACH_KIND, _ENOUGH_OF_EACH_KIND = 8, 20
 _BINS = 64
 # By chance so many pairs of values would be equal, if the values were drawn from their range.
 _EXPECTED_TWINS = 5.0
@@ -142,10 +142,13 @@ def _areas(numbers: Array | None, codes: Array, truth: Array, half: Array) -> It
 
 
 def _area(positive: Array, values: Array) -> float:
-    if min(positive.sum(), (~positive).sum()) < _LEAST_OF_EACH_KIND:
+    fewest = min(positive.sum(), (~positive).sum())
+    if fewest < _LEAST_OF_EACH_KIND:
         return 0.0
     area = roc_auc(positive, values) or 0.0
-    return max(area, 1 - area)
+    area = max(area, 1 - area)
+    # Of few rows a good column tells almost all by chance: then only all of them count.
+    return area if fewest >= _ENOUGH_OF_EACH_KIND or area == 1.0 else 0.0
 
 
 def _skill(codes: Array, truth: Array, half: Array, classes: int) -> tuple[float, float]:
