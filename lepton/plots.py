@@ -159,7 +159,7 @@ def span(values: Iterable[float], margin: float = 0.04) -> tuple[float, float]:
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Return round numbers between two, at most so many."""
+    """Return round numbers between two, at most so many steps."""
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
