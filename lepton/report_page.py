@@ -256,6 +256,7 @@ def _slices(content: Mapping[str, Any]) -> str:
             "<h2>Slices</h2><p class='note'>No part of the rows by value of a column is large enough to judge: at "
             "least 30 rows and a hundredth of all.</p>"
         )
+    drawn = f" {content['sliced_rows']:,} rows were looked at." if content["sliced_rows"] < content["rows"] else ""
     names = list(dict.fromkeys(name for part in found for name in part["metrics"]))
     rows = [("all rows", "", f"{content['rows']:,}", *(_maybe(content["metrics"], name) for name in names), "")]
     rows += [
@@ -272,7 +273,8 @@ def _slices(content: Mapping[str, Any]) -> str:
     return (
         "<h2>Slices</h2><p class='note'>Parts of the rows, by value or quartile of each column, in which the model "
         "does worst, the worst first. Excess is how much worse the loss is than on all other rows, in standard errors "
-        "of the difference; ▲ marks what is hardly chance (above 3).</p>" + table(header, rows, texts=2, whole=True)
+        f"of the difference; ▲ marks what is hardly chance (above 3).{drawn}</p>"
+        + table(header, rows, texts=2, whole=True)
     )
 
 

@@ -44,6 +44,7 @@ BINARY: dict[str, Any] = {
     "classes": [{"label": "no", "rows": 60, "precision": 0.77, "recall": 0.83}],
     "curves": [CURVE],
     "residuals": None,
+    "sliced_rows": 100,
     "slices": SLICES,
 }
 REGRESSION: dict[str, Any] = {

@@ -99,4 +99,4 @@ class Seen:
 
 
 def _scored_on_its_own(dataset: str, model: str) -> str:
-    return f"{dataset} is the version that {model} was trained on: scores on it say nothing of new rows"
+    return f"{dataset} is the version that {model} was trained on: its scores say nothing of new rows"

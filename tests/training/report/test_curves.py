@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
@@ -12,6 +12,8 @@ from services.training.domain.report.curves import curves, share_interval
 DRAW = np.random.default_rng(1)
 
 
+# The first example loads what it compares with.
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 1.0])), min_size=2, max_size=60))
 def test_numbers_are_those_of_scikit_learn(rows: list[tuple[bool, float]]) -> None:
     positive, scores = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])

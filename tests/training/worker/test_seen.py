@@ -123,7 +123,7 @@ async def test_jobs_of_each_kind_have_reports_warnings_and_usage(
     assert "class 'bad' of 'y' is rare" in rare
     assert any("more@1 is the version that the model was trained on" in text for text in tuned.warnings)
     assert list(scored.warnings) == [
-        "leaky@1 is the version that m@1 was trained on: scores on it say nothing of new rows"
+        "leaky@1 is the version that m@1 was trained on: its scores say nothing of new rows"
     ]
     for job, count in ((fit, 60), (tuned, 300), (scored, 600)):
         found = json.loads(await _report(busy_house, job.name))

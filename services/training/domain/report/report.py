@@ -12,7 +12,7 @@ from services.training.domain.families.frame import Array, normalize
 from services.training.domain.families.metrics import Judgement, Scores
 from services.training.domain.report.curves import Curves, curves
 from services.training.domain.report.residuals import Residuals, residuals
-from services.training.domain.report.slices import Slice, slices
+from services.training.domain.report.slices import MOST_ROWS, Slice, slices
 
 # Of this form; another one would say so.
 _FORMAT = 1
@@ -53,6 +53,7 @@ class Report:
         classes: the most frequent ones, by frequency; empty for regression.
         curves: of the second of two classes, else of the most frequent ones.
         residuals: of regression.
+        sliced_rows: how many rows were looked at for slices.
         slices: the worst ones first.
     """
 
@@ -65,6 +66,7 @@ class Report:
     classes: tuple[ClassScores, ...]
     curves: tuple[Curves, ...]
     residuals: Residuals | None
+    sliced_rows: int
     slices: tuple[Slice, ...]
 
     def to_json(self) -> bytes:
@@ -95,6 +97,7 @@ def report(judgement: Judgement, scores: Scores, table: pa.Table, left_out: Coll
         classes=tuple(_class_scores(judgement, index) for index in frequent[:_MOST_CLASSES]),
         curves=_curves(judgement, frequent),
         residuals=None if target.classes else residuals(judgement.values, judgement.truth),
+        sliced_rows=min(scores.rows, MOST_ROWS),
         slices=slices(judgement, normalize(table), left_out),
     )
 

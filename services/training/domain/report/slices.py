@@ -14,7 +14,8 @@ from services.training.domain.report.groups import groups
 LEAST_ROWS = 30
 _LEAST_SHARE = 0.01
 _LEAST_OF_EACH_KIND = 10
-_MOST_ROWS = 100_000
+# Enough for each slice that is shown; more would cost a large fit more than they tell.
+MOST_ROWS = 30_000
 _MOST_COLUMNS = 100
 _MOST_SLICES = 30
 
@@ -41,26 +42,31 @@ class Slice:
 def slices(judgement: Judgement, table: pa.Table, left_out: Collection[str] = ()) -> tuple[Slice, ...]:
     """Return the slices on which a model does worst, the worst first: by what is worse in them beyond chance.
 
+    Of many rows so many are looked at, drawn evenly.
+
     Args:
         judgement: of the rows.
         table: the rows, normalised.
         left_out: columns that are no way to slice them.
     """
-    if table.num_rows > _MOST_ROWS:
-        drawn = np.sort(np.random.default_rng(0).choice(table.num_rows, _MOST_ROWS, replace=False))
+    if table.num_rows > MOST_ROWS:
+        drawn = np.sort(np.random.default_rng(0).choice(table.num_rows, MOST_ROWS, replace=False))
         judgement, table = judgement.of(drawn), table.take(pa.array(drawn))
     left_out = {judgement.target.name, *left_out}
     names = [name for name in table.column_names if name not in left_out][:_MOST_COLUMNS]
     losses = row_losses(judgement)
     least = max(LEAST_ROWS, int(_LEAST_SHARE * table.num_rows))
     found = [
-        Slice(name, label, int(rows.sum()), _metrics(judgement, losses, rows), _excess(losses, rows))
+        (_excess(losses, rows), name, label, rows)
         for name in names
         for label, rows in groups(table.column(name))
         if least <= rows.sum() <= table.num_rows - least
     ]
-    worse = [found for found in found if found.excess > 0]
-    return tuple(sorted(worse, key=lambda found: -found.excess)[:_MOST_SLICES])
+    worst = sorted((part for part in found if part[0] > 0), key=lambda part: -part[0])[:_MOST_SLICES]
+    return tuple(
+        Slice(name, label, int(rows.sum()), _metrics(judgement, losses, rows), excess)
+        for excess, name, label, rows in worst
+    )
 
 
 def _metrics(judgement: Judgement, losses: Array, rows: Array) -> dict[str, float]:
