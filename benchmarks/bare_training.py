@@ -50,7 +50,7 @@ def fit_transformer(path: Path) -> float:
     from services.training.domain.families.catalog import resolve_hyperparameters
     from services.training.domain.families.neural.batches import Batches, Rows
     from services.training.domain.families.text.network import Learner, new_classifier
-    from services.training.domain.families.text.tokens import PAD_ID, token_ids, train_tokenizer
+    from services.training.domain.families.text.tokens import PAD_ID, SpecialIds, token_ids, train_tokenizer
 
     torch.set_num_threads(_THREADS)
     settings: dict[str, Any] = resolve_hyperparameters("transformer", TRANSFORMER)
@@ -61,7 +61,8 @@ def fit_transformer(path: Path) -> float:
     tokenizer = train_tokenizer(texts[:-_TEST_ROWS], settings["vocabulary"], settings["max_tokens"])
     ids, goals = torch.from_numpy(token_ids(tokenizer, texts)), torch.from_numpy(labels)
     rows, test = (Rows(ids[part], goals[part]) for part in (slice(-_TEST_ROWS), slice(-_TEST_ROWS, None)))
-    learner = Learner(new_classifier(settings, tokenizer.get_vocab_size(), 2, 0), settings["token_dropout"])
+    network = new_classifier(settings, tokenizer.get_vocab_size(), 2, 0)
+    learner = Learner(network, settings["token_dropout"], SpecialIds.of(tokenizer))
     batches = Batches(rows, settings["batch_size"], 0, lengths=(rows.inputs != PAD_ID).sum(dim=1))
     steps, optimizer = len(batches) * settings["epochs"], torch.optim.AdamW(learner.parameters())
     learner.train()

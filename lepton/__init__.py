@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from lepton.datasets import Dataset
     from lepton.deployment import Deploy
     from lepton.errors import LeptonError
-    from lepton.evaluation import evaluate
+    from lepton.evaluation import Evaluation, evaluate
     from lepton.jobs import Job
     from lepton.models import CNN, MLP, BoostedTrees, LinearRegression, LogisticRegression, Transformer
+    from lepton.reports import Report
     from lepton.utils import load_data
     from lepton.versions import ModelVersion
 
@@ -29,6 +30,7 @@ _HOMES = {
     "connect": "lepton.connection",
     "Dataset": "lepton.datasets",
     "Deploy": "lepton.deployment",
+    "Evaluation": "lepton.evaluation",
     "LeptonError": "lepton.errors",
     "evaluate": "lepton.evaluation",
     "Job": "lepton.jobs",
@@ -37,6 +39,7 @@ _HOMES = {
     "LinearRegression": "lepton.models",
     "LogisticRegression": "lepton.models",
     "MLP": "lepton.models",
+    "Report": "lepton.reports",
     "Transformer": "lepton.models",
     "load_data": "lepton.utils",
     "ModelVersion": "lepton.versions",
@@ -49,11 +52,13 @@ __all__ = [
     "Connection",
     "Dataset",
     "Deploy",
+    "Evaluation",
     "Job",
     "LeptonError",
     "LinearRegression",
     "LogisticRegression",
     "ModelVersion",
+    "Report",
     "Transformer",
     "connect",
     "evaluate",

@@ -70,7 +70,8 @@ def follow(title: str, updates: Iterable[Update], console: Console, now: Callabl
 def _picture(title: str, update: Update, curves: Mapping[str, Sequence[float]], elapsed: float) -> RenderableType:
     left = seconds_left(update.progress, elapsed) if update.state == "RUNNING" else None
     rest = "" if left is None else f", about {_duration(left)} left"
-    head = Text(f"{title}  {update.state}  {update.progress:.0%} in {_duration(elapsed)}{rest}  {update.message}")
+    took = f"  {update.peak_memory_bytes >> 20:,} MiB" if update.peak_memory_bytes else ""
+    head = Text(f"{title}  {update.state}  {update.progress:.0%} in {_duration(elapsed)}{rest}{took}  {update.message}")
     table = Table(box=None, show_header=False)
     for name, values in sorted(curves.items()):
         table.add_row(name, sparkline(values), f"{values[-1]:.4g}", f"least {min(values):.4g}, most {max(values):.4g}")

@@ -130,6 +130,10 @@ class JobFailed(LeptonError):
     """A job ended with an error; `reason` says which."""
 
 
+class DataWarning(UserWarning):
+    """What a job found in its rows looks wrong; it ran all the same."""
+
+
 class PlatformNotRunning(Unavailable):
     """No platform answers on this machine."""
 

@@ -1,6 +1,5 @@
 """`evaluate`: score a registered model on a dataset version, and keep the scores."""
 
-import warnings
 from collections.abc import Iterator, Mapping
 
 import pandas as pd
@@ -8,6 +7,7 @@ import pandas as pd
 from lepton import tracing
 from lepton.jobs import Job
 from lepton.models import Data, Model, as_dataset
+from lepton.reports import Report
 from lepton.tables import html_table
 from lepton.v1 import common_pb2, training_pb2
 from lepton.versions import ModelVersion
@@ -21,11 +21,13 @@ class Evaluation(Mapping[str, float]):
     Args:
         model: the version that was scored, as name@number.
         message: what the platform measured.
+        job: that measured it.
     """
 
-    def __init__(self, model: str, message: common_pb2.Evaluation) -> None:
+    def __init__(self, model: str, message: common_pb2.Evaluation, job: Job) -> None:
         self.model = model
         self.message = message
+        self.job = job
         self._metrics = {metric.name: metric.value for metric in message.metrics}
 
     @property
@@ -46,6 +48,10 @@ class Evaluation(Mapping[str, float]):
             return None
         counts = pd.Series(list(self.message.confusion_matrix.counts)).to_numpy().reshape(len(labels), len(labels))
         return pd.DataFrame(counts, index=pd.Index(labels, name="truth"), columns=pd.Index(labels, name="prediction"))
+
+    def report(self) -> Report:
+        """Return what is to be seen of the model on these rows: `evaluate(model, data).report().save("it.html")`."""
+        return self.job.report()
 
     def __getitem__(self, name: str) -> float:
         return self._metrics[name]
@@ -70,6 +76,8 @@ class Evaluation(Mapping[str, float]):
 def evaluate(model: Model | ModelVersion, data: Data) -> Evaluation:
     """Score a trained model on some rows; the scores are recorded on the platform.
 
+    Warns (`errors.DataWarning`) of rows that the model was trained on: scores on them say nothing of new ones.
+
     Args:
         model: a trained model, or a version of one.
         data: rows with the target column.
@@ -81,12 +89,7 @@ def evaluate(model: Model | ModelVersion, data: Data) -> Evaluation:
     version = model.trained_version() if isinstance(model, Model) else model
     with tracing.span("lepton.evaluate"):
         dataset = as_dataset(data, version.connection)
-        if dataset.ref == version.message.lineage.dataset:
-            warnings.warn(
-                f"{dataset.ref} is the version that {version.ref} was trained on: its scores say nothing of new rows",
-                UserWarning,
-                stacklevel=2,
-            )
         spec = training_pb2.JobSpec(kind=training_pb2.JOB_KIND_EVALUATE, dataset=dataset.ref, base_version=version.ref)
         job = Job.submit(spec, connection=version.connection).wait()
-    return Evaluation(version.ref, job.message.evaluation)
+    job.warn()
+    return Evaluation(version.ref, job.message.evaluation, job)

@@ -1,13 +1,17 @@
 """Jobs: submit, follow, cancel, list."""
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pandas as pd
 
 from lepton import errors, names, progress
 from lepton.connection import Connection, current
+from lepton.reports import Report
 from lepton.v1 import training_pb2
 
 _ENDED = {training_pb2.JOB_STATE_SUCCEEDED, training_pb2.JOB_STATE_FAILED, training_pb2.JOB_STATE_CANCELLED}
@@ -24,6 +28,9 @@ class Update:
         message: what the job was doing.
         step: the epoch or boosting round that the metrics belong to.
         metrics: value by name.
+        time: when it happened, UTC.
+        peak_memory_bytes: the most memory that the job had taken by then; 0 where nothing is known.
+        core_seconds: cores times seconds that it had computed by then.
     """
 
     sequence: int
@@ -32,6 +39,9 @@ class Update:
     message: str
     step: int
     metrics: Mapping[str, float]
+    time: datetime
+    peak_memory_bytes: int = 0
+    core_seconds: float = 0.0
 
 
 class Job:
@@ -72,12 +82,22 @@ class Job:
     def list(
         cls, *, state: str = "", model: str = "", limit: int = 50, connection: Connection | None = None
     ) -> pd.DataFrame:
-        """Return one row a job, newest first: name, kind, family, model, state, progress, version, create_time."""
+        """Return one row a job, newest first.
+
+        Columns: name, kind, family, model, state, progress, version, peak_mib, core_seconds, create_time.
+        """
         connection = connection or current()
         conditions = [f'{key} = "{value}"' for key, value in (("state", state.upper()), ("model", model)) if value]
         request = training_pb2.ListJobsRequest(page_size=limit, filter=" AND ".join(conditions))
         rows = [_row(job) for job in connection.training.ListJobs(request).jobs]
         return pd.DataFrame(rows, columns=_COLUMNS)
+
+    @classmethod
+    def all(cls, *, connection: Connection | None = None) -> "Sequence[Job]":
+        """Return every job, newest first."""
+        connection = connection or current()
+        found = _all_jobs(connection, training_pb2.ListJobsRequest(page_size=1000))
+        return [cls(connection, message) for message in found]
 
     @property
     def name(self) -> str:
@@ -93,6 +113,39 @@ class Job:
     def version(self) -> str:
         """The model version that it registered, as name@number; empty until then."""
         return self.message.version
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What in its rows looks wrong, as last seen: a column that gives the target away, say."""
+        return list(self.message.warnings)
+
+    def warn(self, stacklevel: int = 2) -> None:
+        """Raise each of the job's warnings as Python's, an `errors.DataWarning`.
+
+        Args:
+            stacklevel: whose line is named: 2 is the caller's.
+        """
+        for text in self.message.warnings:
+            warnings.warn(text, errors.DataWarning, stacklevel=stacklevel + 1)
+
+    def report(self) -> Report:
+        """Return what is to be seen of its model on the rows that it was scored on: `job.report().save("report.html")`.
+
+        Raises:
+            NotFound: it has none, or none yet.
+        """
+        return Report.of_job(self.connection, self.refresh().message)
+
+    def tensorboard(self, logdir: str | Path, *, follow: bool = False) -> Path:
+        """Write the job's metrics as TensorBoard's event files; return the run's folder, LOGDIR/MODEL/JOB.
+
+        Args:
+            logdir: as `tensorboard --logdir` takes it.
+            follow: write what comes, too, until the job ends.
+        """
+        from lepton.event_files import write_run
+
+        return write_run(self, Path(logdir), follow=follow)
 
     def refresh(self) -> "Job":
         """Ask the platform how the job stands; return the job."""
@@ -129,18 +182,21 @@ class Job:
             if self.refresh().message.state in _ENDED and self.message.sequence <= after_sequence:
                 return
 
+    def so_far(self) -> Iterator[Update]:
+        """Yield the updates that the job has by now."""
+        last = self.refresh().message.sequence
+        for update in self.watch():
+            yield update
+            if update.sequence >= last:
+                return
+
     def curves(self) -> pd.DataFrame:
         """Return the metrics told so far, a row a step and a column a metric: `job.curves().plot()` in a notebook.
 
         Steps that follow each other within half a second may be told as one, the last.
         """
-        rows, last = [], self.refresh().message.sequence
-        for update in self.watch():
-            # Step 0 is no step: the scores at the end, say.
-            if update.metrics and update.step:
-                rows.append({"step": update.step, **update.metrics})
-            if update.sequence >= last:
-                break
+        # Step 0 is no step: the scores at the end, say.
+        rows = [{"step": update.step, **update.metrics} for update in self.so_far() if update.metrics and update.step]
         return pd.DataFrame(rows, columns=None if rows else ["step"]).set_index("step")
 
     def trials(self) -> pd.DataFrame:
@@ -232,19 +288,41 @@ def _trial_row(job: training_pb2.Job, searched: Sequence[str]) -> dict[str, obje
     }
 
 
-_COLUMNS = ["name", "kind", "family", "model", "state", "progress", "version", "create_time"]
+_COLUMNS = [
+    "name",
+    "kind",
+    "family",
+    "model",
+    "state",
+    "progress",
+    "version",
+    "peak_mib",
+    "core_seconds",
+    "create_time",
+]
 
 
 def _row(job: training_pb2.Job) -> tuple[object, ...]:
     kind = training_pb2.JobKind.Name(job.spec.kind).removeprefix("JOB_KIND_").lower()
     created = job.create_time.ToDatetime()
     state = state_name(job.state)
-    return (job.name, kind, job.spec.family, job.spec.model, state, job.progress, job.version, created)
+    took = (job.usage.peak_memory_bytes >> 20, round(job.usage.core_seconds, 1))
+    return (job.name, kind, job.spec.family, job.spec.model, state, job.progress, job.version, *took, created)
 
 
 def _update(answer: training_pb2.WatchJobResponse) -> Update:
     metrics = {metric.name: metric.value for metric in answer.metrics}
-    return Update(answer.sequence, state_name(answer.state), answer.progress, answer.message, answer.step, metrics)
+    return Update(
+        answer.sequence,
+        state_name(answer.state),
+        answer.progress,
+        answer.message,
+        answer.step,
+        metrics,
+        answer.time.ToDatetime(UTC),
+        answer.usage.peak_memory_bytes,
+        answer.usage.core_seconds,
+    )
 
 
 def _range(setting: training_pb2.Hyperparameter) -> str:

@@ -18,6 +18,7 @@ from lepton.connection import Connection, current
 from lepton.datasets import Dataset
 from lepton.frames import Frame, with_lineage
 from lepton.jobs import Job
+from lepton.reports import Report
 from lepton.studies import Budget, StudyResults, to_search
 from lepton.tables import html_table
 from lepton.v1 import common_pb2, training_pb2
@@ -175,6 +176,14 @@ class Model:
         """
         return StudyResults(self.trained_version())
 
+    def report(self) -> Report:
+        """Return what is to be seen of the model on held-out rows: `model.report().save("report.html")`.
+
+        Raises:
+            FailedPrecondition: this model is not trained yet.
+        """
+        return Report.of_version(self.trained_version())
+
     def trained_version(self) -> ModelVersion:
         """Return the version in the registry.
 
@@ -212,6 +221,8 @@ class Model:
     def _run(self, spec: training_pb2.JobSpec) -> None:
         self.job = Job.submit(spec, connection=self.connection).wait()
         self.version = ModelVersion.get(self.job.version, connection=self.connection)
+        # Of whoever called fit.
+        self.job.warn(stacklevel=3)
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.hyperparameters.items())

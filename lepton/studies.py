@@ -109,4 +109,7 @@ class StudyResults:
         return study_page(self)
 
     def _repr_html_(self) -> str:
-        return self.to_html()
+        from lepton.html_pages import fragment
+        from lepton.study_page import study_body
+
+        return fragment(study_body(self))

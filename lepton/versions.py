@@ -9,6 +9,7 @@ import pandas as pd
 
 from lepton import errors, names
 from lepton.connection import Connection, current
+from lepton.reports import Report
 from lepton.tables import html_table
 from lepton.v1 import common_pb2, registry_pb2
 
@@ -142,6 +143,14 @@ class ModelVersion:
             ref=self.ref, alias=alias, etag=etag, request_id=names.request_id()
         )
         return self.connection.registry.PromoteVersion(request)
+
+    def report(self) -> Report:
+        """Return what is to be seen of the model on the rows that were held out when it was trained.
+
+        Raises:
+            FailedPrecondition: it was made elsewhere; `evaluate(version, data).report()` has a report of it.
+        """
+        return Report.of_version(self)
 
     def download(self, artifact: str = "model.onnx") -> bytes:
         """Return one of the version's files."""

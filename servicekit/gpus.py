@@ -29,6 +29,20 @@ def read_gpus() -> list[Gpu]:
         return [_read(nvml, handle) for handle in handles]
 
 
+def process_memory_bytes(pid: int) -> int:
+    """Return how much of the GPUs' memory a process holds; 0 where it holds none, or the driver does not tell."""
+    with _nvml() as nvml:
+        if nvml is None:
+            return 0
+        found = 0
+        for index in range(nvml.nvmlDeviceGetCount()):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            with contextlib.suppress(nvml.NVMLError):
+                for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
+                    found += (process.usedGpuMemory or 0) if process.pid == pid else 0
+        return found
+
+
 def freest(gpus: list[Gpu]) -> int:
     """Return the index of the GPU with the most free memory; 0 where none is known."""
     free = [gpu.memory_bytes - gpu.used_bytes for gpu in gpus]

@@ -82,6 +82,12 @@ def linked_context(traceparent: str) -> otel_context.Context:
     return extract({"traceparent": traceparent} if traceparent else {})
 
 
+def trace_id_of(traceparent: str) -> str:
+    """Return the trace id in a stored traceparent, as log lines have it; empty where it has none."""
+    span = trace.get_current_span(linked_context(traceparent)).get_span_context()
+    return f"{span.trace_id:032x}" if span.is_valid else ""
+
+
 def count_call(method: str, code: str, seconds: float) -> None:
     """Count one served RPC."""
     calls, durations = _call_metrics(method, code)

@@ -1,14 +1,16 @@
 """`lepton train` and `lepton jobs`."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from lepton import curves, errors, names
-from lepton.cli.output import Json, show_message, show_table
+from lepton.cli.output import Json, show_done, show_message, show_table
 from lepton.datasets import Dataset
+from lepton.event_files import write_runs
 from lepton.jobs import Job, families
 from lepton.studies import Budget, to_search
 from lepton.v1 import common_pb2, training_pb2
@@ -65,6 +67,7 @@ def train(
         job.result()
     elif not detach:
         job.wait()
+    _warn(job)
     metrics = {metric.name: round(metric.value, 4) for metric in job.message.evaluation.metrics}
     show_message(job.message, as_json, f"{job!r} {job.version} {metrics or ''}".rstrip())
 
@@ -115,6 +118,7 @@ def tune(
         job.wait()
         if not as_json:
             show_table(job.trials().reset_index(), as_json)
+    _warn(job)
     metrics = {metric.name: round(metric.value, 4) for metric in job.message.evaluation.metrics}
     show_message(job.message, as_json, f"{job!r} {job.version} {metrics or ''}".rstrip())
 
@@ -146,7 +150,37 @@ def show(name: Name, as_json: Json = False) -> None:
 @app.command(epilog="Example: lepton jobs watch job-0f3a")
 def watch(name: Name, as_json: Json = False) -> None:
     """Show a job's metrics as live curves until it ends; line by line where this is no terminal."""
-    _follow(Job.get(name), as_json)
+    job = Job.get(name)
+    _follow(job, as_json)
+    _warn(job)
+
+
+@app.command(epilog="Example: lepton jobs report job-0f3a --output report.html")
+def report(
+    name: Name,
+    output: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("report.html"),
+    as_json: Json = False,
+) -> None:
+    """Write what is to be seen of a job's model: a page with curves, residuals and slices that opens offline."""
+    found = Job.get(name).report()
+    path = found.save(output)
+    show_done(f"wrote {path}: {found!r}", as_json, path=str(path), metrics=found.metrics)
+
+
+@app.command(epilog="Example: lepton jobs tensorboard --all --logdir runs --follow; then: tensorboard --logdir runs")
+def tensorboard(
+    names: Annotated[list[str] | None, typer.Argument(help="The jobs' ids.")] = None,
+    logdir: Annotated[Path, typer.Option(help="Where to write: a folder a job, LOGDIR/MODEL/JOB.")] = Path("runs"),
+    every: Annotated[bool, typer.Option("--all", help="Every job that there is.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on writing until the jobs end.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write jobs' metrics as TensorBoard's event files."""
+    if every == bool(names):
+        raise errors.InvalidArgument("name the jobs, or say --all: lepton jobs tensorboard JOB ...")
+    wanted = Job.all() if every else [Job.get(name) for name in names or ()]
+    for folder in write_runs(wanted, logdir, follow=follow):
+        show_done(f"wrote {folder}", as_json, path=str(folder))
 
 
 @app.command(epilog="Example: lepton jobs cancel job-0f3a")
@@ -195,6 +229,12 @@ def _spread(text: str) -> tuple[str, object]:
     raise errors.InvalidArgument(f"expected name=low..high, name=low..high:log or name=a,b,c, got {text!r}")
 
 
+def _warn(job: Job) -> None:
+    """Print what in a job's rows looks wrong, aside."""
+    for text in job.warnings:
+        typer.echo(f"warning: {text}", err=True)
+
+
 def _follow(job: Job, as_json: bool, *, aside: bool = False) -> None:
     """Show a job's updates until it ends; aside, on stderr, where stdout is for what comes of it."""
     console = Console(stderr=True)
@@ -203,7 +243,7 @@ def _follow(job: Job, as_json: bool, *, aside: bool = False) -> None:
         return
     for update in job.watch():
         if as_json:
-            typer.echo(json.dumps(vars(update)), err=aside)
+            typer.echo(json.dumps(vars(update), default=str), err=aside)
         else:
             metrics = " ".join(f"{key}={value:.4g}" for key, value in update.metrics.items())
             line = f"{update.sequence:>4} {update.state:<9} {update.progress:>4.0%} {update.message} {metrics}"

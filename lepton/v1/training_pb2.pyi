@@ -300,6 +300,9 @@ class Job(_message.Message):
     WORKSPACE_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    HAS_REPORT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its id."""
     state: Global___JobState.ValueType
@@ -328,6 +331,8 @@ class Job(_message.Message):
     """Its workspace; set for service callers alone."""
     traceparent: _builtins.str
     """W3C traceparent of the call that created it, so that the run joins its trace."""
+    has_report: _builtins.bool
+    """Whether GetReport has its report."""
     @_builtins.property
     def spec(self) -> Global___JobSpec:
         """What it was asked."""
@@ -356,6 +361,16 @@ class Job(_message.Message):
     def checkpoint(self) -> Global___Checkpoint:
         """What a worker goes on from where the job is cut; unset before the first, and where the job ended well."""
 
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """What its latest start took so far, of the machine."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What in its rows looks wrong, for people: a column that gives the target away, a rare class, rows scored on that it
+        learned from.
+        """
+
     def __init__(
         self,
         *,
@@ -380,14 +395,47 @@ class Job(_message.Message):
         workspace: _builtins.str = ...,
         traceparent: _builtins.str = ...,
         checkpoint: Global___Checkpoint | None = ...,
+        usage: Global___Usage | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+        has_report: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "create_time", b"create_time", "end_time", b"end_time", "evaluation", b"evaluation", "spec", b"spec", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "create_time", b"create_time", "end_time", b"end_time", "evaluation", b"evaluation", "spec", b"spec", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "checkpoint", b"checkpoint", "create_time", b"create_time", "end_time", b"end_time", "epoch", b"epoch", "error_message", b"error_message", "error_reason", b"error_reason", "evaluation", b"evaluation", "message", b"message", "metrics", b"metrics", "name", b"name", "progress", b"progress", "sequence", b"sequence", "spec", b"spec", "start_time", b"start_time", "state", b"state", "traceparent", b"traceparent", "version", b"version", "worker", b"worker", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cancel_requested", b"cancel_requested", "checkpoint", b"checkpoint", "create_time", b"create_time", "end_time", b"end_time", "epoch", b"epoch", "error_message", b"error_message", "error_reason", b"error_reason", "evaluation", b"evaluation", "has_report", b"has_report", "message", b"message", "metrics", b"metrics", "name", b"name", "progress", b"progress", "sequence", b"sequence", "spec", b"spec", "start_time", b"start_time", "state", b"state", "traceparent", b"traceparent", "usage", b"usage", "version", b"version", "warnings", b"warnings", "worker", b"worker", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class Usage(_message.Message):
+    """What a job took of its machine."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEAK_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    CORE_SECONDS_FIELD_NUMBER: _builtins.int
+    PEAK_GPU_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    peak_memory_bytes: _builtins.int
+    """The most memory that was its own at any look, bytes; looked at four times a second."""
+    core_seconds: _builtins.float
+    """Cores times seconds that it computed."""
+    peak_gpu_memory_bytes: _builtins.int
+    """The most memory of GPUs at any look, bytes; 0 where it used none."""
+    def __init__(
+        self,
+        *,
+        peak_memory_bytes: _builtins.int = ...,
+        core_seconds: _builtins.float = ...,
+        peak_gpu_memory_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["core_seconds", b"core_seconds", "peak_gpu_memory_bytes", b"peak_gpu_memory_bytes", "peak_memory_bytes", b"peak_memory_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class Checkpoint(_message.Message):
@@ -624,6 +672,7 @@ class WatchJobResponse(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Its sequence number in the job, from 1."""
     state: Global___JobState.ValueType
@@ -642,6 +691,10 @@ class WatchJobResponse(_message.Message):
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Metric]:
         """Metrics reported with this update."""
 
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """What it had taken of its machine by then."""
+
     def __init__(
         self,
         *,
@@ -652,10 +705,11 @@ class WatchJobResponse(_message.Message):
         message: _builtins.str = ...,
         metrics: _abc.Iterable[_common_pb2.Metric] | None = ...,
         step: _builtins.int = ...,
+        usage: Global___Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "metrics", b"metrics", "progress", b"progress", "sequence", b"sequence", "state", b"state", "step", b"step", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "metrics", b"metrics", "progress", b"progress", "sequence", b"sequence", "state", b"state", "step", b"step", "time", b"time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -834,6 +888,8 @@ class ReportJobRequest(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The job's id."""
     worker: _builtins.str
@@ -850,6 +906,14 @@ class ReportJobRequest(_message.Message):
     def metrics(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Metric]:
         """Metrics of this step."""
 
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """What the job took so far; unset where nothing is known."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What in its rows looks wrong, all of it; empty leaves what was told before."""
+
     def __init__(
         self,
         *,
@@ -860,10 +924,12 @@ class ReportJobRequest(_message.Message):
         message: _builtins.str = ...,
         metrics: _abc.Iterable[_common_pb2.Metric] | None = ...,
         step: _builtins.int = ...,
+        usage: Global___Usage | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "message", b"message", "metrics", b"metrics", "name", b"name", "progress", b"progress", "step", b"step", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "message", b"message", "metrics", b"metrics", "name", b"name", "progress", b"progress", "step", b"step", "usage", b"usage", "warnings", b"warnings", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -905,6 +971,8 @@ class FinishJobRequest(_message.Message):
     EVALUATION_FIELD_NUMBER: _builtins.int
     ERROR_REASON_FIELD_NUMBER: _builtins.int
     ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The job's id."""
     worker: _builtins.str
@@ -923,6 +991,14 @@ class FinishJobRequest(_message.Message):
     def evaluation(self) -> _common_pb2.Evaluation:
         """The scores on held-out rows."""
 
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """What the job took; unset where nothing is known."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What in its rows looks wrong, all of it; empty leaves what was told before."""
+
     def __init__(
         self,
         *,
@@ -934,10 +1010,12 @@ class FinishJobRequest(_message.Message):
         evaluation: _common_pb2.Evaluation | None = ...,
         error_reason: _builtins.str = ...,
         error_message: _builtins.str = ...,
+        usage: Global___Usage | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "error_message", b"error_message", "error_reason", b"error_reason", "evaluation", b"evaluation", "name", b"name", "state", b"state", "version", b"version", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "error_message", b"error_message", "error_reason", b"error_reason", "evaluation", b"evaluation", "name", b"name", "state", b"state", "usage", b"usage", "version", b"version", "warnings", b"warnings", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1050,3 +1128,98 @@ class LoadCheckpointResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoadCheckpointResponse: _TypeAlias = LoadCheckpointResponse  # noqa: Y015
+
+@_typing.final
+class GetReportRequest(_message.Message):
+    """Asks for a job's report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The job's id."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReportRequest: _TypeAlias = GetReportRequest  # noqa: Y015
+
+@_typing.final
+class Report(_message.Message):
+    """What is to be seen of a model on the rows that it was scored on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    content: _builtins.bytes
+    """JSON: metrics, confusion matrix, curves of some 200 points, residuals, and slices of the rows, the worst first."""
+    def __init__(
+        self,
+        *,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Report: _TypeAlias = Report  # noqa: Y015
+
+@_typing.final
+class SaveReportRequest(_message.Message):
+    """A worker keeps a report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The job's id."""
+    worker: _builtins.str
+    """The worker's id."""
+    epoch: _builtins.int
+    """The epoch of the claim; one older than the job's is ABORTED."""
+    content: _builtins.bytes
+    """As in Report, at most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        worker: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "epoch", b"epoch", "name", b"name", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SaveReportRequest: _TypeAlias = SaveReportRequest  # noqa: Y015
+
+@_typing.final
+class SaveReportResponse(_message.Message):
+    """The report is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SaveReportResponse: _TypeAlias = SaveReportResponse  # noqa: Y015

@@ -70,6 +70,11 @@ class TrainingServiceStub:
                 request_serializer=lepton_dot_v1_dot_training__pb2.ListFamiliesRequest.SerializeToString,
                 response_deserializer=lepton_dot_v1_dot_training__pb2.ListFamiliesResponse.FromString,
                 _registered_method=True)
+        self.GetReport = channel.unary_unary(
+                '/lepton.v1.TrainingService/GetReport',
+                request_serializer=lepton_dot_v1_dot_training__pb2.GetReportRequest.SerializeToString,
+                response_deserializer=lepton_dot_v1_dot_training__pb2.Report.FromString,
+                _registered_method=True)
         self.StartJob = channel.unary_unary(
                 '/lepton.v1.TrainingService/StartJob',
                 request_serializer=lepton_dot_v1_dot_training__pb2.StartJobRequest.SerializeToString,
@@ -94,6 +99,11 @@ class TrainingServiceStub:
                 '/lepton.v1.TrainingService/LoadCheckpoint',
                 request_serializer=lepton_dot_v1_dot_training__pb2.LoadCheckpointRequest.SerializeToString,
                 response_deserializer=lepton_dot_v1_dot_training__pb2.LoadCheckpointResponse.FromString,
+                _registered_method=True)
+        self.SaveReport = channel.unary_unary(
+                '/lepton.v1.TrainingService/SaveReport',
+                request_serializer=lepton_dot_v1_dot_training__pb2.SaveReportRequest.SerializeToString,
+                response_deserializer=lepton_dot_v1_dot_training__pb2.SaveReportResponse.FromString,
                 _registered_method=True)
 
 
@@ -150,6 +160,13 @@ class TrainingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReport(self, request, context):
+        """Returns what is to be seen of a job's model on the rows that it was scored on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StartJob(self, request, context):
         """A worker takes a job that was placed on it.
         """
@@ -180,6 +197,13 @@ class TrainingServiceServicer:
 
     def LoadCheckpoint(self, request, context):
         """A worker loads a job's latest checkpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SaveReport(self, request, context):
+        """A worker keeps a job's report in place of the one before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -223,6 +247,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     request_deserializer=lepton_dot_v1_dot_training__pb2.ListFamiliesRequest.FromString,
                     response_serializer=lepton_dot_v1_dot_training__pb2.ListFamiliesResponse.SerializeToString,
             ),
+            'GetReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReport,
+                    request_deserializer=lepton_dot_v1_dot_training__pb2.GetReportRequest.FromString,
+                    response_serializer=lepton_dot_v1_dot_training__pb2.Report.SerializeToString,
+            ),
             'StartJob': grpc.unary_unary_rpc_method_handler(
                     servicer.StartJob,
                     request_deserializer=lepton_dot_v1_dot_training__pb2.StartJobRequest.FromString,
@@ -247,6 +276,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.LoadCheckpoint,
                     request_deserializer=lepton_dot_v1_dot_training__pb2.LoadCheckpointRequest.FromString,
                     response_serializer=lepton_dot_v1_dot_training__pb2.LoadCheckpointResponse.SerializeToString,
+            ),
+            'SaveReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.SaveReport,
+                    request_deserializer=lepton_dot_v1_dot_training__pb2.SaveReportRequest.FromString,
+                    response_serializer=lepton_dot_v1_dot_training__pb2.SaveReportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -450,6 +484,33 @@ class TrainingService:
             _registered_method=True)
 
     @staticmethod
+    def GetReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.v1.TrainingService/GetReport',
+            lepton_dot_v1_dot_training__pb2.GetReportRequest.SerializeToString,
+            lepton_dot_v1_dot_training__pb2.Report.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def StartJob(request,
             target,
             options=(),
@@ -574,6 +635,33 @@ class TrainingService:
             '/lepton.v1.TrainingService/LoadCheckpoint',
             lepton_dot_v1_dot_training__pb2.LoadCheckpointRequest.SerializeToString,
             lepton_dot_v1_dot_training__pb2.LoadCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.v1.TrainingService/SaveReport',
+            lepton_dot_v1_dot_training__pb2.SaveReportRequest.SerializeToString,
+            lepton_dot_v1_dot_training__pb2.SaveReportResponse.FromString,
             options,
             channel_credentials,
             insecure,

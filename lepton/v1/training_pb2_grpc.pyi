@@ -47,6 +47,8 @@ class TrainingServiceStub:
     """Streams a job's updates from a sequence number until it ends."""
     ListFamilies: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListFamiliesRequest, _training_pb2.ListFamiliesResponse]
     """Lists the model families with their hyperparameters."""
+    GetReport: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetReportRequest, _training_pb2.Report]
+    """Returns what is to be seen of a job's model on the rows that it was scored on."""
     StartJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.StartJobRequest, _training_pb2.Job]
     """A worker takes a job that was placed on it."""
     ReportJob: _grpc.UnaryUnaryMultiCallable[_training_pb2.ReportJobRequest, _training_pb2.ReportJobResponse]
@@ -57,6 +59,8 @@ class TrainingServiceStub:
     """A worker keeps a job's checkpoint in place of the one before."""
     LoadCheckpoint: _grpc.UnaryStreamMultiCallable[_training_pb2.LoadCheckpointRequest, _training_pb2.LoadCheckpointResponse]
     """A worker loads a job's latest checkpoint."""
+    SaveReport: _grpc.UnaryUnaryMultiCallable[_training_pb2.SaveReportRequest, _training_pb2.SaveReportResponse]
+    """A worker keeps a job's report in place of the one before."""
 
 @_typing.type_check_only
 class TrainingServiceAsyncStub(TrainingServiceStub):
@@ -77,6 +81,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Streams a job's updates from a sequence number until it ends."""
     ListFamilies: _aio.UnaryUnaryMultiCallable[_training_pb2.ListFamiliesRequest, _training_pb2.ListFamiliesResponse]  # type: ignore[assignment]
     """Lists the model families with their hyperparameters."""
+    GetReport: _aio.UnaryUnaryMultiCallable[_training_pb2.GetReportRequest, _training_pb2.Report]  # type: ignore[assignment]
+    """Returns what is to be seen of a job's model on the rows that it was scored on."""
     StartJob: _aio.UnaryUnaryMultiCallable[_training_pb2.StartJobRequest, _training_pb2.Job]  # type: ignore[assignment]
     """A worker takes a job that was placed on it."""
     ReportJob: _aio.UnaryUnaryMultiCallable[_training_pb2.ReportJobRequest, _training_pb2.ReportJobResponse]  # type: ignore[assignment]
@@ -87,6 +93,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """A worker keeps a job's checkpoint in place of the one before."""
     LoadCheckpoint: _aio.UnaryStreamMultiCallable[_training_pb2.LoadCheckpointRequest, _training_pb2.LoadCheckpointResponse]  # type: ignore[assignment]
     """A worker loads a job's latest checkpoint."""
+    SaveReport: _aio.UnaryUnaryMultiCallable[_training_pb2.SaveReportRequest, _training_pb2.SaveReportResponse]  # type: ignore[assignment]
+    """A worker keeps a job's report in place of the one before."""
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Jobs: fit, fine-tune and evaluate."""
@@ -148,6 +156,14 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the model families with their hyperparameters."""
 
     @_abc_1.abstractmethod
+    def GetReport(
+        self,
+        request: _training_pb2.GetReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.Report, _abc.Awaitable[_training_pb2.Report]]:
+        """Returns what is to be seen of a job's model on the rows that it was scored on."""
+
+    @_abc_1.abstractmethod
     def StartJob(
         self,
         request: _training_pb2.StartJobRequest,
@@ -186,5 +202,13 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_training_pb2.LoadCheckpointResponse], _abc.AsyncIterator[_training_pb2.LoadCheckpointResponse]]:
         """A worker loads a job's latest checkpoint."""
+
+    @_abc_1.abstractmethod
+    def SaveReport(
+        self,
+        request: _training_pb2.SaveReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.SaveReportResponse, _abc.Awaitable[_training_pb2.SaveReportResponse]]:
+        """A worker keeps a job's report in place of the one before."""
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,7 +1,7 @@
 """The training service: jobs that fit, fine-tune and evaluate models.
 
-RPCs: CreateJob, GetJob, ListJobs, CancelJob, RetryJob, WatchJob, ListFamilies (people); StartJob, ReportJob, FinishJob,
-SaveCheckpoint, LoadCheckpoint (workers).
+RPCs: CreateJob, GetJob, ListJobs, CancelJob, RetryJob, WatchJob, ListFamilies, GetReport (people); StartJob, ReportJob,
+FinishJob, SaveCheckpoint, LoadCheckpoint, SaveReport (workers).
 Publishes training.job.queued / started / progressed / succeeded / failed / cancelled; follows nothing.
 
 `python -m services.training` serves; `python -m services.training worker` runs jobs, each in a child process. A job

@@ -38,6 +38,7 @@ async def running_training(settings: TrainingSettings) -> AsyncIterator[RunningS
     from services.training.adapters.checkpoint_store import CheckpointStore
     from services.training.adapters.data_client import DataClient
     from services.training.adapters.registry_client import RegistryClient
+    from services.training.adapters.report_store import ReportStore
     from services.training.adapters.repository import SqlRepository
     from services.training.adapters.spec_check import SpecCheck
     from services.training.servicer import TrainingServicer
@@ -54,13 +55,13 @@ async def running_training(settings: TrainingSettings) -> AsyncIterator[RunningS
         async def sweep() -> None:
             await state.forget_old_requests()
             async with state.reading() as repository:
-                known = await repository.checkpoint_objects()
+                known = await repository.kept_objects()
             await objects.sweep(known, timedelta(minutes=settings.orphan_minutes))
 
         await sweep()
         stack.callback(asyncio.create_task(_keep_clean(sweep), name="sweep").cancel)
         specs = SpecCheck(DataClient(data), RegistryClient(registry))
-        servicer = TrainingServicer(state, specs, CheckpointStore(objects))
+        servicer = TrainingServicer(state, specs, CheckpointStore(objects), ReportStore(objects))
         service = Servicer(
             "lepton.v1.TrainingService", lambda server: add_TrainingServiceServicer_to_server(servicer, server)
         )

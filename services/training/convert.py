@@ -9,7 +9,7 @@ from lepton.v1 import training_pb2 as pb
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.catalog import Family
 from services.training.domain.families.hyperparameters import Hyperparameter
-from services.training.domain.jobs import Job, JobState, Outcome
+from services.training.domain.jobs import Job, JobState, Outcome, Seen
 
 STATES: dict[JobState, "pb.JobState.ValueType"] = {
     JobState.QUEUED: pb.JOB_STATE_QUEUED,
@@ -40,9 +40,13 @@ def job_to_proto(job: Job, *, with_workspace: bool = False) -> pb.Job:
         sequence=job.sequence,
         workspace=job.workspace if with_workspace else "",
         traceparent=job.traceparent,
+        warnings=job.warnings,
+        has_report=bool(job.report_object),
     )
     if job.evaluation:
         message.evaluation.ParseFromString(job.evaluation)
+    if job.usage:
+        message.usage.ParseFromString(job.usage)
     if job.checkpoint_time is not None:
         message.checkpoint.CopyFrom(checkpoint_to_proto(job, job.checkpoint_time))
     message.create_time.FromDatetime(job.create_time)
@@ -70,6 +74,8 @@ def update_to_proto(job: Job, metrics: Mapping[str, float], step: int, now: date
         metrics=metrics_to_proto(metrics),
         step=step,
     )
+    if job.usage:
+        message.usage.ParseFromString(job.usage)
     message.time.FromDatetime(now)
     return message
 
@@ -84,8 +90,19 @@ def outcome_from_proto(request: pb.FinishJobRequest) -> Outcome:
         raise InvalidArgument("unknown job state", reason="BAD_STATE")
     evaluation = request.evaluation.SerializeToString() if request.HasField("evaluation") else b""
     return Outcome(
-        _STATES_BACK[request.state], request.version, evaluation, request.error_reason, request.error_message
+        _STATES_BACK[request.state],
+        request.version,
+        evaluation,
+        request.error_reason,
+        request.error_message,
+        seen_from_proto(request),
     )
+
+
+def seen_from_proto(told: pb.ReportJobRequest | pb.FinishJobRequest) -> Seen:
+    """Return what a worker saw of a job beside its progress."""
+    usage = told.usage.SerializeToString() if told.HasField("usage") else b""
+    return Seen(usage, tuple(told.warnings))
 
 
 def metrics_to_proto(metrics: Mapping[str, float]) -> list[common_pb2.Metric]:

@@ -41,8 +41,8 @@ class Repository(Protocol):
         """Return a page of jobs, of a workspace or all, and the token of the next."""
         ...
 
-    async def checkpoint_objects(self) -> list[str]:
-        """Return the name of every object that a job's checkpoint needs."""
+    async def kept_objects(self) -> list[str]:
+        """Return the name of every object that a job's checkpoint or report needs."""
         ...
 
     async def updates_after(self, workspace: str, name: str, sequence: int) -> list[bytes]:

@@ -15,6 +15,7 @@ from servicekit.rpc import Context
 from servicekit.state import State
 from servicekit.telemetry import current_traceparent
 from services.training.adapters.checkpoint_store import CheckpointStore
+from services.training.adapters.report_store import ReportStore
 from services.training.adapters.repository import SqlRepository
 from services.training.adapters.spec_check import SpecCheck
 from services.training.changes import Changes
@@ -24,6 +25,7 @@ from services.training.convert import (
     job_to_proto,
     metrics_from_proto,
     outcome_from_proto,
+    seen_from_proto,
 )
 from services.training.domain import jobs
 from services.training.domain.families.catalog import FAMILIES
@@ -37,11 +39,15 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         state: the database.
         specs: checks what jobs are asked.
         checkpoints: where jobs' checkpoints lie.
+        reports: where jobs' reports lie.
     """
 
-    def __init__(self, state: State[SqlRepository], specs: SpecCheck, checkpoints: CheckpointStore) -> None:
+    def __init__(
+        self, state: State[SqlRepository], specs: SpecCheck, checkpoints: CheckpointStore, reports: ReportStore
+    ) -> None:
         self._state = state
         self._checkpoints = checkpoints
+        self._reports = reports
         self._specs = specs
         self._changes = Changes()
 
@@ -147,7 +153,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
         progress, now = (request.progress, request.message), datetime.now(UTC)
         async with self._changing(request.name) as change:
             change.metrics, change.step = metrics_from_proto(list(request.metrics)), request.step
-            change.after = jobs.report(change.before, request.worker, request.epoch, *progress, change.metrics, now)
+            told = (*progress, change.metrics, now, seen_from_proto(request))
+            change.after = jobs.report(change.before, request.worker, request.epoch, *told)
         return pb.ReportJobResponse(cancel_requested=change.after.cancel_requested)
 
     async def FinishJob(self, request: pb.FinishJobRequest, context: Context) -> pb.Job:
@@ -182,6 +189,24 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             async for chunk in self._checkpoints.get(job):
                 yield pb.LoadCheckpointResponse(chunk=chunk)
 
+    async def GetReport(self, request: pb.GetReportRequest, context: Context) -> pb.Report:
+        """Return a job's report."""
+        async with self._state.reading() as repository:
+            job = await repository.find(current_identity().workspace, request.name)
+        jobs.check_report(job)
+        return pb.Report(content=await self._reports.get(job))
+
+    async def SaveReport(self, request: pb.SaveReportRequest, context: Context) -> pb.SaveReportResponse:
+        """Keep a job's report in place of the one before."""
+        workspace = current_identity().workspace
+        async with self._state.reading() as repository:
+            jobs.check_claim(await repository.find(workspace, request.name), request.worker, request.epoch)
+        stored = await self._reports.put(workspace, request.content)
+        async with self._changing(request.name) as change:
+            kept = (stored.name, stored.sha256)
+            change.after = jobs.keep_report(change.before, request.worker, request.epoch, *kept)
+        return pb.SaveReportResponse()
+
     @contextlib.asynccontextmanager
     async def _changing(self, name: str) -> AsyncIterator["_Change"]:
         """Change a job in one transaction, and tell its watchers."""
@@ -195,6 +220,8 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             self._changes.tell(workspace, name)
         if (old := change.before.checkpoint_object) and old != change.after.checkpoint_object:
             await self._checkpoints.remove(workspace, old)
+        if (old := change.before.report_object) and old != change.after.report_object:
+            await self._reports.remove(workspace, old)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,8 @@ from rich.console import Console
 
 from lepton.curves import follow, seconds_left, sparkline
 from lepton.jobs import Update
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def test_a_falling_loss_falls() -> None:
@@ -37,14 +40,14 @@ def test_what_is_left_follows_from_the_pace_so_far() -> None:
 def test_a_terminal_shows_each_metric_with_its_latest_value_and_the_time_left() -> None:
     clock = itertools.count(0.0, 10.0)
     updates = [
-        Update(1, "QUEUED", 0.0, "queued", 0, {}),
-        Update(2, "RUNNING", 0.1, "epoch 1 of 3", 1, {"loss": 0.9}),
-        Update(3, "RUNNING", 0.5, "epoch 2 of 3", 2, {"loss": 0.4, "validation_loss": 0.5}),
+        Update(1, "QUEUED", 0.0, "queued", 0, {}, NOW),
+        Update(2, "RUNNING", 0.1, "epoch 1 of 3", 1, {"loss": 0.9}, NOW),
+        Update(3, "RUNNING", 0.5, "epoch 2 of 3", 2, {"loss": 0.4, "validation_loss": 0.5}, NOW, 300 << 20),
     ]
     terminal = io.StringIO()
     follow("job-1", updates, Console(file=terminal, force_terminal=True, width=160), lambda: next(clock))
     shown = terminal.getvalue()
-    assert "job-1  RUNNING  50% in 0:20, about 0:20 left  epoch 2 of 3" in shown
+    assert "job-1  RUNNING  50% in 0:20, about 0:20 left  300 MiB  epoch 2 of 3" in shown
     assert "█▁" in shown
     assert "least 0.4, most 0.9" in shown
     assert "validation_loss" in shown

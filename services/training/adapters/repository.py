@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, or_, select, update
 
 from servicekit.errors import NotFound
 from servicekit.paging import Page, next_token, page_query
@@ -53,6 +53,8 @@ class SqlRepository:
             return
         key = (jobs.c.workspace == after.workspace) & (jobs.c.name == after.name)
         await self._unit.execute(update(jobs).where(key).values(_row(after)))
+        if after.sequence == before.sequence:
+            return
         content = await self._add_update(after, metrics or {}, step)
         if after.state is not before.state or after.epoch != before.epoch:
             await self._publish(after)
@@ -83,10 +85,11 @@ class SqlRepository:
         query = select(updates.c.content).where(key).order_by(updates.c.sequence).limit(_MOST_UPDATES)
         return [row.content for row in (await self._unit.execute(query)).all()]
 
-    async def checkpoint_objects(self) -> list[str]:
-        """Return the name of every object that a job's checkpoint needs."""
-        query = select(jobs.c.checkpoint_object).where(jobs.c.checkpoint_object != "")
-        return [row.checkpoint_object for row in (await self._unit.execute(query)).all()]
+    async def kept_objects(self) -> list[str]:
+        """Return the name of every object that a job's checkpoint or report needs."""
+        columns = (jobs.c.checkpoint_object, jobs.c.report_object)
+        query = select(*columns).where(or_(*(column != "" for column in columns)))
+        return [name for row in (await self._unit.execute(query)).all() for name in row if name]
 
     async def _add_update(self, job: Job, metrics: dict[str, float], step: int) -> Any:
         message = update_to_proto(job, metrics, step, datetime.now(UTC))
@@ -105,12 +108,14 @@ class SqlRepository:
 
 
 def _row(job: Job) -> dict[str, Any]:
-    return {**vars(job), "state": job.state.value, "metrics": json.dumps(job.metrics, sort_keys=True)}
+    texts = {"metrics": json.dumps(job.metrics, sort_keys=True), "warnings": json.dumps(job.warnings)}
+    return {**vars(job), "state": job.state.value, **texts}
 
 
 def _job(row: Any) -> Job:
     values = {column.name: _utc(row._mapping[column.name]) for column in jobs.columns}
-    return Job(**{**values, "state": JobState(row.state), "metrics": json.loads(row.metrics)})
+    texts = {"metrics": json.loads(row.metrics), "warnings": tuple(json.loads(row.warnings))}
+    return Job(**{**values, "state": JobState(row.state), **texts})
 
 
 def _utc(value: object) -> object:

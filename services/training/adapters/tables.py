@@ -42,6 +42,13 @@ jobs = Table(
     Column("checkpoint_sha256", String(64), nullable=False, server_default=""),
     Column("checkpoint_bytes", BigNumber, nullable=False, server_default="0"),
     Column("checkpoint_time", DateTime(timezone=True)),
+    # A serialised lepton.v1.Usage.
+    Column("usage", LargeBinary, nullable=False, server_default=""),
+    # JSON list of texts.
+    Column("warnings", Text, nullable=False, server_default="[]"),
+    # Its report: the object that holds it, empty without one, and its digest.
+    Column("report_object", String(63), nullable=False, server_default=""),
+    Column("report_sha256", String(64), nullable=False, server_default=""),
     Index("jobs_by_state", "state", "create_time"),
     Index("jobs_by_study", "workspace", "study"),
 )

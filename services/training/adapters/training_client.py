@@ -96,6 +96,16 @@ class TrainingClient:
             answers = self._stub.LoadCheckpoint(pb.LoadCheckpointRequest(name=job))
             return b"".join([answer.chunk async for answer in answers])
 
+    async def save_report(self, workspace: str, request: pb.SaveReportRequest) -> None:
+        """Keep a job's report in place of the one before.
+
+        Raises:
+            Aborted: it was given to another worker.
+            ResourceExhausted: there is no room.
+        """
+        with act_as(Identity.for_service(workspace, "training")):
+            await self._stub.SaveReport(request)
+
     async def finish(self, workspace: str, request: pb.FinishJobRequest) -> pb.Job:
         """Tell how a job ended.
 

@@ -33,14 +33,16 @@ from services.training.child.messages import (
 )
 from services.training.child.patience import Patience
 from services.training.child.remote_rows import RemoteRows
+from services.training.child.seen import Seen
 from services.training.domain.families import fitting
+from services.training.domain.families.metrics import Judgement
 from services.training.domain.families.model import ONNX_FILE, Model, Progress, Run, Stopped
 from services.training.domain.families.parity import Parity, measure_parity
 from services.training.domain.families.schema import Schema
 from services.training.domain.families.streamed.budget import Budget
 from services.training.domain.families.streamed.fit import HELD_OUT_SHARE, Plan, can_stream, check_streams, prepare
 from services.training.domain.families.streamed.sample import sample
-from services.training.domain.foreign import ForeignModel, score_foreign
+from services.training.domain.foreign import ForeignModel, judge_foreign
 from services.training.settings import WorkerSettings
 
 _log = structlog.get_logger(__name__)
@@ -76,7 +78,11 @@ async def run_job(spec: Mapping[str, Any], tell: Tell) -> None:
         parent = telemetry.linked_context(job.traceparent)
         with telemetry.tracer(__name__).start_as_current_span("training.job", context=parent):
             with act_as(Identity.for_service(spec["workspace"], "training")):
-                tell(json_format.MessageToDict(await _outcome(settings, job, int(spec["epoch"]), tell)))
+                kind = pb.JobKind.Name(job.spec.kind).removeprefix("JOB_KIND_").lower()
+                _log.info("job begins", kind=kind, family=job.spec.family, dataset=job.spec.dataset)
+                outcome = await _outcome(settings, job, int(spec["epoch"]), tell)
+                _log.info("job ends", state=pb.JobState.Name(outcome.state), reason=outcome.error_reason)
+                tell(json_format.MessageToDict(outcome))
 
 
 async def _outcome(settings: WorkerSettings, job: pb.Job, epoch: int, tell: Tell) -> pb.FinishJobRequest:
@@ -113,12 +119,14 @@ class _Ready:
         held_out: rows that judge.
         held_out_name: the version that they are of.
         fit: trains.
+        train: rows that it learns from; None where they stream.
     """
 
     schema: Schema
     held_out: pa.Table
     held_out_name: str
     fit: Callable[[Run], Model]
+    train: pa.Table | None = None
 
 
 class _JobRun:
@@ -148,6 +156,7 @@ class _JobRun:
         self._told = 0.0, ""
         self._streamed: RemoteRows | None = None
         self._patience = Patience(_PATIENCE_SECONDS, self._check_stopped)
+        self._seen = Seen(training, job, epoch, tell, self._check_stopped)
         signal.signal(signal.SIGTERM, self._stop)
 
     async def run(self) -> pb.FinishJobRequest:
@@ -173,12 +182,18 @@ class _JobRun:
         self._say(0.1, "reading")
         base = await self._base()
         table = await self._judging(self._spec.dataset)
+        judgement: Judgement | None
         self._say(0.5, "scoring")
         with _span("evaluate"):
             if base.uploaded:
-                scores = score_foreign(await self._foreign(base), table, self._spec.target)
+                judgement = judge_foreign(await self._foreign(base), table, self._spec.target)
+                scores, target = judgement.scores(), judgement.target
             else:
-                scores = fitting.evaluate(await self._load(base), table)
+                dataset = await self._patience(lambda: self._data.version(self._spec.dataset))
+                self._seen.look_at_lineage(self._spec.dataset, dataset.digest, base)
+                model = await self._load(base)
+                (scores, judgement), target = fitting.judge(model, table), model.target
+            await self._seen.keep_report(target, judgement, scores, table, base.lineage.family)
         evaluation = evaluation_to_proto(self._spec.dataset, scores)
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=self._spec.base_version, evaluation=evaluation)
 
@@ -192,11 +207,15 @@ class _JobRun:
         held_out, held_out_name = ready.held_out, ready.held_out_name
         # What cannot be scored is refused before training, not after.
         fitting.check(ready.schema, held_out)
+        if not self._spec.trial:
+            self._seen.look_at_rows(self._spec, ready.schema, (ready.train, held_out), settings)
         model = await self._fitted(ready, settings)
         with _span("evaluate"):
-            evaluation = evaluation_to_proto(held_out_name, fitting.evaluate(model, held_out))
+            scores, judgement = fitting.judge(model, held_out)
+            evaluation = evaluation_to_proto(held_out_name, scores)
             if self._spec.trial:
                 return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, evaluation=evaluation)
+            await self._seen.keep_report(model.target, judgement, scores, held_out, self._spec.family)
             beside = await self._beside(parent, model) if parent else []
         self._say(_FITTED, "exporting")
         with _span("export"):
@@ -236,7 +255,7 @@ class _JobRun:
                 family, schema, train, settings, run.seed, run.report, run.is_cancelled, base, threads, checkpoints
             )
 
-        return _Ready(schema, held_out, held_out_name, fit)
+        return _Ready(schema, held_out, held_out_name, fit, train)
 
     async def _ready_to_stream(
         self, dataset: data_pb2.DatasetVersion, settings: Mapping[str, Any], base: Model | None

@@ -258,7 +258,9 @@ class Study:
             self._say(0.9 + 0.1 * job.progress, f"registering trial {best.spec.trial}", len(self._ended), {})
         if job.state != pb.JOB_STATE_SUCCEEDED:
             return _failed(job.error_reason or "CANCELLED", job.error_message or f"{job.name} was cancelled")
-        return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=job.version, evaluation=job.evaluation)
+        done = pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=job.version, evaluation=job.evaluation)
+        done.warnings.extend(job.warnings)
+        return done
 
     def _results(self, best: pb.Job) -> dict[str, Any]:
         """Return what the study found, as study.json has it."""

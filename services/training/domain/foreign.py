@@ -1,7 +1,7 @@
 """Scoring a model that was made elsewhere: what is known of it is its graph and what its inputs are named."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,7 @@ import pyarrow as pa
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.encoding import wire_values
 from services.training.domain.families.frame import Array, Column, normalize
-from services.training.domain.families.metrics import Scores, score
+from services.training.domain.families.metrics import Judgement, Scores
 from services.training.domain.families.model import Predictions
 from services.training.domain.families.target import Target, label_text, target_values
 
@@ -81,7 +81,12 @@ class ForeignModel:
 
 
 def score_foreign(model: ForeignModel, table: pa.Table, target: str) -> Scores:
-    """Score a model made elsewhere on a table whose columns bear its inputs' names.
+    """Score a model made elsewhere; see `judge_foreign`."""
+    return judge_foreign(model, table, target).scores()
+
+
+def judge_foreign(model: ForeignModel, table: pa.Table, target: str) -> Judgement:
+    """Return a foreign model's predictions of a table whose columns bear its inputs' names, beside the truth.
 
     Fractions are read as values, everything else as class labels. Without an output of probabilities, the metrics that
     need them are left out.
@@ -102,15 +107,15 @@ def score_foreign(model: ForeignModel, table: pa.Table, target: str) -> Scores:
     values = found.reshape(-1)
     if model.prediction.datatype in _FRACTIONS:
         truth = target_values(table, Target(target, "regression", (), "FP64"))
-        return score(Predictions(values.astype(np.float64), None), truth, Target(target, "regression", (), "FP64"))
+        return Judgement(Predictions(values.astype(np.float64), None), truth, Target(target, "regression", (), "FP64"))
     labels = [label_text(_plain(value)) for value in values.tolist()]
     probabilities = model.probabilities
-    return _score_labels(model, table, target, labels, None if probabilities is None else outputs[probabilities.name])
+    return _judge_labels(model, table, target, labels, None if probabilities is None else outputs[probabilities.name])
 
 
-def _score_labels(
+def _judge_labels(
     model: ForeignModel, table: pa.Table, target: str, labels: Sequence[str], probabilities: Array | None
-) -> Scores:
+) -> Judgement:
     if target not in table.column_names:
         raise InvalidArgument(f"there is no target column {target!r}", reason="TARGET_NOT_FOUND")
     occurring = {label_text(value) for value in table.column(target).to_pylist() if value is not None}
@@ -123,12 +128,8 @@ def _score_labels(
     goal = Target(target, "binary" if len(classes) == 2 else "multiclass", classes, model.prediction.datatype)
     places = np.array([classes.index(label) for label in labels], dtype=np.int64)
     truth = target_values(table, goal)
-    if probabilities is not None:
-        return score(Predictions(places, probabilities.astype(np.float64)), truth, goal)
-    scores = score(Predictions(places, np.eye(len(classes))[places]), truth, goal)
-    # What was not said cannot be judged.
-    known = {name: value for name, value in scores.metrics.items() if name in ("accuracy", "f1")}
-    return replace(scores, metrics=known)
+    told = None if probabilities is None else probabilities.astype(np.float64)
+    return Judgement(Predictions(places, told), truth, goal)
 
 
 def _run(model: ForeignModel, table: pa.Table) -> dict[str, Array]:

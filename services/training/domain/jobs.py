@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 
-from servicekit.errors import Aborted, FailedPrecondition
+from servicekit.errors import Aborted, FailedPrecondition, NotFound
 
 # A job that takes its worker down this often does so by itself.
 MAX_ATTEMPTS = 3
@@ -52,6 +52,10 @@ class Job:
         progress_time: when a fact told its progress last.
         checkpoint_object: what holds its latest checkpoint; empty without one.
         checkpoint_sha256, checkpoint_bytes, checkpoint_time: digest, size and age of that.
+        usage: what its latest start took of the machine, serialised; empty until something is known.
+        warnings: what in its rows looks wrong, for people.
+        report_object: what holds its report; empty without one.
+        report_sha256: digest of that.
     """
 
     workspace: str
@@ -81,6 +85,25 @@ class Job:
     checkpoint_sha256: str = ""
     checkpoint_bytes: int = 0
     checkpoint_time: datetime | None = None
+    usage: bytes = b""
+    warnings: tuple[str, ...] = ()
+    report_object: str = ""
+    report_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a worker saw of a job beside its progress; what is empty leaves what was told before.
+
+    Args:
+        usage, warnings: as in Job.
+    """
+
+    usage: bytes = b""
+    warnings: tuple[str, ...] = ()
+
+
+_NOTHING = Seen()
 
 
 @dataclass(frozen=True)
@@ -90,6 +113,7 @@ class Outcome:
     Args:
         state: SUCCEEDED, FAILED, CANCELLED, or QUEUED to give it back.
         version, evaluation, error_reason, error_message: as in Job.
+        seen: beside that.
     """
 
     state: JobState
@@ -97,6 +121,7 @@ class Outcome:
     evaluation: bytes = b""
     error_reason: str = ""
     error_message: str = ""
+    seen: Seen = _NOTHING
 
 
 def start(job: Job, worker: str, epoch: int, now: datetime) -> Job:
@@ -128,20 +153,32 @@ def start(job: Job, worker: str, epoch: int, now: datetime) -> Job:
         progress=0.0,
         message="started",
         metrics={},
+        usage=b"",
+        warnings=(),
         sequence=job.sequence + 1,
         start_time=job.start_time or now,
     )
 
 
 def report(
-    job: Job, worker: str, epoch: int, progress: float, message: str, metrics: dict[str, float], now: datetime
+    job: Job,
+    worker: str,
+    epoch: int,
+    progress: float,
+    message: str,
+    metrics: dict[str, float],
+    now: datetime,
+    seen: Seen = _NOTHING,
 ) -> Job:
     """Return a job after its worker reported; the same job where the report says nothing new.
+
+    What it took of the machine is no update of its own: it changes with every look.
 
     Raises:
         Aborted: it is no longer that worker's.
     """
     check_claim(job, worker, epoch)
+    job = _with_seen(job, seen)
     # Once it is to stop, that is what it does, whatever its worker is at.
     message = job.message if job.cancel_requested else message
     if not metrics and (progress, message) == (job.progress, job.message):
@@ -172,6 +209,7 @@ def finish(job: Job, worker: str, epoch: int, outcome: Outcome, now: datetime) -
     if job.state is outcome.state and (worker, epoch) == (job.worker, job.epoch) and job.state.is_end:
         return job
     check_claim(job, worker, epoch)
+    job = _with_seen(job, outcome.seen)
     if outcome.state is JobState.RUNNING:
         raise FailedPrecondition("a job cannot end as RUNNING", reason="BAD_STATE")
     if outcome.state is JobState.QUEUED and job.cancel_requested:
@@ -214,6 +252,30 @@ def keep_checkpoint(
         checkpoint_time=now,
         sequence=job.sequence + 1,
     )
+
+
+def keep_report(job: Job, worker: str, epoch: int, object_name: str, sha256: str) -> Job:
+    """Return a job as its worker kept a report of it.
+
+    Raises:
+        Aborted: it is no longer that worker's.
+    """
+    check_claim(job, worker, epoch)
+    return replace(job, report_object=object_name, report_sha256=sha256, sequence=job.sequence + 1)
+
+
+def check_report(job: Job) -> None:
+    """Check that a job has a report.
+
+    Raises:
+        NotFound: it has none, or none yet.
+    """
+    if not job.report_object:
+        raise NotFound(
+            f"job {job.name} has no report: fits, fine-tunes and evaluations have one once their rows are scored; a "
+            "study's best model has that of the job that registered it",
+            reason="REPORT_NOT_FOUND",
+        )
 
 
 def retry(job: Job) -> Job:
@@ -261,6 +323,12 @@ def check_claim(job: Job, worker: str, epoch: int) -> None:
             f"job {job.name} is {job.state.value} at epoch {job.epoch}, not {worker}'s at epoch {epoch}",
             reason="STALE_EPOCH",
         )
+
+
+def _with_seen(job: Job, seen: Seen) -> Job:
+    if seen == _NOTHING:
+        return job
+    return replace(job, usage=seen.usage or job.usage, warnings=seen.warnings or job.warnings)
 
 
 def _ended(job: Job, state: JobState, message: str, now: datetime) -> Job:

@@ -64,6 +64,13 @@ class Child:
         except psutil.NoSuchProcess:
             return 0
 
+    def core_seconds(self) -> float:
+        """Return how long it computed, cores times seconds, its own ended children included; 0 once it has ended."""
+        try:
+            return float(sum(psutil.Process(self.pid).cpu_times()[:4]))
+        except psutil.Error:
+            return 0.0
+
     async def run(self, spec: bytes) -> AsyncGenerator[bytes, None]:
         """Give it its job, one line; yield what it tells, line by line, until it ends."""
         assert self._process.stdin is not None

@@ -13,11 +13,13 @@ from google.protobuf import json_format
 
 from lepton.v1 import scheduler_pb2
 from lepton.v1 import training_pb2 as pb
+from servicekit import telemetry
 from servicekit.errors import LeptonError
 from services.training.convert import hyperparameters_from_proto
 from services.training.domain.families.catalog import with_smaller_batch
 from services.training.worker.children import Child, Children
 from services.training.worker.claim import Answer, Claim
+from services.training.worker.usage import Meter
 
 _log = structlog.get_logger(__name__)
 
@@ -76,6 +78,8 @@ class JobRun:
         self._took_too_much = False
         self._news: dict[str, Any] = {"progress": 0.0, "message": "started"}
         self._has_news = asyncio.Event()
+        self._meter = Meter()
+        self._warnings: list[str] = []
 
     def end(self, why: Ending) -> None:
         """End the job; `run` returns soon. The first reason counts, but for the loss of the claim."""
@@ -89,11 +93,17 @@ class JobRun:
         if job is not None and job.state != pb.JOB_STATE_RUNNING:
             # It was cancelled meanwhile, or took too many workers down.
             return
+        if job is not None and job.traceparent:
+            # Whoever follows a trace finds what the worker says of the job, too.
+            structlog.contextvars.bind_contextvars(trace_id=telemetry.trace_id_of(job.traceparent))
         outcome = await self._outcome(job) if job is not None else None
         if self._ending is Ending.LOST or (job is None and self._ending is None):
             return
         patience = _LEAVE_SECONDS if self._ending is Ending.GIVEN_BACK else float("inf")
-        await self._claim.finish(self._final(outcome), patience)
+        final = self._final(outcome)
+        self._add_seen(final)
+        _log.info("job ended", job=self._claim.job, epoch=self.placement.epoch, state=pb.JobState.Name(final.state))
+        await self._claim.finish(final, patience)
 
     async def _outcome(self, job: pb.Job) -> pb.FinishJobRequest | None:
         try:
@@ -136,6 +146,7 @@ class JobRun:
         self._took_too_much = False
         child = self.child = await self._children.take(job.spec.family)
         _log.info("job begins", job=job.name, epoch=self.placement.epoch, pid=child.pid)
+        self._meter.begin(child)
         # A watch each: reports must not hold up what the child tells, nor the other way round.
         watches = [asyncio.create_task(self._relay()), asyncio.create_task(self._guard(child))]
         outcome = None
@@ -144,6 +155,7 @@ class JobRun:
         finally:
             for watch in watches:
                 watch.cancel()
+            self._meter.look(child)
             self._children.part(child, self._limits.stop_seconds if outcome is not None else 0.0)
         if outcome is None and self._took_too_much:
             mebibytes = self.placement.resources.memory_bytes >> 20
@@ -157,6 +169,9 @@ class JobRun:
                 told = json.loads(line)
                 if "state" in told:
                     return json_format.ParseDict(told, pb.FinishJobRequest())
+                if "warnings" in told:
+                    self._warnings = told["warnings"]
+                    continue
                 # Steps come faster than reports go: the latest counts, with the latest metrics.
                 self._news = self._news | {name: value for name, value in told.items() if value or name == "message"}
                 self._has_news.set()
@@ -171,7 +186,9 @@ class JobRun:
             self._has_news.clear()
             news, self._news = self._news, {name: self._news[name] for name in ("progress", "message")}
             try:
-                answer = await self._claim.report(json_format.ParseDict(news, pb.ReportJobRequest()))
+                request = json_format.ParseDict(news, pb.ReportJobRequest())
+                self._add_seen(request)
+                answer = await self._claim.report(request)
             except (LeptonError, json_format.ParseError) as error:
                 _log.info("report waits", job=self._claim.job, error=str(error))
                 self._news = news | self._news
@@ -184,7 +201,7 @@ class JobRun:
         """Stop the child once the job is to end, or once it takes more memory than it may."""
         most = self.placement.resources.memory_bytes + self._limits.library_bytes
         while not self._ended.is_set():
-            if child.memory_bytes() > most:
+            if self._meter.look(child) > most:
                 self._took_too_much = True
                 # It has no memory to say anything more.
                 await child.stop(0.0)
@@ -194,6 +211,11 @@ class JobRun:
                     await self._ended.wait()
         # Whatever it would still say, nobody listens.
         await child.stop(0.0 if self._ending is Ending.LOST else self._limits.stop_seconds)
+
+    def _add_seen(self, request: pb.ReportJobRequest | pb.FinishJobRequest) -> None:
+        request.usage.CopyFrom(self._meter.usage())
+        if not request.warnings:
+            request.warnings.extend(self._warnings)
 
     def _spec(self, job: pb.Job) -> bytes:
         spec = {

@@ -15,7 +15,7 @@ from services.training.domain.families.image.model import ImageModel
 from services.training.domain.families.image.pixels import broken_images, readable
 from services.training.domain.families.linear import LinearCore
 from services.training.domain.families.logistic import fit_logistic
-from services.training.domain.families.metrics import Scores, score
+from services.training.domain.families.metrics import Judgement, Scores
 from services.training.domain.families.model import (
     Core,
     Description,
@@ -35,7 +35,7 @@ from services.training.domain.families.target import Target, describe_target, ta
 from services.training.domain.families.text.columns import describe_texts, readings, task_of
 from services.training.domain.families.text.fit import fit_transformer
 from services.training.domain.families.text.model import TextModel
-from services.training.domain.families.text.scoring import score_texts
+from services.training.domain.families.text.scoring import judge_texts
 from services.training.domain.families.trees import TreesCore, fit_trees
 
 CORES: dict[str, type[Core]] = {
@@ -220,11 +220,21 @@ def evaluate(model: Model, table: pa.Table) -> Scores:
     Raises:
         InvalidArgument: the table lacks a column, or a class is unknown.
     """
+    return judge(model, table)[0]
+
+
+def judge(model: Model, table: pa.Table) -> tuple[Scores, Judgement | None]:
+    """Return a model's scores on a table's rows, and its predictions beside the truth; None where it predicts none.
+
+    Raises:
+        InvalidArgument: as for `evaluate`.
+    """
     if not table.num_rows:
         raise InvalidArgument("there is no row to score", reason="NO_ROWS")
     if isinstance(model, TextModel):
-        return score_texts(model, table)
-    return score(model.predict(table), target_values(normalize(table), model.target), model.target)
+        return judge_texts(model, table)
+    judgement = Judgement(model.predict(table), target_values(normalize(table), model.target), model.target)
+    return judgement.scores(), judgement
 
 
 def _encode(schema: Schema, table: pa.Table) -> Encoded:

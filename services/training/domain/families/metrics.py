@@ -29,30 +29,67 @@ class Scores:
     confusion: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """Predictions of some rows beside the truth.
+
+    Args:
+        predictions: of a model; without probabilities for classes where it tells none.
+        truth: (rows,) numbers, or class indexes.
+        target: what is predicted.
+    """
+
+    predictions: Predictions
+    truth: Array
+    target: Target
+
+    @property
+    def values(self) -> Array:
+        """(rows,) numbers, or class indexes, as predicted."""
+        return self.predictions.values
+
+    @property
+    def probabilities(self) -> Array | None:
+        """(rows, classes), where the model tells them."""
+        return self.predictions.probabilities
+
+    def scores(self) -> Scores:
+        """Return the metrics of the task."""
+        return score(self.predictions, self.truth, self.target)
+
+    def of(self, rows: Array) -> "Judgement":
+        """Return that of some of the rows, by their places."""
+        probabilities = None if self.probabilities is None else self.probabilities[rows]
+        return Judgement(Predictions(self.values[rows], probabilities), self.truth[rows], self.target)
+
+
+def row_losses(judgement: Judgement) -> Array:
+    """Return (rows,) how wrong each row is: absolute error; log loss; without probabilities 1 for a wrong class."""
+    if judgement.target.task == "regression":
+        return np.asarray(np.abs(judgement.values - judgement.truth))
+    if judgement.probabilities is None:
+        return np.asarray(judgement.values != judgement.truth, dtype=np.float64)
+    return _log_losses(judgement.probabilities, judgement.truth)
+
+
 def score(predictions: Predictions, truth: Array, target: Target) -> Scores:
     """Return the metrics of a task: R2, RMSE, MAE; or accuracy, F1, ROC AUC, log loss and the confusion matrix.
 
     F1 is that of the second class where there are two, else the mean over classes; ROC AUC is one against the rest, the
-    mean over classes, and left out where only one class occurs.
+    mean over classes, and left out where only one class occurs. What needs probabilities is left out where there are
+    none.
     """
     if target.task == "regression":
         return Scores(len(truth), _regression(predictions.values, truth))
-    assert predictions.probabilities is not None
     count = len(target.classes)
     confusion = np.zeros((count, count), dtype=np.int64)
     np.add.at(confusion, (truth, predictions.values), 1)
     metrics = {
         "accuracy": float(np.trace(confusion) / max(1, len(truth))),
         "f1": _f1(confusion),
-        "log_loss": _log_loss(predictions.probabilities, truth),
     }
-    areas = [
-        area
-        for index in ([1] if count == 2 else range(count))
-        if (area := roc_auc(truth == index, predictions.probabilities[:, index])) is not None
-    ]
-    if areas:
-        metrics["roc_auc"] = float(np.mean(areas))
+    if predictions.probabilities is not None:
+        metrics |= _of_probabilities(predictions.probabilities, truth)
     return Scores(len(truth), metrics, target.classes, tuple(int(cell) for cell in confusion.reshape(-1)))
 
 
@@ -89,6 +126,17 @@ def _f1(confusion: Array) -> float:
     return float(by_class[1]) if len(by_class) == 2 else float(by_class.mean())
 
 
-def _log_loss(probabilities: Array, truth: Array) -> float:
+def _of_probabilities(probabilities: Array, truth: Array) -> dict[str, float]:
+    count = probabilities.shape[1]
+    areas = [
+        area
+        for index in ([1] if count == 2 else range(count))
+        if (area := roc_auc(truth == index, probabilities[:, index])) is not None
+    ]
+    loss = {"log_loss": float(_log_losses(probabilities, truth).mean())}
+    return loss | ({"roc_auc": float(np.mean(areas))} if areas else {})
+
+
+def _log_losses(probabilities: Array, truth: Array) -> Array:
     chosen = np.clip(probabilities[np.arange(len(truth)), truth], _SMALLEST, 1.0)
-    return float(-np.log(chosen).mean())
+    return np.asarray(-np.log(chosen))

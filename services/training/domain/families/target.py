@@ -271,7 +271,11 @@ def _missing(name: str, missing: int, rows: int) -> InvalidArgument:
 
 
 def _constant(name: str) -> InvalidArgument:
-    return InvalidArgument(f"the target {name!r} is constant: there is nothing to learn", reason="TARGET_CONSTANT")
+    return InvalidArgument(
+        f"the target {name!r} is constant: there is nothing to learn; "
+        "choose another target, or rows in which it differs",
+        reason="TARGET_CONSTANT",
+    )
 
 
 def _infinite(name: str) -> InvalidArgument:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from services.training.domain.families.frame import Array, normalize
-from services.training.domain.families.metrics import Scores, score
+from services.training.domain.families.metrics import Judgement, Scores
 from services.training.domain.families.target import EMBEDDING, target_values
 from services.training.domain.families.text.columns import PAIR, readings, task_of
 from services.training.domain.families.text.model import TextModel
@@ -17,8 +17,10 @@ MOST_CANDIDATES = 1000
 _TOP = 10
 
 
-def score_texts(model: TextModel, table: pa.Table) -> Scores:
-    """Score a model on a table's rows: by its task's metrics; of numbers for pairs by Spearman's rank correlation, too.
+def judge_texts(model: TextModel, table: pa.Table) -> tuple[Scores, Judgement | None]:
+    """Return a model's scores on a table's rows, and its predictions beside the truth; None for embeddings.
+
+    Its task's metrics; of numbers for pairs Spearman's rank correlation, too.
 
     Raises:
         InvalidArgument: the table lacks a column, or a class is unknown.
@@ -26,13 +28,13 @@ def score_texts(model: TextModel, table: pa.Table) -> Scores:
     truth = target_values(normalize(table), model.target)
     if model.target.task == EMBEDDING:
         vectors, positives = model.embed(readings(table, model.columns)), model.embed(truth.tolist())
-        return Scores(len(truth), retrieval_metrics(vectors, positives, truth))
-    predictions = model.predict(table)
-    scores = score(predictions, truth, model.target)
+        return Scores(len(truth), retrieval_metrics(vectors, positives, truth)), None
+    judgement = Judgement(model.predict(table), truth, model.target)
+    scores = judgement.scores()
     if model.target.task == "regression" and task_of(model.columns, model.target) == PAIR:
-        found = spearman(predictions.values, truth)
-        return replace(scores, metrics={**scores.metrics, **({} if found is None else {"spearman": found})})
-    return scores
+        found = spearman(judgement.values, truth)
+        scores = replace(scores, metrics={**scores.metrics, **({} if found is None else {"spearman": found})})
+    return scores, judgement
 
 
 def retrieval_metrics(vectors: Array, positives: Array, texts: Array) -> dict[str, float]:

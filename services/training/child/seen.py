@@ -1,0 +1,107 @@
+"""What is seen of a job's rows and of its model on them: warnings before it learns, the report after."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import structlog
+
+from lepton.v1 import registry_pb2
+from lepton.v1 import training_pb2 as pb
+from servicekit.auth import current_identity
+from servicekit.errors import LeptonError
+from services.training.adapters.training_client import TrainingClient
+from services.training.child.patience import Patience
+from services.training.domain import cautions
+from services.training.domain.families.catalog import FAMILIES
+from services.training.domain.families.metrics import Judgement, Scores
+from services.training.domain.families.model import Settings, Stopped
+from services.training.domain.families.schema import Schema
+from services.training.domain.families.target import Target
+from services.training.domain.report.report import report
+
+_log = structlog.get_logger(__name__)
+
+# As the contract has it.
+_MOST_WARNINGS = 32
+# A report is not worth waiting for as long as what the job is about.
+_PATIENCE_SECONDS = 20.0
+
+
+class Seen:
+    """Tells what is seen of a job, once each.
+
+    Args:
+        training: the training service.
+        job: as claimed.
+        epoch: of the claim.
+        tell: gives the worker one message.
+        check: raises where the job is to stop.
+    """
+
+    def __init__(
+        self,
+        training: TrainingClient,
+        job: pb.Job,
+        epoch: int,
+        tell: Callable[[Mapping[str, Any]], None],
+        check: Callable[[], None],
+    ) -> None:
+        self._training = training
+        self._workspace = current_identity().workspace
+        self._request = pb.SaveReportRequest(name=job.name, worker=job.worker, epoch=epoch)
+        self._tell = tell
+        self._patience = Patience(_PATIENCE_SECONDS, check)
+        self._warnings: list[str] = []
+
+    def look_at_rows(
+        self, spec: pb.JobSpec, schema: Schema, rows: tuple[pa.Table | None, pa.Table], settings: Settings
+    ) -> None:
+        """Warn of what looks wrong in the rows to train on, None where they stream, and those to evaluate on."""
+        train, held_out = rows
+        seen = held_out if train is None else train
+        try:
+            found = [] if schema.is_single else cautions.cautions_of_columns(seen, schema.target)
+            found += cautions.caution_of_imbalance(seen, schema.target, settings.get("class_weight", "none"))
+            if spec.evaluation_dataset == spec.dataset:
+                found.append(_scored_on_its_own(spec.dataset, "the model"))
+            elif train is not None:
+                found += cautions.caution_of_shared_rows(train, held_out)
+        except Exception as error:
+            # A caution must not cost a job.
+            _log.warning("rows not looked at", exc_info=error)
+            return
+        self._warn(found)
+
+    def look_at_lineage(self, dataset: str, digest: str, version: registry_pb2.Version) -> None:
+        """Warn where a version is scored on the rows that it was trained on, whatever their name."""
+        lineage = version.lineage
+        if lineage.dataset and (dataset == lineage.dataset or digest == lineage.dataset_digest):
+            self._warn([_scored_on_its_own(dataset, f"{version.model}@{version.number}")])
+
+    async def keep_report(
+        self, target: Target, judgement: Judgement | None, scores: Scores, table: pa.Table, family: str
+    ) -> None:
+        """Keep the report of a model on some rows; a warning where that cannot be: the model is worth more."""
+        images = family in FAMILIES and FAMILIES[family].reads == "images"
+        try:
+            request = self._request
+            made = report(target, judgement, scores, table, table.column_names if images else ())
+            request.content = made.to_json()
+            await self._patience(lambda: self._training.save_report(self._workspace, request))
+        except Stopped:
+            raise
+        except LeptonError as error:
+            self._warn([f"its report could not be kept: {error.message}"])
+        except Exception as error:
+            _log.error("report not made", exc_info=error)
+            self._warn(["its report could not be made: the worker's log has why, under this job's name"])
+
+    def _warn(self, found: list[str]) -> None:
+        if found:
+            self._warnings = [*self._warnings, *found][:_MOST_WARNINGS]
+            self._tell({"warnings": self._warnings})
+
+
+def _scored_on_its_own(dataset: str, model: str) -> str:
+    return f"{dataset} is the version that {model} was trained on: its scores say nothing of new rows"
