@@ -54,7 +54,8 @@ def test_sentences_are_told_apart() -> None:
     model, told = _fit(_moods())
     assert fitting.evaluate(model, _moods(seed=1)).metrics["accuracy"] > 0.97
     assert told[-1].share == 1.0
-    assert told[-1].metrics["loss"] < told[0].metrics["loss"]
+    assert told[0].message == "first batch"
+    assert told[-1].metrics["loss"] < told[1].metrics["loss"]
 
 
 def test_export_says_what_the_model_says() -> None:
@@ -101,7 +102,8 @@ def test_pretraining_comes_first_and_learns_to_guess() -> None:
     assert losses[-1] < 0.7 * losses[0]
     shares = [one.share for one in told]
     assert shares == sorted(shares)
-    assert told[0].message == "pretraining, epoch 1 of 6"
+    assert told[0].message == "pretraining, first batch"
+    assert told[1].message == "pretraining, epoch 1 of 6"
     assert told[-1].message == "epoch 1 of 1"
 
 
