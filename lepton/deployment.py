@@ -207,7 +207,7 @@ class Deploy:
         given, found = list(texts), list[prediction_pb2.Prediction]()
         with progress.bar(f"embedding with {self.name}", len(given)) as advance:
             for start in range(0, len(given), _BATCH_SINGLES):
-                request = prediction_pb2.PredictRequest(texts=given[start : start + _BATCH_SINGLES])
+                request = typed_rows.to_texts_request(given[start : start + _BATCH_SINGLES])
                 answers, _ = self._ask(request, version, timeout_seconds)
                 found.extend(answers)
                 advance(len(answers))

@@ -30,14 +30,12 @@ def to_texts_request(texts: Iterable[str] | Iterable[tuple[str, str]]) -> predic
     Raises:
         InvalidArgument: one is neither a text nor two of them, or there are both.
     """
-    given = list(texts)
+    given: list[object] = list(texts)
     if all(isinstance(item, str) for item in given):
         return prediction_pb2.PredictRequest(texts=[str(item) for item in given])
-    pairs = [tuple(item) for item in given if not isinstance(item, str)]
-    if len(pairs) < len(given) or any(
-        len(pair) != 2 or not all(isinstance(text, str) for text in pair) for pair in pairs
-    ):
-        raise errors.InvalidArgument("give texts, or pairs of two texts each, not both", reason="NOT_TEXTS")
+    pairs = [item for item in given if isinstance(item, tuple | list) and len(item) == 2]
+    if len(pairs) < len(given) or not all(isinstance(text, str) for pair in pairs for text in pair):
+        raise errors.InvalidArgument("give texts, or pairs of two texts each, none missing", reason="NOT_TEXTS")
     return prediction_pb2.PredictRequest(
         text_pairs=[prediction_pb2.TextPair(first=first, second=second) for first, second in pairs]
     )

@@ -88,7 +88,7 @@ def tune(
     parallel: Annotated[int, typer.Option(help="Trials side by side.", min=1)] = 2,
     sampler: Annotated[str, typer.Option(help="bayesian, random or grid.")] = "bayesian",
     pruner: Annotated[str, typer.Option(help="Which trials end early: median, asha or none.")] = "median",
-    metric: Annotated[str, typer.Option(help="What is best; by default log_loss, or rmse for numbers.")] = "",
+    metric: Annotated[str, typer.Option(help="What is best; by default log_loss, rmse or mean_rank.")] = "",
     target: Annotated[str, typer.Option(help="The column to predict; by default the label, else the last.")] = "",
     model: Annotated[str | None, typer.Option(help="The model's id; by default from dataset and family.")] = None,
     evaluation_dataset: Annotated[str, typer.Option(help="Held-out rows: name@number.")] = "",

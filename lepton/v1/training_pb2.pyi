@@ -233,7 +233,9 @@ class Search(_message.Message):
     pruner: _builtins.str
     """Which trials are ended early: median (the default), asha (asynchronous successive halving) or none."""
     metric: _builtins.str
-    """What is best: log_loss, accuracy, f1, roc_auc; rmse, mae, r2. Empty means log_loss, or rmse for numbers."""
+    """What is best: log_loss, accuracy, f1, roc_auc; rmse, mae, r2, spearman; mean_rank, mrr, recall@1, recall@10. Empty
+    means log_loss, rmse for numbers, mean_rank for embeddings.
+    """
     max_trials: _builtins.int
     """Most trials; 0 means 20, for a grid all of it."""
     max_seconds: _builtins.float
@@ -772,7 +774,7 @@ class Family(_message.Message):
     """What it is for."""
     @_builtins.property
     def tasks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The tasks it can do: regression, binary, multiclass."""
+        """The tasks it can do: regression, binary, multiclass, embedding."""
 
     @_builtins.property
     def hyperparameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hyperparameter]:

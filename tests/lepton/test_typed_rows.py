@@ -54,7 +54,9 @@ def test_texts_and_pairs_of_them_become_a_request() -> None:
     assert not asked.texts
 
 
-@pytest.mark.parametrize("texts", [["a", ("b", "c")], [("a",)], [("a", "b", "c")], [("a", None)]])
+@pytest.mark.parametrize(
+    "texts", [["a", ("b", "c")], [("a",)], [("a", "b", "c")], [("a", None)], [math.nan], ["a", None]]
+)
 def test_what_is_neither_text_nor_pair_is_refused(texts: list[object]) -> None:
     with pytest.raises(errors.InvalidArgument) as refused:
         to_texts_request(texts)  # type: ignore[arg-type]

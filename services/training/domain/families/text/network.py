@@ -73,7 +73,8 @@ def token_vectors(encoder: BertModel, ids: Tensor, mask: Tensor, separator: int 
 
     That follows from the ids, so that whoever sends tokens need not say which text each is of.
     """
-    if separator is None:
+    # An encoder that knows one kind of text has the separator alone to tell by.
+    if separator is None or getattr(encoder.config, "type_vocab_size", 1) == 1:
         found: Tensor = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         return found
     is_separator = (ids == separator).to(torch.int64)
