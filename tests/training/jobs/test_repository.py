@@ -51,12 +51,37 @@ async def test_job_comes_back_as_it_was_kept(store: Store) -> None:
         progress_time=NOW,
         evaluation=common_pb2.Evaluation(rows=3).SerializeToString(),
         epoch=1 << 40,
+        usage=training_pb2.Usage(core_seconds=1.5).SerializeToString(),
+        warnings=("class 'x' is rare", "column 'ü' is a copy"),
+        report_object="object-1",
+        report_sha256="0" * 64,
     )
     async with store.writing() as repository:
         await repository.add(job)
     async with store.reading() as repository:
         found = await repository.find("default", "job-1")
     assert found == job
+
+
+async def test_what_a_job_takes_is_kept_without_an_update(store: Store) -> None:
+    started = jobs.start(_job("job-1"), "w", 1, NOW)
+    taking = jobs.report(started, "w", 1, 0.0, "started", {}, NOW, jobs.Seen(usage=b"\x10\x01"))
+    async with store.writing() as repository:
+        await repository.add(_job("job-1"))
+        await repository.save(_job("job-1"), started)
+        await repository.save(started, taking)
+    async with store.reading() as repository:
+        assert await repository.find("default", "job-1") == taking
+        assert len(await repository.updates_after("default", "job-1", 0)) == 2
+
+
+async def test_objects_of_checkpoints_and_reports_are_known(store: Store) -> None:
+    async with store.writing() as repository:
+        await repository.add(replace(_job("job-1"), checkpoint_object="a", report_object="b"))
+        await repository.add(replace(_job("job-2"), report_object="c"))
+        await repository.add(_job("job-3"))
+    async with store.reading() as repository:
+        assert sorted(await repository.kept_objects()) == ["a", "b", "c"]
 
 
 async def test_job_of_another_workspace_is_not_found(store: Store) -> None:

@@ -1,6 +1,7 @@
 """A job's states: a total function, and what it never does."""
 
 import itertools
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from servicekit.errors import Aborted, FailedPrecondition
 from services.training.domain import jobs
-from services.training.domain.jobs import MAX_ATTEMPTS, Job, JobState, Outcome
+from services.training.domain.jobs import MAX_ATTEMPTS, Job, JobState, Outcome, Seen
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 QUEUED = Job("default", "job-1", "model", b"", JobState.QUEUED, NOW, sequence=1)
@@ -21,6 +22,8 @@ _steps = st.one_of(
     st.tuples(st.just("report"), _workers, _epochs),
     st.tuples(st.just("finish"), _workers, _epochs, st.sampled_from(list(JobState))),
     st.tuples(st.just("checkpoint"), _workers, _epochs),
+    st.tuples(st.just("look"), _workers, _epochs),
+    st.tuples(st.just("keep report"), _workers, _epochs),
     st.tuples(st.just("cancel")),
     st.tuples(st.just("retry")),
 )
@@ -37,6 +40,10 @@ def _apply(job: Job, step: tuple[object, ...]) -> Job:
         return jobs.start(job, worker, epoch, NOW)
     if kind == "report":
         return jobs.report(job, worker, epoch, 0.5, "half", {"loss": 1.0}, NOW)
+    if kind == "look":
+        return jobs.report(job, worker, epoch, job.progress, job.message, {}, NOW, Seen(usage=b"some"))
+    if kind == "keep report":
+        return jobs.keep_report(job, worker, epoch, f"report-{job.sequence}", "0" * 64)
     if kind == "checkpoint":
         return jobs.keep_checkpoint(job, worker, epoch, f"object-{job.sequence}", "0" * 64, 1, NOW)
     state = arguments[2]
@@ -53,10 +60,11 @@ def test_no_order_of_calls_breaks_a_job(steps: list[tuple[object, ...]]) -> None
             job = _apply(job, step)
         except (Aborted, FailedPrecondition):
             continue
-        # Ends never move but a failed job that is tried again; epochs, sequences never fall; each change is one update.
+        # Ends never move but a failed job that is tried again; epochs, sequences never fall; each change is one update,
+        # but for what a job takes.
         assert not before.state.is_end or job == before or (before.state, step) == (JobState.FAILED, ("retry",))
         assert job.epoch >= before.epoch
-        assert job.sequence == before.sequence + (job != before)
+        assert job.sequence == before.sequence + (replace(job, usage=before.usage) != before)
         assert (job.state is JobState.RUNNING) <= (job.worker != "")
         assert (job.end_time is not None) == job.state.is_end
         assert 0 <= job.attempts <= MAX_ATTEMPTS
