@@ -1,6 +1,7 @@
 """Model versions in the registry: get, list, promote, roll back, download, upload."""
 
 import hashlib
+import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,21 +96,10 @@ class ModelVersion:
             registry_pb2.Artifact(name=name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
             for name, content in contents.items()
         ]
-        created = connection.registry.CreateVersion(
-            registry_pb2.CreateVersionRequest(
-                model=model, artifacts=artifacts, description=description, request_id=names.request_id()
-            )
+        request = registry_pb2.CreateVersionRequest(
+            model=model, artifacts=artifacts, description=description, request_id=names.request_id()
         )
-        ref = f"{created.model}@{created.number}"
-        for name, content in contents.items():
-            connection.registry.UploadArtifact(_upload(ref, name, content))
-        request = registry_pb2.FinalizeVersionRequest(ref=ref, request_id=names.request_id())
-        version = cls(connection, connection.registry.FinalizeVersion(request, timeout=300))
-        if version.state == "FAILED":
-            raise errors.InvalidArgument(
-                f"{ref} was refused: {version.message.error_message}", reason=version.message.error_reason
-            )
-        return version
+        return register(request, contents, connection)
 
     @property
     def ref(self) -> str:
@@ -171,6 +161,32 @@ class ModelVersion:
         return html_table(self.ref, ("", ""), [row for row in rows if row[1]])
 
 
+def register(
+    request: registry_pb2.CreateVersionRequest, files: Mapping[str, bytes | Path], connection: Connection
+) -> ModelVersion:
+    """Create a version, bring its files and have it checked; return it READY.
+
+    Args:
+        request: what is declared of it.
+        files: content, or where that lies, by name.
+        connection: the platform.
+
+    Raises:
+        InvalidArgument: the registry refused it; the reason says why.
+    """
+    created = connection.registry.CreateVersion(request)
+    ref = f"{created.model}@{created.number}"
+    for name, content in files.items():
+        connection.registry.UploadArtifact(_upload(ref, name, content))
+    finalize = registry_pb2.FinalizeVersionRequest(ref=ref, request_id=names.request_id())
+    version = ModelVersion(connection, connection.registry.FinalizeVersion(finalize, timeout=300))
+    if version.state == "FAILED":
+        raise errors.InvalidArgument(
+            f"{ref} was refused: {version.message.error_message}", reason=version.message.error_reason
+        )
+    return version
+
+
 def rollback(model: str, alias: str = "champion", *, connection: Connection | None = None) -> registry_pb2.Alias:
     """Point an alias back at the version that it named before; return it."""
     connection = connection or current()
@@ -185,10 +201,12 @@ def aliases(model: str, *, connection: Connection | None = None) -> Mapping[str,
     return {alias.name: alias.number for alias in answer.aliases}
 
 
-def _upload(ref: str, name: str, content: bytes) -> Iterator[registry_pb2.UploadArtifactRequest]:
+def _upload(ref: str, name: str, content: bytes | Path) -> Iterator[registry_pb2.UploadArtifactRequest]:
     yield registry_pb2.UploadArtifactRequest(header=registry_pb2.UploadArtifactHeader(ref=ref, name=name))
-    for start in range(0, len(content), _CHUNK_BYTES):
-        yield registry_pb2.UploadArtifactRequest(chunk=content[start : start + _CHUNK_BYTES])
+    # Weights may be larger than memory.
+    with io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield registry_pb2.UploadArtifactRequest(chunk=chunk)
 
 
 def _state_name(state: "registry_pb2.VersionState.ValueType") -> str:

@@ -9,6 +9,7 @@ import typer
 from lepton import names
 from lepton.cli.output import Json, show_done, show_message, show_table
 from lepton.connection import current
+from lepton.pretrained import upload_folder
 from lepton.v1 import registry_pb2
 from lepton.versions import ModelVersion, aliases, rollback
 
@@ -63,10 +64,14 @@ def aliases_(model: ModelName, as_json: Json = False) -> None:
 
 @app.command(
     epilog="Examples: lepton models upload fraud fraud.onnx; lepton models upload mood mood.onnx --file tokenizer.json"
+    "; lepton models upload minilm path/to/all-MiniLM-L6-v2"
 )
 def upload(
     model: ModelName,
-    path: Annotated[Path, typer.Argument(help="An ONNX file.", exists=True, dir_okay=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(help="An ONNX file; or a folder of pretrained weights, which fits begin from.", exists=True),
+    ],
     file: Annotated[
         list[Path] | None,
         typer.Option(help="A file beside it, tokenizer.json say; may be repeated.", exists=True, dir_okay=False),
@@ -74,7 +79,11 @@ def upload(
     description: Annotated[str, typer.Option(help="For people.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Register an ONNX model that was made elsewhere."""
+    """Register an ONNX model that was made elsewhere, or pretrained weights."""
+    if path.is_dir():
+        version = upload_folder(path, name=model, description=description, connection=current())
+        show_message(version.message, as_json, repr(version))
+        return
     version = ModelVersion.upload(model, path, files=file or (), description=description)
     show_message(version.message, as_json, repr(version))
 

@@ -32,6 +32,7 @@ from services.training.child.messages import (
 )
 from services.training.child.patience import Patience
 from services.training.domain.families import fitting
+from services.training.domain.families.bodies import Body, read_body
 from services.training.domain.families.model import ONNX_FILE, Model, Progress, Stopped
 from services.training.domain.families.parity import Parity, measure_parity
 from services.training.domain.foreign import ForeignModel, score_foreign
@@ -161,6 +162,7 @@ class _JobRun:
         table = await self._read(self._spec.dataset)
         parent = await self._base() if self._spec.kind == pb.JOB_KIND_FINE_TUNE else None
         base = await self._load(parent) if parent else None
+        body = None if parent or not self._spec.base_version else await self._body()
         settings = {name: json.loads(value) for name, value in self._spec.hyperparameters.items()}
         family, target, handle_unknown = self._spec.family, self._spec.target, self._spec.handle_unknown
         schema = fitting.describe(family, table, target, settings, handle_unknown, base)
@@ -169,7 +171,7 @@ class _JobRun:
         held_out = self._readable(schema, held_out, settings)
         # What cannot be scored is refused before training, not after.
         fitting.check(schema, held_out)
-        model = await self._fitted(schema, train, settings, base)
+        model = await self._fitted(schema, train, settings, base, body)
         with _span("evaluate"):
             evaluation = evaluation_to_proto(held_out_name, fitting.evaluate(model, held_out))
             if self._spec.trial:
@@ -193,7 +195,12 @@ class _JobRun:
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=ref, evaluation=evaluation)
 
     async def _fitted(
-        self, schema: fitting.Schema, train: pa.Table, settings: Mapping[str, Any], base: Model | None
+        self,
+        schema: fitting.Schema,
+        train: pa.Table,
+        settings: Mapping[str, Any],
+        base: Model | None,
+        body: "Body | None",
     ) -> Model:
         await self._patience(self._checkpoints.load)
         if self._checkpoints.found is not None:
@@ -213,6 +220,7 @@ class _JobRun:
                     base,
                     threads=max(1, round(self._spec.resources.cores)),
                     checkpoints=self._checkpoints,
+                    body=body,
                 )
             except (Stopped, LeptonError):
                 # Whoever tries it again goes on from there.
@@ -253,6 +261,10 @@ class _JobRun:
 
     async def _load(self, base: registry_pb2.Version) -> Model:
         return fitting.load(await self._patience(lambda: self._registry.files(base)))
+
+    async def _body(self) -> Body:
+        files = await self._patience(partial(self._registry.files, await self._base()))
+        return await asyncio.to_thread(read_body, self._spec.family, files)
 
     async def _foreign(self, base: registry_pb2.Version) -> ForeignModel:
         files = await self._patience(lambda: self._registry.files(base))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,13 +12,22 @@ from services.training.domain.families.model import Progress, Run
 from services.training.domain.families.neural.rows import class_weights, set_aside
 from services.training.domain.families.target import Target
 from services.training.domain.families.text.model import TextModel
-from services.training.domain.families.text.tokens import PAD_ID, token_ids, train_tokenizer
+from services.training.domain.families.text.tokens import SpecialIds, token_ids, train_tokenizer
+
+if TYPE_CHECKING:
+    from services.training.domain.families.text.pretrained import TextBody
 
 
 def fit_transformer(
-    columns: tuple[Column, ...], texts: list[str], truth: Array, target: Target, run: Run, base: TextModel | None
+    columns: tuple[Column, ...],
+    texts: list[str],
+    truth: Array,
+    target: Target,
+    run: Run,
+    base: TextModel | None,
+    body: "TextBody | None" = None,
 ) -> TextModel:
-    """Fit a Transformer; from a base, by its tokenizer and starting from its weights.
+    """Fit a Transformer; from a base or a body, by its tokenizer and starting from its weights.
 
     Raises:
         InvalidArgument: settings that do not go together, or a loss that is no longer a number.
@@ -28,6 +38,7 @@ def fit_transformer(
 
     from services.training.domain.families.neural.batches import Rows
     from services.training.domain.families.neural.loop import TRAINING_PHASE, is_under_way, train_network
+    from services.training.domain.families.text.lora import add_lora
     from services.training.domain.families.text.network import (
         Learner,
         classifier_files,
@@ -35,12 +46,18 @@ def fit_transformer(
         load_classifier,
         new_classifier,
     )
+    from services.training.domain.families.text.pretrained import shape_settings
     from services.training.domain.families.text.pretraining import pretrain
 
-    check_settings(run)
+    if base is None and body is None:
+        check_settings(run)
+    settings = dict(run.settings)
     aside = set_aside(len(truth), run)
     kept = np.flatnonzero(~aside)
-    if base is None:
+    if body is not None:
+        tokenizer, classifier = body.begin(run.settings, len(target.classes), run.seed)
+        settings |= shape_settings(classifier, tokenizer)
+    elif base is None:
         vocabulary, most_tokens = int(run.number("vocabulary")), int(run.number("max_tokens"))
         tokenizer = train_tokenizer([texts[place] for place in kept], vocabulary, most_tokens)
         classifier = new_classifier(run.settings, tokenizer.get_vocab_size(), len(target.classes), run.seed)
@@ -50,21 +67,27 @@ def fit_transformer(
         classifier = load_classifier(classifier_files(base.network))
     ids = from_numpy(token_ids(tokenizer, texts))
     rows = Rows(ids, from_numpy(truth))[from_numpy(kept)]
-    lengths = (rows.inputs != PAD_ID).sum(dim=1)
-    if base is None and run.number("pretraining_epochs"):
+    lengths = (rows.inputs != classifier.config.pad_token_id).sum(dim=1)
+    if base is None and body is None and run.number("pretraining_epochs"):
         before = run.number("pretraining_epochs") / (run.number("pretraining_epochs") + run.number("epochs"))
         # A checkpoint of what follows holds what was learned here.
         if not is_under_way(run, TRAINING_PHASE):
             pretrain(classifier, rows.inputs, lengths, replace(run, report=partial(_report_part, run, 0.0, before)))
         run = replace(run, report=partial(_report_part, run, before, 1.0))
-    if base is not None and run.settings["trainable"] == "last":
-        freeze_all_but_head(classifier)
+    merge = None
+    if base is not None or body is not None:
+        if run.settings["trainable"] == "last":
+            freeze_all_but_head(classifier)
+        elif run.settings["trainable"] == "lora":
+            merge = add_lora(classifier.encoder, run)
     weights = tensor(class_weights(truth[kept], len(target.classes), run)).float()
     loss = nn.CrossEntropyLoss(weight=weights, label_smoothing=run.number("label_smoothing"))
     watched = Rows(ids, from_numpy(truth))[from_numpy(np.flatnonzero(aside))] if aside.any() else None
-    learner = Learner(classifier, run.number("token_dropout"))
+    learner = Learner(classifier, run.number("token_dropout"), SpecialIds.of(tokenizer))
     train_network(learner, loss, rows, run, watched, lengths)
-    return TextModel("transformer", dict(run.settings), columns, target, "ignore", tokenizer, classifier)
+    if merge is not None:
+        merge()
+    return TextModel("transformer", settings, columns, target, "ignore", tokenizer, classifier)
 
 
 def _report_part(run: Run, start: float, end: float, progress: Progress) -> None:

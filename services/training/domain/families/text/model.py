@@ -12,7 +12,7 @@ from services.training.domain.families.frame import Array, Column
 from services.training.domain.families.model import STATE_FILE, Description, Input, Predictions
 from services.training.domain.families.single_column import row_texts
 from services.training.domain.families.target import Target
-from services.training.domain.families.text.tokens import PAD_ID, token_ids
+from services.training.domain.families.text.tokens import token_ids
 
 if TYPE_CHECKING:
     from services.training.domain.families.text.network import Classifier
@@ -97,8 +97,9 @@ class TextModel:
 
     def _batches(self, table: pa.Table) -> Iterator[tuple[Array, dict[str, Array]]]:
         rows = row_texts(table, self.columns)
+        padding = self.network.config.pad_token_id
         order = np.argsort([len(text) for text in rows], kind="stable")
         for start in range(0, len(order), _BATCH_ROWS):
             places = order[start : start + _BATCH_ROWS]
             ids = token_ids(self.tokenizer, [rows[place] for place in places])
-            yield places, {"input_ids": ids, "attention_mask": (ids != PAD_ID).astype(np.int64)}
+            yield places, {"input_ids": ids, "attention_mask": (ids != padding).astype(np.int64)}

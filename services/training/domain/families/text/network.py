@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
+from transformers import BertConfig
 
-from services.training.domain.families.text.tokens import PAD_ID, START_ID, UNKNOWN_ID
+from services.training.domain.families.text.encoders import new_encoder, read_config
+from services.training.domain.families.text.tokens import PAD_ID, SpecialIds
 
 CONFIG_FILE = "encoder.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -19,15 +20,15 @@ class Classifier(nn.Module):
     """A Transformer encoder, the mean over its tokens, and a linear layer.
 
     Args:
-        config: of the encoder (BERT's architecture; Devlin et al., NAACL 2019).
+        config: of the encoder: BERT's architecture (Devlin et al., NAACL 2019), or another of `encoders`.
         outputs: classes.
         dropout: of what the linear layer sees.
     """
 
-    def __init__(self, config: BertConfig, outputs: int, dropout: float) -> None:
+    def __init__(self, config: Any, outputs: int, dropout: float) -> None:
         super().__init__()
         self.config = config
-        self.encoder = BertModel(config, add_pooling_layer=False)
+        self.encoder = new_encoder(config)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(config.hidden_size, outputs)
 
@@ -44,26 +45,29 @@ class Learner(nn.Module):
     Args:
         classifier: what is trained.
         token_dropout: share of the tokens that are read as unknown at each step.
+        special: ids that are never hidden, and the one that hides.
     """
 
-    def __init__(self, classifier: Classifier, token_dropout: float) -> None:
+    def __init__(self, classifier: Classifier, token_dropout: float, special: SpecialIds) -> None:
         super().__init__()
         self.classifier = classifier
         self._token_dropout = token_dropout
+        self._hiding = special.hiding
+        self.register_buffer("special", torch.tensor(special.all), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return (rows, classes) log odds of (rows, tokens) ids, padded."""
-        ids, mask = cropped(ids)
+        ids, mask = cropped(ids, self.classifier.config.pad_token_id)
         if self.training and self._token_dropout:
-            is_hidden = (torch.rand(ids.shape, device=ids.device) < self._token_dropout) & (ids > START_ID)
-            ids = ids.masked_fill(is_hidden, UNKNOWN_ID)
+            is_hidden = torch.rand(ids.shape, device=ids.device) < self._token_dropout
+            ids = ids.masked_fill(is_hidden & ~torch.isin(ids, self.special), self._hiding)
         found: Tensor = self.classifier(ids, mask)
         return found
 
 
-def cropped(ids: Tensor) -> tuple[Tensor, Tensor]:
+def cropped(ids: Tensor, padding: int = PAD_ID) -> tuple[Tensor, Tensor]:
     """Return padded ids without what is padding in all rows, and their mask; both (rows, tokens) int64."""
-    mask = ids != PAD_ID
+    mask = ids != padding
     width = int(mask.any(dim=0).sum())
     return ids[:, :width], mask[:, :width].to(torch.int64)
 
@@ -107,7 +111,7 @@ def load_classifier(files: Mapping[str, bytes]) -> Classifier:
     description = json.loads(files[CONFIG_FILE])
     with torch.random.fork_rng(devices=[]):
         head = description["head"]
-        classifier = Classifier(BertConfig.from_dict(description["encoder"]), head["outputs"], head["dropout"])
+        classifier = Classifier(read_config(description["encoder"]), head["outputs"], head["dropout"])
     classifier.load_state_dict(load(files[WEIGHTS_FILE]))
     classifier.eval()
     return classifier

@@ -1,6 +1,7 @@
 """Texts to token ids, by the tokenizers library. What it learned travels with the model as its tokenizer.json."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -13,6 +14,28 @@ PAD_ID, UNKNOWN_ID, START_ID = 0, 1, 2
 _SPECIAL = [PADDING, UNKNOWN, START]
 # Languages that write no spaces would else have whole sentences as tokens.
 _LONGEST_TOKEN = 16
+# What hides a token; ours has no mask.
+_HIDING = ("[MASK]", "<mask>", UNKNOWN, "<unk>")
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids of tokens that stand for no piece of a text.
+
+    Args:
+        hiding: read in place of a token that is hidden.
+        all: every one.
+    """
+
+    hiding: int
+    all: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "SpecialIds":
+        """Return a tokenizer's."""
+        special = tuple(sorted(key for key, token in tokenizer.get_added_tokens_decoder().items() if token.special))
+        known = (tokenizer.token_to_id(token) for token in _HIDING)
+        return cls(next((number for number in known if number is not None), 0), special)
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int, most_tokens: int) -> Tokenizer:
