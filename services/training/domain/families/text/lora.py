@@ -4,6 +4,7 @@ Source: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022
 are added to the projections, so that the model is one like any other.
 """
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -30,7 +31,9 @@ def add_lora(encoder: nn.Module, run: Run) -> Callable[[], None]:
         target_modules=_PROJECTIONS,
         bias="none",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft's of what it calls in transformers.
+        warnings.simplefilter("ignore")
         torch.manual_seed(run.seed % 2**63)
         adapted = get_peft_model(encoder, config)
 
