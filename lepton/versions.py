@@ -117,6 +117,35 @@ class ModelVersion:
         evaluations = self.message.evaluations
         return {metric.name: metric.value for metric in evaluations[0].metrics} if evaluations else {}
 
+    def evaluations(self) -> pd.DataFrame:
+        """Return one row an evaluation: version, dataset, rows, and its metrics.
+
+        A fine-tuned version was scored on new rows, and on those that its parent was scored on. The parent's own scores
+        on these stand last, so that what was forgotten is seen.
+        """
+        scored = [(self.ref, item) for item in self.message.evaluations]
+        if parent := self.parent():
+            scored += [(parent.ref, item) for item in parent.message.evaluations[:1]]
+        rows = [
+            {
+                "version": ref,
+                "dataset": item.dataset,
+                "rows": item.rows,
+                **{metric.name: metric.value for metric in item.metrics},
+            }
+            for ref, item in scored
+        ]
+        return pd.DataFrame(rows, columns=None if rows else ["version", "dataset", "rows"])
+
+    def parent(self) -> "ModelVersion | None":
+        """Return the version that this one was trained on from; None where there was none, or it is deleted."""
+        if not self.message.lineage.parent:
+            return None
+        try:
+            return ModelVersion.get(self.message.lineage.parent, connection=self.connection)
+        except errors.NotFound:
+            return None
+
     @property
     def signature(self) -> common_pb2.Signature:
         """What the model takes and gives."""
@@ -152,11 +181,16 @@ class ModelVersion:
         rows = [
             ("state", self.state),
             ("family", lineage.family or "made elsewhere"),
+            ("kind", "pretrained weights" if self.message.pretrained else ""),
             ("trained on", lineage.dataset),
             ("job", lineage.job),
             ("parent", lineage.parent),
             ("parity", f"{self.message.parity.max_difference:.2g}" if self.message.HasField("parity") else ""),
-            *((name, f"{value:.4g}") for name, value in self.metrics.items()),
+            *(
+                (f"{metric.name} on {item.dataset}", f"{metric.value:.4g}")
+                for item in self.message.evaluations
+                for metric in item.metrics
+            ),
         ]
         return html_table(self.ref, ("", ""), [row for row in rows if row[1]])
 

@@ -29,9 +29,12 @@ def list_(
 
 @app.command(epilog="Example: lepton models show credit@champion")
 def show(ref: Ref, as_json: Json = False) -> None:
-    """Show a version: state, signature, lineage, metrics, parity."""
+    """Show a version: state, signature, lineage, parity; its scores, on its parent's rows, too, beside the parent's."""
     version = ModelVersion.get(ref)
     show_message(version.message, as_json, repr(version))
+    if not as_json and version.message.evaluations:
+        typer.echo()
+        show_table(version.evaluations(), as_json)
 
 
 @app.command(epilog="Example: lepton models promote credit@3 --alias champion")

@@ -176,7 +176,7 @@ class _JobRun:
             evaluation = evaluation_to_proto(held_out_name, fitting.evaluate(model, held_out))
             if self._spec.trial:
                 return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, evaluation=evaluation)
-            beside = await self._beside(parent, model) if parent else []
+            beside = await self._beside(parent, model, schema, settings) if parent else []
         self._say(_FITTED, "exporting")
         with _span("export"):
             onnx_model = model.export()
@@ -270,14 +270,16 @@ class _JobRun:
         files = await self._patience(lambda: self._registry.files(base))
         return foreign_from_proto(files[ONNX_FILE], base.signature)
 
-    async def _beside(self, parent: registry_pb2.Version, model: Model) -> list[common_pb2.Evaluation]:
+    async def _beside(
+        self, parent: registry_pb2.Version, model: Model, schema: fitting.Schema, settings: Mapping[str, Any]
+    ) -> list[common_pb2.Evaluation]:
         """Score a fine-tuned model on the rows that its parent was scored on, to show what it forgot."""
         trained_on = parent.lineage.dataset
         scored_on = parent.evaluations[0].dataset if parent.evaluations else trained_on
         if scored_on in (self._spec.dataset, self._spec.evaluation_dataset):
             return []
         try:
-            rows = await self._read(scored_on)
+            rows = self._readable(schema, await self._read(scored_on), settings)
             if scored_on == trained_on:
                 _, rows = fitting.hold_out(rows, model.target, parent.lineage.seed)
             return [evaluation_to_proto(scored_on, fitting.evaluate(model, rows))]
