@@ -110,6 +110,7 @@ class Model:
             seed=self.seed,
             handle_unknown=self.handle_unknown,
             connection=self._connection,
+            pretrained=None,
             **hyperparameters,
         )
         with tracing.span("lepton.fine_tune"):

@@ -131,9 +131,10 @@ def new_network(settings: Mapping[str, Any], channels: int, outputs: int, seed: 
 
 def with_new_head(network: ResNet, outputs: int, dropout: float, seed: int) -> ResNet:
     """Return a network with the features of another, and a last layer of random weights."""
+    shape: dict[str, Any] = {**network.shape, "outputs": outputs, "dropout": dropout}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        made = ResNet(**{**network.shape, "outputs": outputs, "dropout": dropout})
+        made = ResNet(**shape)
     made.features.load_state_dict(network.features.state_dict())
     return made
 
