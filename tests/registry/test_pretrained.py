@@ -30,6 +30,12 @@ async def test_weights_become_ready_and_are_never_promoted(developer: Client) ->
     assert refused.value.reason == "VERSION_IS_PRETRAINED"
 
 
+async def test_files_of_a_model_of_ours_are_weights_too(developer: Client) -> None:
+    files = {"family.json": b'{"family": "cnn"}', "network.json": b"{}", "weights.safetensors": WEIGHTS}
+    version = await developer.register("scans", files, pretrained=True, lineage=pb.Lineage(family="cnn"))
+    assert (version.state, version.lineage.family) == (pb.VERSION_STATE_READY, "cnn")
+
+
 @pytest.mark.parametrize(
     ("files", "reason"),
     [

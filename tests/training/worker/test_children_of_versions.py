@@ -49,7 +49,11 @@ async def _import(house: House, name: str, rows: int) -> None:
         await house.import_table(name, {"image": table["image"].to_pylist(), "y": table["digit"].to_pylist()}, "y")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# torch's exporter takes some seconds, twice.
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("transformer", "cnn") else name for name in FAMILIES],
+)
 async def test_child_names_its_parent_and_is_scored_on_its_rows(busy_house: House, family: str) -> None:
     data, first, then = FAMILIES[family]
     if data != "line":

@@ -95,7 +95,11 @@ def fit(
     return model
 
 
-@pytest.mark.parametrize("architecture", SIZES)
+# Each export takes some seconds; those that are much like another are for all tests.
+@pytest.mark.parametrize(
+    "architecture",
+    [name if name in ("bert", "roberta") else pytest.param(name, marks=pytest.mark.slow) for name in SIZES],
+)
 def test_every_architecture_is_fitted_exported_and_loaded_again(architecture: str) -> None:
     model = fit(pretrained_files(architecture), moods())
     parity = measure_parity(model, model.export(), moods(seed=3))
