@@ -167,6 +167,14 @@ class ModelVersion:
         request = registry_pb2.DownloadArtifactRequest(ref=self.ref, name=artifact)
         return b"".join(answer.chunk for answer in self.connection.registry.DownloadArtifact(request))
 
+    def save(self, folder: str | Path) -> Path:
+        """Write all of the version's files into a folder, made if absent; return it. Fits begin from such a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for artifact in self.message.artifacts:
+            (folder / artifact.name).write_bytes(self.download(artifact.name))
+        return folder
+
     def delete(self) -> None:
         """Delete the version; its number is never used again."""
         request = registry_pb2.DeleteVersionRequest(ref=self.ref, request_id=names.request_id())

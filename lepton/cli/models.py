@@ -91,14 +91,23 @@ def upload(
     show_message(version.message, as_json, repr(version))
 
 
-@app.command(epilog="Example: lepton models download credit@champion --output credit.onnx")
+@app.command(
+    epilog="Examples: lepton models download credit@champion --output credit.onnx; "
+    "lepton models download scans@3 --all --output scans"
+)
 def download(
     ref: Ref,
     output: Annotated[Path, typer.Option(help="Where to write it.")] = Path("model.onnx"),
     artifact: Annotated[str, typer.Option(help="Which of the version's files.")] = "model.onnx",
+    all_: Annotated[bool, typer.Option("--all", help="All files, into a folder.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write one of a version's files."""
+    """Write one of a version's files, or all."""
+    if all_:
+        version = ModelVersion.get(ref)
+        size = sum(item.size_bytes for item in version.message.artifacts)
+        show_done(f"wrote {version.save(output)} ({size:,} bytes)", as_json, path=str(output), size_bytes=size)
+        return
     content = ModelVersion.get(ref).download(artifact)
     output.write_bytes(content)
     show_done(f"wrote {output} ({len(content):,} bytes)", as_json, path=str(output), size_bytes=len(content))

@@ -66,6 +66,9 @@ def test_weights_are_neither_served_nor_scored_nor_fine_tuned_as_they_are(
 ) -> None:
     weights = upload_folder(_folder(tmp_path / "raw", pretrained_files()), connection=connection)
     assert (weights.ref, weights.state) == ("raw-weights@1", "READY")
+    # Written and brought again, they are the same.
+    saved = weights.save(tmp_path / "saved")
+    assert upload_folder(saved, name="raw-weights", connection=connection).ref == "raw-weights@1"
     with pytest.raises(errors.FailedPrecondition, match="fine-tune it first"):
         lepton.Deploy(weights).save()
     with pytest.raises(errors.InvalidArgument, match="predict nothing"):
