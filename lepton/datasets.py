@@ -54,6 +54,7 @@ class Dataset:
         *,
         name: str | None = None,
         label: str = "",
+        encoding: str = "",
         connection: Connection | None = None,
     ) -> "Dataset":
         """Upload a CSV (.csv, .tsv), Parquet (.parquet) or JSON Lines (.jsonl) file as it is.
@@ -62,6 +63,8 @@ class Dataset:
             path: the file; it is streamed, never whole in memory.
             name: the dataset's id; by default made from the file's name.
             label: the column that models predict by default.
+            encoding: how a CSV or JSON Lines file spells its characters: 'gb18030', 'cp1252', 'utf-16', ...; empty for
+                UTF-8.
             connection: the platform; by default the one in use.
 
         Raises:
@@ -82,6 +85,7 @@ class Dataset:
             label=label,
             source=path.name,
             delimiter="\t" if path.suffix.lower() == ".tsv" else "",
+            encoding=encoding,
         )
         with open(path, "rb") as file:
             return cls._import(header, file, path.stat().st_size, connection or current())

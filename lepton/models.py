@@ -9,6 +9,7 @@ better = model.fine_tune(more)
 import json
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar, Self
 
 import pandas as pd
@@ -18,6 +19,7 @@ from lepton.connection import Connection, current
 from lepton.datasets import Dataset
 from lepton.frames import Frame, with_lineage
 from lepton.jobs import Job
+from lepton.pretrained import base_version
 from lepton.reports import Report
 from lepton.studies import Budget, StudyResults, to_search
 from lepton.tables import html_table
@@ -36,6 +38,8 @@ class Model:
         seed: of every random draw.
         handle_unknown: what an unknown category does at prediction: ignore or error.
         connection: the platform; by default the one in use.
+        pretrained: for Transformer and CNN, what a fit begins from: a model or version of the family ("reviews@2"), or
+            a folder; for Transformer also an encoder's folder, or its id on Hugging Face's hub.
         hyperparameters: the family's own; `lepton.jobs.families()` lists them.
     """
 
@@ -48,9 +52,11 @@ class Model:
         seed: int = 0,
         handle_unknown: str = "ignore",
         connection: Connection | None = None,
+        pretrained: "str | Path | ModelVersion | Model | None" = None,
         **hyperparameters: object,
     ) -> None:
         self.name = name
+        self.pretrained = pretrained
         self.seed = seed
         self.handle_unknown = handle_unknown
         self.hyperparameters = hyperparameters
@@ -105,6 +111,7 @@ class Model:
             seed=self.seed,
             handle_unknown=self.handle_unknown,
             connection=self._connection,
+            pretrained=None,
             **hyperparameters,
         )
         with tracing.span("lepton.fine_tune"):
@@ -216,7 +223,14 @@ class Model:
             seed=self.seed,
             handle_unknown=self.handle_unknown,
             resources=to_resources(resources),
+            base_version=self._base_ref(),
         )
+
+    def _base_ref(self) -> str:
+        if self.pretrained is None:
+            return ""
+        given = self.pretrained.trained_version() if isinstance(self.pretrained, Model) else self.pretrained
+        return base_version(given, self.connection).ref
 
     def _run(self, spec: training_pb2.JobSpec) -> None:
         self.job = Job.submit(spec, connection=self.connection).wait()
@@ -260,7 +274,10 @@ class MLP(Model):
 
 
 class CNN(Model):
-    """Classification of images by a ResNet; see `lepton.images` (`image_size=32, width=16, augmentation='shift'`)."""
+    """Classification of images by a ResNet; see `lepton.images` (`image_size=32, width=16, augmentation='shift'`).
+
+    `CNN(pretrained="scans@3")` begins from the features of another, and learns other classes.
+    """
 
     family = "cnn"
 
@@ -271,6 +288,8 @@ class Transformer(Model):
     One column of texts: their class. Two (`task='pair'`), read together: the class, or the number, of what they are to
     each other. `task='embedding'`: a vector a text, learned from rows of two texts that belong together, the second of
     them the target; see `Deploy.embed`.
+
+    `Transformer(pretrained="sentence-transformers/all-MiniLM-L6-v2", trainable="lora")` begins from a known encoder.
     """
 
     family = "transformer"

@@ -10,7 +10,12 @@ __all__ = ["load_data"]
 
 
 def load_data(
-    path: str | Path, *, name: str | None = None, label: str = "", connection: Connection | None = None
+    path: str | Path,
+    *,
+    name: str | None = None,
+    label: str = "",
+    encoding: str = "",
+    connection: Connection | None = None,
 ) -> Frame:
     """Upload a CSV, Parquet or JSON Lines file as it is, and return its rows as a DataFrame that keeps its lineage.
 
@@ -18,6 +23,7 @@ def load_data(
         path: the file.
         name: the dataset's id; by default made from the file's name.
         label: the column that models predict by default.
+        encoding: how a CSV or JSON Lines file spells its characters: 'gb18030', 'cp1252', 'utf-16'; empty for UTF-8.
         connection: the platform; by default the one in use.
 
     Raises:
@@ -25,5 +31,5 @@ def load_data(
         InvalidArgument: the platform cannot read the file; the message says where and why.
         PlatformNotRunning: no platform runs here.
     """
-    dataset = Dataset.import_file(path, name=name, label=label, connection=connection)
+    dataset = Dataset.import_file(path, name=name, label=label, encoding=encoding, connection=connection)
     return with_lineage(dataset.to_pandas(), dataset.ref, label)

@@ -1,6 +1,7 @@
 """Model versions in the registry: get, list, promote, roll back, download, upload."""
 
 import hashlib
+import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,21 +97,10 @@ class ModelVersion:
             registry_pb2.Artifact(name=name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
             for name, content in contents.items()
         ]
-        created = connection.registry.CreateVersion(
-            registry_pb2.CreateVersionRequest(
-                model=model, artifacts=artifacts, description=description, request_id=names.request_id()
-            )
+        request = registry_pb2.CreateVersionRequest(
+            model=model, artifacts=artifacts, description=description, request_id=names.request_id()
         )
-        ref = f"{created.model}@{created.number}"
-        for name, content in contents.items():
-            connection.registry.UploadArtifact(_upload(ref, name, content))
-        request = registry_pb2.FinalizeVersionRequest(ref=ref, request_id=names.request_id())
-        version = cls(connection, connection.registry.FinalizeVersion(request, timeout=300))
-        if version.state == "FAILED":
-            raise errors.InvalidArgument(
-                f"{ref} was refused: {version.message.error_message}", reason=version.message.error_reason
-            )
-        return version
+        return register(request, contents, connection)
 
     @property
     def ref(self) -> str:
@@ -127,6 +117,35 @@ class ModelVersion:
         """The first held-out evaluation's metrics by name."""
         evaluations = self.message.evaluations
         return {metric.name: metric.value for metric in evaluations[0].metrics} if evaluations else {}
+
+    def evaluations(self) -> pd.DataFrame:
+        """Return one row an evaluation: version, dataset, rows, and its metrics.
+
+        A fine-tuned version was scored on new rows, and on those that its parent was scored on. The parent's own scores
+        on these stand last, so that what was forgotten is seen.
+        """
+        scored = [(self.ref, item) for item in self.message.evaluations]
+        if parent := self.parent():
+            scored += [(parent.ref, item) for item in parent.message.evaluations[:1]]
+        rows = [
+            {
+                "version": ref,
+                "dataset": item.dataset,
+                "rows": item.rows,
+                **{metric.name: metric.value for metric in item.metrics},
+            }
+            for ref, item in scored
+        ]
+        return pd.DataFrame(rows, columns=None if rows else ["version", "dataset", "rows"])
+
+    def parent(self) -> "ModelVersion | None":
+        """Return the version that this one was trained on from; None where there was none, or it is deleted."""
+        if not self.message.lineage.parent:
+            return None
+        try:
+            return ModelVersion.get(self.message.lineage.parent, connection=self.connection)
+        except errors.NotFound:
+            return None
 
     @property
     def signature(self) -> common_pb2.Signature:
@@ -157,6 +176,14 @@ class ModelVersion:
         request = registry_pb2.DownloadArtifactRequest(ref=self.ref, name=artifact)
         return b"".join(answer.chunk for answer in self.connection.registry.DownloadArtifact(request))
 
+    def save(self, folder: str | Path) -> Path:
+        """Write all of the version's files into a folder, made if absent; return it. Fits begin from such a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for artifact in self.message.artifacts:
+            (folder / artifact.name).write_bytes(self.download(artifact.name))
+        return folder
+
     def delete(self) -> None:
         """Delete the version; its number is never used again."""
         request = registry_pb2.DeleteVersionRequest(ref=self.ref, request_id=names.request_id())
@@ -171,13 +198,44 @@ class ModelVersion:
         rows = [
             ("state", self.state),
             ("family", lineage.family or "made elsewhere"),
+            ("kind", "pretrained weights" if self.message.pretrained else ""),
             ("trained on", lineage.dataset),
             ("job", lineage.job),
             ("parent", lineage.parent),
             ("parity", f"{self.message.parity.max_difference:.2g}" if self.message.HasField("parity") else ""),
-            *((name, f"{value:.4g}") for name, value in self.metrics.items()),
+            *(
+                (f"{metric.name} on {item.dataset}", f"{metric.value:.4g}")
+                for item in self.message.evaluations
+                for metric in item.metrics
+            ),
         ]
         return html_table(self.ref, ("", ""), [row for row in rows if row[1]])
+
+
+def register(
+    request: registry_pb2.CreateVersionRequest, files: Mapping[str, bytes | Path], connection: Connection
+) -> ModelVersion:
+    """Create a version, bring its files and have it checked; return it READY.
+
+    Args:
+        request: what is declared of it.
+        files: content, or where that lies, by name.
+        connection: the platform.
+
+    Raises:
+        InvalidArgument: the registry refused it; the reason says why.
+    """
+    created = connection.registry.CreateVersion(request)
+    ref = f"{created.model}@{created.number}"
+    for name, content in files.items():
+        connection.registry.UploadArtifact(_upload(ref, name, content))
+    finalize = registry_pb2.FinalizeVersionRequest(ref=ref, request_id=names.request_id())
+    version = ModelVersion(connection, connection.registry.FinalizeVersion(finalize, timeout=300))
+    if version.state == "FAILED":
+        raise errors.InvalidArgument(
+            f"{ref} was refused: {version.message.error_message}", reason=version.message.error_reason
+        )
+    return version
 
 
 def rollback(model: str, alias: str = "champion", *, connection: Connection | None = None) -> registry_pb2.Alias:
@@ -194,10 +252,12 @@ def aliases(model: str, *, connection: Connection | None = None) -> Mapping[str,
     return {alias.name: alias.number for alias in answer.aliases}
 
 
-def _upload(ref: str, name: str, content: bytes) -> Iterator[registry_pb2.UploadArtifactRequest]:
+def _upload(ref: str, name: str, content: bytes | Path) -> Iterator[registry_pb2.UploadArtifactRequest]:
     yield registry_pb2.UploadArtifactRequest(header=registry_pb2.UploadArtifactHeader(ref=ref, name=name))
-    for start in range(0, len(content), _CHUNK_BYTES):
-        yield registry_pb2.UploadArtifactRequest(chunk=content[start : start + _CHUNK_BYTES])
+    # Weights may be larger than memory.
+    with io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield registry_pb2.UploadArtifactRequest(chunk=chunk)
 
 
 def _state_name(state: "registry_pb2.VersionState.ValueType") -> str:

@@ -22,10 +22,11 @@ def import_(
     path: Annotated[Path, typer.Argument(help="A .csv, .tsv, .parquet or .jsonl file.", exists=True, dir_okay=False)],
     name: Annotated[str | None, typer.Option(help="The dataset's id; by default made from the file's name.")] = None,
     label: Annotated[str, typer.Option(help="The column that models predict by default.")] = "",
+    encoding: Annotated[str, typer.Option(help="Of a text file: gb18030, cp1252, utf-16; by default UTF-8.")] = "",
     as_json: Json = False,
 ) -> None:
     """Upload a file as a new version."""
-    dataset = Dataset.import_file(path, name=name, label=label)
+    dataset = Dataset.import_file(path, name=name, label=label, encoding=encoding)
     if as_json:
         show_message(dataset.message, True, "")
         return

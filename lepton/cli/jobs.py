@@ -9,9 +9,11 @@ from rich.console import Console
 
 from lepton import curves, errors, names
 from lepton.cli.output import Json, show_done, show_message, show_table
+from lepton.connection import current
 from lepton.datasets import Dataset
 from lepton.event_files import write_runs
 from lepton.jobs import Job, families
+from lepton.pretrained import base_version
 from lepton.studies import Budget, to_search
 from lepton.v1 import common_pb2, training_pb2
 
@@ -40,6 +42,9 @@ def train(
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="A hyperparameter: name=value; may be repeated.")
     ] = None,
+    pretrained: Annotated[
+        str, typer.Option(help="What to begin from: a version (name@number), a folder, or owner/name on the hub.")
+    ] = "",
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     handle_unknown: Annotated[str, typer.Option(help="Unknown categories at prediction: ignore or error.")] = "ignore",
     cores: Annotated[float, typer.Option(help="Cores that the job needs; 0 for the default.", min=0)] = 0,
@@ -60,6 +65,7 @@ def train(
         seed=seed,
         handle_unknown=handle_unknown,
         resources=common_pb2.Resources(cores=cores) if cores else None,
+        base_version=base_version(pretrained, current()).ref if pretrained else "",
     )
     job = Job.submit(spec)
     if watch and not detach:

@@ -9,6 +9,7 @@ import typer
 from lepton import names
 from lepton.cli.output import Json, show_done, show_message, show_table
 from lepton.connection import current
+from lepton.pretrained import upload_folder
 from lepton.v1 import registry_pb2
 from lepton.versions import ModelVersion, aliases, rollback
 
@@ -28,9 +29,12 @@ def list_(
 
 @app.command(epilog="Example: lepton models show credit@champion")
 def show(ref: Ref, as_json: Json = False) -> None:
-    """Show a version: state, signature, lineage, metrics, parity."""
+    """Show a version: state, signature, lineage, parity; its scores, on its parent's rows, too, beside the parent's."""
     version = ModelVersion.get(ref)
     show_message(version.message, as_json, repr(version))
+    if not as_json and version.message.evaluations:
+        typer.echo()
+        show_table(version.evaluations(), as_json)
 
 
 @app.command(epilog="Example: lepton models promote credit@3 --alias champion")
@@ -63,10 +67,14 @@ def aliases_(model: ModelName, as_json: Json = False) -> None:
 
 @app.command(
     epilog="Examples: lepton models upload fraud fraud.onnx; lepton models upload mood mood.onnx --file tokenizer.json"
+    "; lepton models upload minilm path/to/all-MiniLM-L6-v2"
 )
 def upload(
     model: ModelName,
-    path: Annotated[Path, typer.Argument(help="An ONNX file.", exists=True, dir_okay=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(help="An ONNX file; or a folder of pretrained weights, which fits begin from.", exists=True),
+    ],
     file: Annotated[
         list[Path] | None,
         typer.Option(help="A file beside it, tokenizer.json say; may be repeated.", exists=True, dir_okay=False),
@@ -74,19 +82,32 @@ def upload(
     description: Annotated[str, typer.Option(help="For people.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Register an ONNX model that was made elsewhere."""
+    """Register an ONNX model that was made elsewhere, or pretrained weights."""
+    if path.is_dir():
+        version = upload_folder(path, name=model, description=description, connection=current())
+        show_message(version.message, as_json, repr(version))
+        return
     version = ModelVersion.upload(model, path, files=file or (), description=description)
     show_message(version.message, as_json, repr(version))
 
 
-@app.command(epilog="Example: lepton models download credit@champion --output credit.onnx")
+@app.command(
+    epilog="Examples: lepton models download credit@champion --output credit.onnx; "
+    "lepton models download scans@3 --all --output scans"
+)
 def download(
     ref: Ref,
     output: Annotated[Path, typer.Option(help="Where to write it.")] = Path("model.onnx"),
     artifact: Annotated[str, typer.Option(help="Which of the version's files.")] = "model.onnx",
+    all_: Annotated[bool, typer.Option("--all", help="All files, into a folder.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write one of a version's files."""
+    """Write one of a version's files, or all."""
+    if all_:
+        version = ModelVersion.get(ref)
+        size = sum(item.size_bytes for item in version.message.artifacts)
+        show_done(f"wrote {version.save(output)} ({size:,} bytes)", as_json, path=str(output), size_bytes=size)
+        return
     content = ModelVersion.get(ref).download(artifact)
     output.write_bytes(content)
     show_done(f"wrote {output} ({len(content):,} bytes)", as_json, path=str(output), size_bytes=len(content))

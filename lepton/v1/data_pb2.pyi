@@ -30,11 +30,11 @@ class _FileFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FileFormat
     FILE_FORMAT_UNSPECIFIED: _FileFormat.ValueType  # 0
     """Never valid."""
     FILE_FORMAT_CSV: _FileFormat.ValueType  # 1
-    """Comma-separated values with a header line, UTF-8."""
+    """Comma-separated values with a header line."""
     FILE_FORMAT_PARQUET: _FileFormat.ValueType  # 2
     """Apache Parquet."""
     FILE_FORMAT_JSON_LINES: _FileFormat.ValueType  # 3
-    """One JSON object a line, UTF-8."""
+    """One JSON object a line."""
 
 class FileFormat(_FileFormat, metaclass=_FileFormatEnumTypeWrapper):
     """The format of an imported file."""
@@ -42,11 +42,11 @@ class FileFormat(_FileFormat, metaclass=_FileFormatEnumTypeWrapper):
 FILE_FORMAT_UNSPECIFIED: FileFormat.ValueType  # 0
 """Never valid."""
 FILE_FORMAT_CSV: FileFormat.ValueType  # 1
-"""Comma-separated values with a header line, UTF-8."""
+"""Comma-separated values with a header line."""
 FILE_FORMAT_PARQUET: FileFormat.ValueType  # 2
 """Apache Parquet."""
 FILE_FORMAT_JSON_LINES: FileFormat.ValueType  # 3
-"""One JSON object a line, UTF-8."""
+"""One JSON object a line."""
 Global___FileFormat: _TypeAlias = FileFormat  # noqa: Y015
 
 @_typing.final
@@ -63,6 +63,7 @@ class ImportHeader(_message.Message):
     RECIPE_FIELD_NUMBER: _builtins.int
     PARENT_FIELD_NUMBER: _builtins.int
     DELIMITER_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """The dataset's id; created if absent."""
     format: Global___FileFormat.ValueType
@@ -77,6 +78,8 @@ class ImportHeader(_message.Message):
     """The version that the client's steps started from, as name@number; empty for none."""
     delimiter: _builtins.str
     """The CSV delimiter; empty means a comma."""
+    encoding: _builtins.str
+    """How a CSV or JSON Lines file spells its characters: gb18030, latin-1, utf-16, ... (Python's names); empty: UTF-8."""
     @_builtins.property
     def recipe(self) -> Global___Recipe:
         """Steps already applied on the client, kept as provenance."""
@@ -92,10 +95,11 @@ class ImportHeader(_message.Message):
         recipe: Global___Recipe | None = ...,
         parent: _builtins.str = ...,
         delimiter: _builtins.str = ...,
+        encoding: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "delimiter", b"delimiter", "format", b"format", "label", b"label", "parent", b"parent", "recipe", b"recipe", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "delimiter", b"delimiter", "encoding", b"encoding", "format", b"format", "label", b"label", "parent", b"parent", "recipe", b"recipe", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

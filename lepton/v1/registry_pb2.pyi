@@ -232,6 +232,7 @@ class Version(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    PRETRAINED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's id."""
     number: _builtins.int
@@ -248,6 +249,8 @@ class Version(_message.Message):
     """Whether it was made elsewhere and uploaded."""
     description: _builtins.str
     """For people."""
+    pretrained: _builtins.bool
+    """Whether it is pretrained weights: what a fit begins from, and nothing serves."""
     @_builtins.property
     def signature(self) -> _common_pb2.Signature:
         """What it takes and gives."""
@@ -294,10 +297,11 @@ class Version(_message.Message):
         description: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        pretrained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "lineage", b"lineage", "parity", b"parity", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "create_time", b"create_time", "description", b"description", "digest", b"digest", "end_time", b"end_time", "error_message", b"error_message", "error_reason", b"error_reason", "evaluations", b"evaluations", "lineage", b"lineage", "model", b"model", "number", b"number", "parity", b"parity", "signature", b"signature", "state", b"state", "uploaded", b"uploaded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "create_time", b"create_time", "description", b"description", "digest", b"digest", "end_time", b"end_time", "error_message", b"error_message", "error_reason", b"error_reason", "evaluations", b"evaluations", "lineage", b"lineage", "model", b"model", "number", b"number", "parity", b"parity", "pretrained", b"pretrained", "signature", b"signature", "state", b"state", "uploaded", b"uploaded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -393,15 +397,20 @@ class CreateVersionRequest(_message.Message):
     PARITY_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRETRAINED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's id; created if absent."""
     description: _builtins.str
     """For people."""
     request_id: _builtins.str
     """The caller's id for this mutation."""
+    pretrained: _builtins.bool
+    """Whether these are pretrained weights: safetensors, with config.json and tokenizer.json of an encoder of texts, or
+    family.json of a model that was trained here; no model.onnx. They cannot be served: a fit begins from them.
+    """
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Artifact]:
-        """What will be uploaded; model.onnx must be among them."""
+        """What will be uploaded; model.onnx must be among them, unless these are pretrained weights."""
 
     @_builtins.property
     def signature(self) -> _common_pb2.Signature:
@@ -430,10 +439,11 @@ class CreateVersionRequest(_message.Message):
         parity: Global___Parity | None = ...,
         description: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        pretrained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage", "parity", b"parity", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "description", b"description", "evaluations", b"evaluations", "lineage", b"lineage", "model", b"model", "parity", b"parity", "request_id", b"request_id", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "description", b"description", "evaluations", b"evaluations", "lineage", b"lineage", "model", b"model", "parity", b"parity", "pretrained", b"pretrained", "request_id", b"request_id", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

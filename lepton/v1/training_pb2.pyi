@@ -30,7 +30,7 @@ class _JobKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobKind.Value
     JOB_KIND_UNSPECIFIED: _JobKind.ValueType  # 0
     """Never valid."""
     JOB_KIND_FIT: _JobKind.ValueType  # 1
-    """Trains a model from scratch and registers it."""
+    """Trains a model and registers it: from scratch, or from the body of a base version with a head for other labels."""
     JOB_KIND_FINE_TUNE: _JobKind.ValueType  # 2
     """Trains on from a registered version."""
     JOB_KIND_EVALUATE: _JobKind.ValueType  # 3
@@ -44,7 +44,7 @@ class JobKind(_JobKind, metaclass=_JobKindEnumTypeWrapper):
 JOB_KIND_UNSPECIFIED: JobKind.ValueType  # 0
 """Never valid."""
 JOB_KIND_FIT: JobKind.ValueType  # 1
-"""Trains a model from scratch and registers it."""
+"""Trains a model and registers it: from scratch, or from the body of a base version with a head for other labels."""
 JOB_KIND_FINE_TUNE: JobKind.ValueType  # 2
 """Trains on from a registered version."""
 JOB_KIND_EVALUATE: JobKind.ValueType  # 3
@@ -145,7 +145,7 @@ class JobSpec(_message.Message):
     seed: _builtins.int
     """The seed of every random draw."""
     base_version: _builtins.str
-    """The version to fine-tune from or to evaluate, as name@number or name@alias."""
+    """The version to fine-tune from or to evaluate, or whose body a fit begins from, as name@number or name@alias."""
     handle_unknown: _builtins.str
     """What an unknown category does at prediction: ignore (the default) or error."""
     study: _builtins.str

@@ -54,7 +54,7 @@ def import_from_proto(header: data_pb2.ImportHeader) -> Import:
         InvalidArgument: the format is unknown, or a step says nothing.
     """
     provenance = Provenance(header.label, header.source, recipe_from_proto(header.recipe), header.parent)
-    return Import(header.dataset, format_from_proto(header.format), header.delimiter, provenance)
+    return Import(header.dataset, format_from_proto(header.format), header.delimiter, provenance, header.encoding)
 
 
 def recipe_from_proto(message: data_pb2.Recipe) -> Recipe:

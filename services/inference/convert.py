@@ -110,7 +110,9 @@ def version_from_proto(message: registry_pb2.Version) -> ModelVersion:
     size = sum(artifact.size_bytes for artifact in message.artifacts if artifact.name.endswith(".onnx"))
     is_ready = message.state == registry_pb2.VERSION_STATE_READY
     inputs = tuple((spec.name, spec.datatype, tuple(spec.shape)) for spec in message.signature.inputs)
-    return ModelVersion(message.model, message.number, message.digest, size, is_ready, inputs)
+    return ModelVersion(
+        message.model, message.number, message.digest, size, is_ready, inputs, pretrained=message.pretrained
+    )
 
 
 def seen_from_proto(worker: str, message: scheduler_pb2.Replica) -> SeenReplica:

@@ -46,6 +46,7 @@ def declaration_from_proto(request: pb.CreateVersionRequest) -> Declaration:
         evaluations=request.evaluations,
         description=request.description,
         uploaded=not request.lineage.job,
+        pretrained=request.pretrained,
     )
     if request.HasField("parity") and request.lineage.job:
         record.parity.CopyFrom(request.parity)
@@ -64,6 +65,7 @@ def declaration_from_record(record: bytes, artifacts: tuple[Artifact, ...]) -> D
         message.lineage.job_epoch,
         parity_from_proto(message.parity) if message.HasField("parity") else None,
         record,
+        message.pretrained,
     )
 
 

@@ -1,6 +1,6 @@
 """What the registry's domain needs of the outside."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -150,5 +150,13 @@ class Verifier(Protocol):
             content: the ONNX file, in pieces.
             size_bytes: its size.
             examples: a value to try by input, for those whose values are known.
+        """
+        ...
+
+    async def verify_weights(self, files: Sequence[tuple[str, int, AsyncIterator[bytes]]]) -> Verdict:
+        """Read what pretrained weights say of themselves: the headers of .safetensors, and JSON.
+
+        Args:
+            files: name, size in bytes and content of each.
         """
         ...

@@ -216,7 +216,7 @@ def check_columns(wanted: list[str], columns: tuple[Column, ...]) -> None:
 
 
 def _read(upload: Upload, wanted: Import, stop: Stop) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    schema, batches = read_file(lambda: upload.open(stop), wanted.file_format, wanted.delimiter)
+    schema, batches = read_file(lambda: upload.open(stop), wanted.file_format, wanted.delimiter, wanted.encoding)
     label = wanted.provenance.label
     if label and label not in schema.names:
         raise InvalidArgument(

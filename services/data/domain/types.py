@@ -123,12 +123,14 @@ class Import:
         file_format: how to read it.
         delimiter: of a CSV file.
         provenance: what the caller tells of its origin; its label must be one of the columns, or empty.
+        encoding: of a text file; empty for UTF-8.
     """
 
     dataset: str
     file_format: FileFormat
     delimiter: str
     provenance: Provenance
+    encoding: str = ""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class ModelVersion:
         size_bytes: of its ONNX file.
         is_ready: whether it may be served.
         inputs: (name, datatype, shape) of what it takes; -1 for a variable dimension.
+        pretrained: whether it is weights that a fit begins from, and no model.
     """
 
     model: str
@@ -59,6 +60,7 @@ class ModelVersion:
     size_bytes: int
     is_ready: bool
     inputs: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
+    pretrained: bool = False
 
     @property
     def ref(self) -> str:
@@ -158,8 +160,13 @@ def check_ready(version: ModelVersion) -> None:
     """Check that a version may be served.
 
     Raises:
-        FailedPrecondition: it is not READY.
+        FailedPrecondition: it is not READY, or no model.
     """
+    if version.pretrained:
+        raise FailedPrecondition(
+            f"{version.ref} is pretrained weights and cannot be served: fine-tune it first",
+            reason="VERSION_IS_PRETRAINED",
+        )
     if not version.is_ready:
         raise FailedPrecondition(f"{version.ref} is not READY and cannot be served", reason="VERSION_NOT_READY")
 

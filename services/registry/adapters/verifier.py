@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TypedDict
 
 from services.registry.domain.versions import Refusal, Tensor, Verdict
@@ -23,6 +23,7 @@ class _TensorAnswer(TypedDict):
 
 class _Answer(TypedDict, total=False):
     sha256: str
+    digests: dict[str, str]
     inputs: list[_TensorAnswer]
     outputs: list[_TensorAnswer]
     reason: str
@@ -45,11 +46,19 @@ class ChildVerifier:
 
     async def verify(self, content: AsyncIterator[bytes], size_bytes: int, examples: dict[str, str]) -> Verdict:
         """Hash, load and sample-predict a model; what goes wrong is the verdict."""
+        return await self._ask({"examples": examples}, content, self._memory_bytes + _MODEL_FACTOR * size_bytes)
+
+    async def verify_weights(self, files: Sequence[tuple[str, int, AsyncIterator[bytes]]]) -> Verdict:
+        """Read the headers of pretrained weights, and their JSON; what goes wrong is the verdict."""
+        listed = [{"name": name, "size_bytes": size} for name, size, _ in files]
+        return await self._ask({"files": listed}, _joined([content for *_, content in files]), self._memory_bytes)
+
+    async def _ask(self, header: dict[str, object], content: AsyncIterator[bytes], memory_bytes: int) -> Verdict:
         async with self._places:
-            child = await self._start(self._memory_bytes + _MODEL_FACTOR * size_bytes)
+            child = await self._start(memory_bytes)
             try:
                 # A pipe, so that plaintext never lies on a disk. The clock starts once the child has something to run.
-                await _feed(child, json.dumps({"examples": examples}).encode() + b"\n", content)
+                await _feed(child, json.dumps(header).encode() + b"\n", content)
                 async with asyncio.timeout(self._wall_seconds):
                     assert child.stdout is not None  # opened as a pipe
                     answer = await child.stdout.read()
@@ -81,6 +90,12 @@ class ChildVerifier:
         )
 
 
+async def _joined(parts: Sequence[AsyncIterator[bytes]]) -> AsyncIterator[bytes]:
+    for part in parts:
+        async for chunk in part:
+            yield chunk
+
+
 async def _feed(child: asyncio.subprocess.Process, header: bytes, content: AsyncIterator[bytes]) -> None:
     assert child.stdin is not None  # opened as a pipe
     # A child that died reads no more; its end says why.
@@ -100,6 +115,8 @@ def _verdict(out: bytes, code: int) -> Verdict:
     sha256 = answer.get("sha256", "")
     if "reason" in answer:
         return Verdict(refusal=Refusal(answer["reason"], answer["message"]), sha256=sha256)
+    if "digests" in answer:
+        return Verdict(digests=answer["digests"])
     return Verdict(_tensors(answer["inputs"]), _tensors(answer["outputs"]), sha256=sha256)
 
 

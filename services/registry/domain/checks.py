@@ -7,6 +7,8 @@ from servicekit.errors import InvalidArgument, PermissionDenied
 from services.registry.domain.versions import Artifact, Declaration, Refusal, Tensor, Verdict, Version
 
 MODEL_ARTIFACT = "model.onnx"
+# Of which weights tell how they are to be read: an encoder of texts as its makers publish it, or a model of ours.
+_DESCRIPTIONS = ({"config.json", "tokenizer.json"}, {"family.json"})
 # Nothing that runs code when it is loaded. One ONNX file, for it alone is tried before it may be served.
 _ARTIFACT_NAME = re.compile(r"model\.onnx|[A-Za-z0-9][A-Za-z0-9_-]{0,100}\.(safetensors|json|txt)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -14,11 +16,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LABEL_MISMATCH_SHARE = 0.001
 
 
-def check_artifacts(artifacts: Iterable[Artifact], max_bytes: int) -> None:
+def check_artifacts(artifacts: Iterable[Artifact], max_bytes: int, *, pretrained: bool = False) -> None:
     """Check the declared files.
 
     Raises:
-        InvalidArgument: a name, digest or size is not allowed, or model.onnx lacks.
+        InvalidArgument: a name, digest or size is not allowed, or a file lacks without which the rest is no use.
     """
     names: set[str] = set()
     for artifact in artifacts:
@@ -36,8 +38,25 @@ def check_artifacts(artifacts: Iterable[Artifact], max_bytes: int) -> None:
                 reason="ARTIFACT_NOT_ALLOWED",
             )
         names.add(artifact.name)
-    if MODEL_ARTIFACT not in names:
+    if pretrained:
+        _check_weights(names)
+    elif MODEL_ARTIFACT not in names:
         raise InvalidArgument(f"a version needs an artifact named {MODEL_ARTIFACT}", reason="MODEL_MISSING")
+
+
+def _check_weights(names: set[str]) -> None:
+    is_described = any(needed <= names for needed in _DESCRIPTIONS)
+    if not is_described or not any(name.endswith(".safetensors") for name in names):
+        raise InvalidArgument(
+            "pretrained weights are .safetensors with config.json and tokenizer.json, or family.json, beside them",
+            reason="WEIGHTS_INCOMPLETE",
+        )
+    others = sorted(name for name in names if not name.endswith((".safetensors", ".json")))
+    if others:
+        raise InvalidArgument(
+            f"pretrained weights have no {others[0]}: .safetensors and .json alone are taken",
+            reason="ARTIFACT_NOT_ALLOWED",
+        )
 
 
 def check_claim(declared: Declaration, *, is_service: bool) -> None:
@@ -76,6 +95,16 @@ def check_verdict(version: Version, model: Artifact, verdict: Verdict) -> Refusa
     if verdict.sha256 and verdict.sha256 != model.sha256:
         return Refusal("DIGEST_MISMATCH", f"the bytes that were tried have SHA-256 {verdict.sha256}")
     return verdict.refusal or check_signature(version.declared, verdict)
+
+
+def check_weights(version: Version, verdict: Verdict) -> Refusal | None:
+    """Return why what the child read refuses pretrained weights, or None."""
+    if verdict.refusal:
+        return verdict.refusal
+    for artifact in version.artifacts:
+        if verdict.digests.get(artifact.name) != artifact.sha256:
+            return Refusal("DIGEST_MISMATCH", f"the bytes of {artifact.name} that were read have another SHA-256")
+    return None
 
 
 def check_signature(declared: Declaration, verdict: Verdict) -> Refusal | None:

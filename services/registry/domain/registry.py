@@ -57,7 +57,7 @@ async def create_version(
         InvalidArgument: an artifact is not allowed.
         Aborted: the job has been given to another worker since.
     """
-    check_artifacts(declared.artifacts, max_artifact_bytes)
+    check_artifacts(declared.artifacts, max_artifact_bytes, pretrained=declared.pretrained)
     if declared.job:
         await _check_epoch(repository, workspace, declared)
     await repository.begin_model(workspace, model)
@@ -136,7 +136,7 @@ async def promote(repository: Repository, workspace: str, ref: str, name: str, e
     """Point an alias at a READY version.
 
     Raises:
-        FailedPrecondition: the version is not READY.
+        FailedPrecondition: the version is not READY, or is pretrained weights.
         Aborted: the alias moved since the etag was read.
     """
     check_name(name)
@@ -146,6 +146,12 @@ async def promote(repository: Repository, workspace: str, ref: str, name: str, e
         raise FailedPrecondition(
             f"{version.ref} is {version.state.value}, and only a READY version can be promoted",
             reason="VERSION_NOT_READY",
+        )
+    if version.declared.pretrained:
+        # Deployments follow aliases.
+        raise FailedPrecondition(
+            f"{version.ref} is pretrained weights, which nothing serves: fine-tune it first, and promote the outcome",
+            reason="VERSION_IS_PRETRAINED",
         )
     present = await repository.find_alias(workspace, version.model, name)
     check_etag(present, etag)

@@ -2,9 +2,10 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 
 from servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
-from services.registry.domain.checks import MODEL_ARTIFACT, check_parity, check_verdict
+from services.registry.domain.checks import MODEL_ARTIFACT, check_parity, check_verdict, check_weights
 from services.registry.domain.registry import find_version
 from services.registry.domain.versions import (
     Artifact,
@@ -110,6 +111,8 @@ class Uploads:
         return await self._try(version)
 
     async def _try(self, version: Version) -> Verdict:
+        if version.declared.pretrained:
+            return await self._read_weights(version)
         model = version.artifact(MODEL_ARTIFACT)
         assert model is not None  # check_artifacts saw to it
         for artifact in version.artifacts:
@@ -120,6 +123,13 @@ class Uploads:
         content = self._artifacts.get(version.workspace, model)
         verdict = await self._verifier.verify(content, model.size_bytes, examples)
         return Verdict(verdict.inputs, verdict.outputs, check_verdict(version, model, verdict), verdict.sha256)
+
+    async def _read_weights(self, version: Version) -> Verdict:
+        stored = [
+            (item.name, item.size_bytes, self._artifacts.get(version.workspace, item)) for item in version.artifacts
+        ]
+        verdict = await self._verifier.verify_weights(stored)
+        return replace(verdict, refusal=check_weights(version, verdict))
 
 
 async def settle(repository: Repository, workspace: str, ref: str, verdict: Verdict | None) -> Version:

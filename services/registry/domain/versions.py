@@ -2,8 +2,8 @@
 
 import hashlib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Self
@@ -155,6 +155,7 @@ class Declaration:
         job_epoch: of the worker's claim on the job.
         parity: the worker's measurement; None for a model made elsewhere.
         record: what only the contract reads, serialised: lineage, evaluations, the whole signature.
+        pretrained: whether it is weights to begin from, which nothing serves.
     """
 
     artifacts: tuple[Artifact, ...]
@@ -164,6 +165,7 @@ class Declaration:
     job_epoch: int
     parity: Parity | None
     record: bytes
+    pretrained: bool = False
 
 
 @dataclass(frozen=True)
@@ -229,12 +231,14 @@ class Verdict:
         inputs, outputs: of the graph.
         refusal: why the model cannot be served; None where it can.
         sha256: of the bytes that were tried; empty where none were.
+        digests: SHA-256 of the files that were read, by name; of pretrained weights.
     """
 
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     refusal: Refusal | None = None
     sha256: str = ""
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def digest_of(artifacts: Iterable[Artifact]) -> str:

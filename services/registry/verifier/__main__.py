@@ -11,6 +11,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from services.registry.verifier.refusal import Refused
+from services.registry.verifier.weights import check_files
+
 _PR_SET_PDEATHSIG = 1
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
@@ -37,32 +40,21 @@ _DATATYPES = {
 _NUMPY_NAMES = {"BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64"}
 
 
-class Refused(Exception):
-    """The model cannot be served.
-
-    Args:
-        reason: stable.
-        message: for people.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-
-
 def main() -> None:
-    """Answer {"sha256", "inputs", "outputs"} or {"sha256", "reason", "message"}, one line of JSON."""
+    """Answer {"sha256", "inputs", "outputs"}, {"digests"} or {"sha256", "reason", "message"}, one line of JSON."""
     limit(int(sys.argv[1]), int(sys.argv[2]))
     # What libraries print belongs to nobody: stdout is the answer's alone.
     out = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     answer: dict[str, object] = {}
     try:
-        examples = json.loads(sys.stdin.buffer.readline())["examples"]
-        model = sys.stdin.buffer.read()
-        answer["sha256"] = hashlib.sha256(model).hexdigest()
-        answer |= _try(model, examples)
+        asked = json.loads(sys.stdin.buffer.readline())
+        if "files" in asked:
+            answer["digests"] = check_files(asked["files"], sys.stdin.buffer)
+        else:
+            model = sys.stdin.buffer.read()
+            answer["sha256"] = hashlib.sha256(model).hexdigest()
+            answer |= _try(model, asked["examples"])
     except MemoryError:
         answer |= _as_answer(_out_of_memory("the model"))
     except Refused as refused:

@@ -23,6 +23,9 @@ _DEFAULT_TRIALS, _PARALLEL_TRIALS = 20, 2
 # It waits for its trials most of the time.
 _STUDY_CORES, _STUDY_MEMORY_BYTES = 0.1, 256 << 20
 _KINDS_WITH_BASE = (pb.JOB_KIND_FINE_TUNE, pb.JOB_KIND_EVALUATE)
+_KINDS_WITH_BODY = (pb.JOB_KIND_FIT, pb.JOB_KIND_TUNE)
+# Weights, their gradients, the optimizer's two moments, the base, the export, and what is made of these for a moment.
+_WEIGHT_COPIES = 12
 
 
 class SpecCheck:
@@ -48,9 +51,18 @@ class SpecCheck:
         spec.CopyFrom(given)
         if spec.kind in _KINDS_WITH_BASE:
             await self._resolve_base(spec)
+        memory_bytes = _DEFAULT_MEMORY_BYTES
+        has_body = spec.kind in _KINDS_WITH_BODY and bool(spec.base_version)
+        if has_body:
+            memory_bytes += _WEIGHT_COPIES * await self._resolve_body(spec)
         if spec.kind != pb.JOB_KIND_EVALUATE:
             given_settings = hyperparameters_from_proto(spec.hyperparameters)
-            settings = resolve_hyperparameters(spec.family, given_settings)
+            settings = resolve_hyperparameters(spec.family, given_settings, has_body=has_body)
+            if settings.get("trainable") == "lora" and not spec.base_version:
+                raise InvalidArgument(
+                    "trainable='lora' needs weights to begin from: fine-tune, or give a fit a base version",
+                    reason="BASE_REQUIRED",
+                )
             # Completed: what a job was run with stays readable, whatever later defaults are.
             for name, value in settings.items():
                 spec.hyperparameters[name] = json.dumps(value)
@@ -62,15 +74,18 @@ class SpecCheck:
         if spec.handle_unknown not in ("ignore", "error"):
             raise InvalidArgument("handle_unknown must be ignore or error", reason="BAD_HANDLE_UNKNOWN")
         spec.resources.cores = spec.resources.cores or 1.0
-        spec.resources.memory_bytes = spec.resources.memory_bytes or _DEFAULT_MEMORY_BYTES
+        spec.resources.memory_bytes = spec.resources.memory_bytes or memory_bytes
         return spec
 
     async def _resolve_base(self, spec: pb.JobSpec) -> None:
         if not spec.base_version:
             raise InvalidArgument("base_version is required: name@number or name@alias", reason="BASE_REQUIRED")
-        base = await self._registry.version(spec.base_version)
-        if base.state != registry_pb2.VERSION_STATE_READY:
-            raise InvalidArgument(f"{spec.base_version} is not READY: choose another version", reason="BASE_NOT_READY")
+        base = await self._ready(spec.base_version)
+        if base.pretrained:
+            raise InvalidArgument(
+                f"{spec.base_version} is pretrained weights, which predict nothing: fit with it as base_version first",
+                reason="BASE_IS_PRETRAINED",
+            )
         if base.uploaded and spec.kind == pb.JOB_KIND_FINE_TUNE:
             raise InvalidArgument(
                 f"{spec.base_version} was made elsewhere: there is nothing here to train on from",
@@ -82,6 +97,24 @@ class SpecCheck:
         spec.target = _agreed("target", spec.target, base.signature.target, spec.base_version)
         if spec.kind == pb.JOB_KIND_FINE_TUNE:
             spec.model = spec.model or base.model
+
+    async def _resolve_body(self, spec: pb.JobSpec) -> int:
+        """Fix what a fit begins from; return the size of its weights, bytes."""
+        base = await self._ready(spec.base_version)
+        if base.uploaded and not base.pretrained:
+            raise InvalidArgument(
+                f"{spec.base_version} was made elsewhere: there is nothing here to train on from",
+                reason="BASE_MADE_ELSEWHERE",
+            )
+        spec.base_version = f"{base.model}@{base.number}"
+        spec.family = _agreed("family", spec.family, base.lineage.family, spec.base_version)
+        return sum(item.size_bytes for item in base.artifacts if item.name.endswith(".safetensors"))
+
+    async def _ready(self, ref: str) -> registry_pb2.Version:
+        base = await self._registry.version(ref)
+        if base.state != registry_pb2.VERSION_STATE_READY:
+            raise InvalidArgument(f"{ref} is not READY: choose another version", reason="BASE_NOT_READY")
+        return base
 
     async def _resolve_dataset(self, spec: pb.JobSpec) -> None:
         version = await self._data.version(spec.dataset)
@@ -112,7 +145,8 @@ def _resolve_search(spec: pb.JobSpec, fixed: dict[str, object]) -> None:
         if value not in allowed:
             listed = ", ".join(filter(None, allowed))
             raise InvalidArgument(f"{field} must be one of {listed}, got {value!r}", reason="BAD_SEARCH")
-    space = read_space(spec.family, hyperparameters_from_proto(search.space), fixed)
+    has_body = bool(spec.base_version)
+    space = read_space(spec.family, hyperparameters_from_proto(search.space), fixed, has_body=has_body)
     combinations = sum(1 for _ in grid(space)) if search.sampler == "grid" else 0
     search.max_trials = search.max_trials or combinations or _DEFAULT_TRIALS
     search.parallel_trials = search.parallel_trials or _PARALLEL_TRIALS

@@ -35,6 +35,7 @@ from services.training.child.patience import Patience
 from services.training.child.remote_rows import RemoteRows
 from services.training.child.seen import Seen
 from services.training.domain.families import fitting
+from services.training.domain.families.bodies import Body, read_body
 from services.training.domain.families.metrics import Judgement
 from services.training.domain.families.model import ONNX_FILE, Model, Progress, Run, Stopped
 from services.training.domain.families.parity import Parity, measure_parity
@@ -202,8 +203,9 @@ class _JobRun:
         dataset = await self._patience(lambda: self._data.version(self._spec.dataset))
         parent = await self._base() if self._spec.kind == pb.JOB_KIND_FINE_TUNE else None
         base = await self._load(parent) if parent else None
+        body = None if parent or not self._spec.base_version else await self._body()
         settings = {name: json.loads(value) for name, value in self._spec.hyperparameters.items()}
-        ready = await self._ready(dataset, settings, base)
+        ready = await self._ready(dataset, settings, base, body)
         held_out, held_out_name = ready.held_out, ready.held_out_name
         # What cannot be scored is refused before training, not after.
         fitting.check(ready.schema, held_out)
@@ -216,7 +218,7 @@ class _JobRun:
             if self._spec.trial:
                 return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, evaluation=evaluation)
             await self._seen.keep_report(model.target, judgement, scores, held_out, self._spec.family)
-            beside = await self._beside(parent, model) if parent else []
+            beside = await self._beside(parent, model, ready.schema, settings) if parent else []
         self._say(_FITTED, "exporting")
         with _span("export"):
             onnx_model = model.export()
@@ -235,7 +237,7 @@ class _JobRun:
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=ref, evaluation=evaluation)
 
     async def _ready(
-        self, dataset: data_pb2.DatasetVersion, settings: Mapping[str, Any], base: Model | None
+        self, dataset: data_pb2.DatasetVersion, settings: Mapping[str, Any], base: Model | None, body: Body | None
     ) -> "_Ready":
         """Return the fit that can begin: on a table in memory, or on one that streams where it is too large."""
         family, target, handle_unknown = self._spec.family, self._spec.target, self._spec.handle_unknown
@@ -252,7 +254,17 @@ class _JobRun:
         def fit(run: Run) -> Model:
             checkpoints, threads = run.checkpoints, run.threads
             return fitting.fit(
-                family, schema, train, settings, run.seed, run.report, run.is_cancelled, base, threads, checkpoints
+                family,
+                schema,
+                train,
+                settings,
+                run.seed,
+                run.report,
+                run.is_cancelled,
+                base,
+                threads,
+                checkpoints,
+                body,
             )
 
         return _Ready(schema, held_out, held_out_name, fit, train)
@@ -337,11 +349,17 @@ class _JobRun:
     async def _load(self, base: registry_pb2.Version) -> Model:
         return fitting.load(await self._patience(lambda: self._registry.files(base)))
 
+    async def _body(self) -> Body:
+        files = await self._patience(partial(self._registry.files, await self._base()))
+        return await asyncio.to_thread(read_body, self._spec.family, files)
+
     async def _foreign(self, base: registry_pb2.Version) -> ForeignModel:
         files = await self._patience(lambda: self._registry.files(base))
         return foreign_from_proto(files[ONNX_FILE], base.signature)
 
-    async def _beside(self, parent: registry_pb2.Version, model: Model) -> list[common_pb2.Evaluation]:
+    async def _beside(
+        self, parent: registry_pb2.Version, model: Model, schema: fitting.Schema, settings: Mapping[str, Any]
+    ) -> list[common_pb2.Evaluation]:
         """Score a fine-tuned model on the rows that its parent was scored on, to show what it forgot."""
         trained_on = parent.lineage.dataset
         scored_on = parent.evaluations[0].dataset if parent.evaluations else trained_on
@@ -353,8 +371,10 @@ class _JobRun:
             if rows is None:
                 # Those that it held out come first, where it streamed them, too.
                 rows = await self._drawn(scored_on, seed, HELD_OUT_SHARE if scored_on == trained_on else 1.0)
-            elif scored_on == trained_on:
-                _, rows = fitting.hold_out(rows, model.target, seed)
+            else:
+                rows = self._readable(schema, rows, settings)
+                if scored_on == trained_on:
+                    _, rows = fitting.hold_out(rows, model.target, seed)
             return [evaluation_to_proto(scored_on, fitting.evaluate(model, rows))]
         except (NotFound, InvalidArgument) as error:
             # Deleted since, or with categories that the model refuses: the job does not depend on it.

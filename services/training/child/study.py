@@ -81,7 +81,9 @@ class Study:
         self._patience = patience
         self._say = say
         fixed = _parsed(job.spec.hyperparameters)
-        self._space = read_space(job.spec.family, _parsed(self._search.space), fixed)
+        self._space = read_space(
+            job.spec.family, _parsed(self._search.space), fixed, has_body=bool(job.spec.base_version)
+        )
         self._grid = list(grid(self._space)) if self._search.sampler == "grid" else None
         self._running: dict[int, _Trial] = {}
         self._ended: dict[int, pb.Job] = {}
@@ -208,7 +210,7 @@ class Study:
         return {dimension.name: found[dimension.name] for dimension in self._space}
 
     def _default(self) -> dict[str, Value]:
-        resolved = resolve_hyperparameters(self._spec.family, {})
+        resolved = resolve_hyperparameters(self._spec.family, {}, has_body=bool(self._spec.base_version))
         chosen = {dimension.name: resolved[dimension.name] for dimension in self._space}
         return chosen if all(is_within(dimension, chosen[dimension.name]) for dimension in self._space) else {}
 

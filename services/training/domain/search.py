@@ -98,18 +98,23 @@ DEFAULT_SPACES: Mapping[str, Mapping[str, object]] = {
 }
 
 
-def read_space(family: str, given: Mapping[str, object], fixed: Mapping[str, object]) -> tuple[Dimension, ...]:
+def read_space(
+    family: str, given: Mapping[str, object], fixed: Mapping[str, object], *, has_body: bool = False
+) -> tuple[Dimension, ...]:
     """Return the ranges of a study, by name; without any given, the family's own but for what is fixed.
 
     Args:
         family: its name.
         given: by hyperparameter: a list of values, or {"low": ..., "high": ..., "log": ..., "levels": ...}.
         fixed: hyperparameters that are set.
+        has_body: whether fits begin from the body of another: what that brings along is set, too.
 
     Raises:
         InvalidArgument: an unknown hyperparameter, or values that are out of range.
     """
     known = {setting.name: setting for setting in find_family(family).hyperparameters}
+    if has_body:
+        fixed = {**fixed, **dict.fromkeys(find_family(family).from_scratch)}
     wanted = given or {name: spread for name, spread in DEFAULT_SPACES[family].items() if name not in fixed}
     dimensions = []
     for name, spread in sorted(wanted.items()):

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from servicekit.errors import InvalidArgument
 from services.data.domain.readers.csv_file import MISSING, read_csv
+from services.data.domain.readers.encodings import as_utf8
 from services.data.domain.readers.json_lines import read_json_lines
 from services.data.domain.readers.parquet_file import read_parquet
 from services.data.domain.readers.source import Batches, OpenFile
@@ -24,17 +25,23 @@ _READERS: Mapping[FileFormat, Callable[[OpenFile, str], tuple[pa.Schema, Batches
 }
 
 
-def read_file(open_file: OpenFile, file_format: FileFormat, delimiter: str = ",") -> tuple[pa.Schema, Batches]:
+def read_file(
+    open_file: OpenFile, file_format: FileFormat, delimiter: str = ",", encoding: str = ""
+) -> tuple[pa.Schema, Batches]:
     """Return a file's schema and rows.
 
     Args:
         open_file: opens it from the start; called several times.
         file_format: what it is.
         delimiter: of a CSV file.
+        encoding: of a text file; empty for UTF-8.
 
     Raises:
         InvalidArgument: the file is broken; the reason says how, the message where. May come while rows are read.
     """
+    if encoding and file_format is FileFormat.PARQUET:
+        raise InvalidArgument("a Parquet file has no encoding: leave it out", reason="UNKNOWN_ENCODING")
+    open_file = as_utf8(open_file, encoding)
     schema, batches = _READERS[file_format](open_file, delimiter or ",")
     return schema, _checked(batches, schema)
 

@@ -54,27 +54,40 @@ def check_utf8(open_file: OpenFile) -> None:
     """Check that a file is UTF-8 throughout.
 
     Raises:
-        InvalidArgument: it is not; the message says which byte is the first that is not.
+        InvalidArgument: it is not; the message says which byte is the first that is not, and what to do.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    position = 0
+    position, lines, beginning = 0, 1, b""
     with open_file() as file:
         while True:
             chunk = file.read(BLOCK_BYTES)
+            beginning = beginning or chunk[:2]
             # A character that the last chunk began belongs to the place where it began.
             begun = len(decoder.getstate()[0])
             try:
                 decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
                 place = position - begun + error.start
+                lines += error.object.count(b"\n", 0, error.start)
                 raise InvalidArgument(
-                    f"the file is not UTF-8: byte {place:,} (counted from 0) cannot be read; save it as UTF-8",
+                    f"the file is not UTF-8: byte {place:,} (counted from 0), on line {lines:,}, cannot be read; "
+                    f"{_hint(beginning)}, or save it as UTF-8",
                     reason="NOT_UTF8",
-                    metadata={"byte": str(place)},
+                    metadata={"byte": str(place), "line": str(lines)},
                 ) from error
             if not chunk:
                 return
             position += len(chunk)
+            lines += chunk.count(b"\n")
+
+
+def _hint(beginning: bytes) -> str:
+    if beginning in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "it begins as UTF-16 does: import it with encoding='utf-16'"
+    return (
+        "import it with the encoding that it was saved in (encoding='gb18030' for Chinese, 'cp1252' or 'latin-1' for "
+        "western languages, say)"
+    )
 
 
 def empty(what: str) -> InvalidArgument:

@@ -1,7 +1,7 @@
 """The families and their hyperparameters. Imports no library that trains, so that the service can list and check."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from servicekit.errors import InvalidArgument
@@ -19,6 +19,8 @@ class Family:
         tasks: regression, binary, multiclass, embedding.
         hyperparameters: what can be set.
         reads: columns of numbers and categories, or columns of texts, one or two, or one of images in base64.
+        from_scratch: hyperparameters that a body to begin from brings along, or that only count without one.
+        from_body: other defaults where a fit begins from a body, by what is `trainable`; None where it does not.
     """
 
     name: str
@@ -26,6 +28,8 @@ class Family:
     tasks: tuple[str, ...]
     hyperparameters: tuple[Hyperparameter, ...]
     reads: Literal["columns", "texts", "images"] = "columns"
+    from_scratch: tuple[str, ...] = ()
+    from_body: Mapping[str, Mapping[str, int | float | str]] | None = field(default=None, hash=False)
 
 
 _CATEGORIES = Hyperparameter(
@@ -49,6 +53,18 @@ _TRAINABLE = Hyperparameter(
     "What a fine-tune changes: all layers, or the last one alone.",
     "all",
     choices=("all", "last"),
+)
+_TRAINABLE_TEXT = Hyperparameter(
+    "trainable",
+    "What changes where there are weights to begin from: all layers, the last one alone, or low-rank adapters beside "
+    "the attention's projections (LoRA), which are merged in the end.",
+    "all",
+    choices=("all", "last", "lora"),
+)
+_LORA = (
+    Hyperparameter("lora_rank", "Of LoRA's adapters.", 8, 1, 1024),
+    Hyperparameter("lora_alpha", "By which adapters count: lora_alpha / lora_rank times.", 16, 1, 4096),
+    Hyperparameter("lora_dropout", "Share of what adapters see that is left out at each step.", 0.05, 0.0, 0.9),
 )
 _LABEL_SMOOTHING = Hyperparameter(
     "label_smoothing", "Share of each label that is spread over all classes.", 0.0, 0.0, 0.9
@@ -184,10 +200,25 @@ FAMILIES: Mapping[str, Family] = {
                     10.0,
                 ),
                 _CLASS_WEIGHT,
-                _TRAINABLE,
+                _TRAINABLE_TEXT,
+                *_LORA,
                 *training(epochs=6, batch_size=32, learning_rate=5e-4),
             ),
             reads="texts",
+            from_scratch=(
+                "layers",
+                "hidden_size",
+                "heads",
+                "vocabulary",
+                "pretraining_epochs",
+                "pretraining_learning_rate",
+            ),
+            # Much is known already: steps are small, and words stay visible.
+            from_body={
+                "all": {"learning_rate": 1e-4, "token_dropout": 0.0},
+                "last": {"learning_rate": 1e-2, "token_dropout": 0.0},
+                "lora": {"learning_rate": 1e-3, "token_dropout": 0.0},
+            },
         ),
         Family(
             "cnn",
@@ -218,6 +249,8 @@ FAMILIES: Mapping[str, Family] = {
                 *training(epochs=20, learning_rate=3e-3),
             ),
             reads="images",
+            from_scratch=("image_size", "channels", "width", "stages", "blocks"),
+            from_body={"all": {}, "last": {}},
         ),
     )
 }
@@ -251,8 +284,15 @@ def with_smaller_batch(family: str, settings: Mapping[str, object]) -> dict[str,
     return {**settings, "batch_size": size // 2}
 
 
-def resolve_hyperparameters(family: str, given: Mapping[str, object]) -> dict[str, int | float | str | bool]:
+def resolve_hyperparameters(
+    family: str, given: Mapping[str, object], *, has_body: bool = False
+) -> dict[str, int | float | str | bool]:
     """Return every hyperparameter of a family, those given checked and converted, the others at their defaults.
+
+    Args:
+        family: its name.
+        given: what is set.
+        has_body: whether the fit begins from the body of another; what that brings along is left out.
 
     Raises:
         InvalidArgument: an unknown name, or a value out of range; the message lists what is allowed.
@@ -266,4 +306,28 @@ def resolve_hyperparameters(family: str, given: Mapping[str, object]) -> dict[st
         )
     if family == "linear_regression" and "solver" not in given and not set(given).isdisjoint(_OF_GRADIENT_DESCENT):
         given = {**given, "solver": "gradient_descent"}
+    if has_body:
+        known, given = _of_body(find_family(family), known, given)
     return {name: check_value(setting, given.get(name, setting.default)) for name, setting in known.items()}
+
+
+def _of_body(
+    family: Family, known: Mapping[str, Hyperparameter], given: Mapping[str, object]
+) -> tuple[dict[str, Hyperparameter], Mapping[str, object]]:
+    """Return what can be set where a fit begins from a body, and what is set with other defaults."""
+    if family.from_body is None:
+        others = ", ".join(name for name, one in FAMILIES.items() if one.from_body is not None)
+        raise InvalidArgument(
+            f"a fit of {family.name} begins from no base version, one of {others} does: leave base_version out, or "
+            "fine-tune",
+            reason="BASE_NOT_TAKEN",
+        )
+    brought = sorted(set(given) & set(family.from_scratch))
+    if brought:
+        raise InvalidArgument(
+            f"{brought[0]} counts only for a fit from scratch: the base version brings its own, leave it out",
+            reason="HYPERPARAMETER_OF_BASE",
+        )
+    trainable = check_value(known["trainable"], given.get("trainable", known["trainable"].default))
+    left = {name: setting for name, setting in known.items() if name not in family.from_scratch}
+    return left, {**family.from_body[str(trainable)], **given}

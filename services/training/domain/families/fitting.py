@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
+from services.training.domain.families.bodies import Body
 from services.training.domain.families.catalog import find_family
 from services.training.domain.families.checkpoints import Checkpoints, NoCheckpoints
 from services.training.domain.families.encoding import Encoded, Encoding
@@ -155,8 +156,9 @@ def fit(
     base: Model | None = None,
     threads: int = 1,
     checkpoints: Checkpoints | None = None,
+    body: "Body | None" = None,
 ) -> Model:
-    """Train a family on a table's rows; from a base, continue it.
+    """Train a family on a table's rows; from a base, continue it; from a body, learn other labels.
 
     Args:
         family: its name.
@@ -169,6 +171,7 @@ def fit(
         base: a model of the same family to go on from, with its columns and classes.
         threads: to compute with.
         checkpoints: what networks keep, and go on from; other families are soon fitted anew.
+        body: of a network of the same family, that a new head is put on.
 
     Raises:
         InvalidArgument: the rows do not fit the schema, or the loss is no longer a number.
@@ -179,10 +182,14 @@ def fit(
     run = Run(settings, seed, report, is_cancelled, threads, checkpoints or NoCheckpoints())
     if family == "transformer":
         reader = base if isinstance(base, TextModel) else None
-        return fit_transformer(schema.columns, readings(table, schema.columns), truth, schema.target, run, reader)
+        encoder = None if isinstance(body, ImageModel) else body
+        texts = readings(table, schema.columns)
+        return fit_transformer(schema.columns, texts, truth, schema.target, run, reader, encoder)
     if family == "cnn":
         seer = base if isinstance(base, ImageModel) else None
-        return fit_cnn(schema.columns, row_texts(table, schema.columns), truth, schema.target, run, seer)
+        features = body if isinstance(body, ImageModel) else None
+        images = row_texts(table, schema.columns)
+        return fit_cnn(schema.columns, images, truth, schema.target, run, seer, features)
     return _fit_columns(family, schema, table, truth, run, base if isinstance(base, TrainedModel) else None)
 
 

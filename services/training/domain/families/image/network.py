@@ -129,6 +129,16 @@ def new_network(settings: Mapping[str, Any], channels: int, outputs: int, seed: 
         )
 
 
+def with_new_head(network: ResNet, outputs: int, dropout: float, seed: int) -> ResNet:
+    """Return a network with the features of another, and a last layer of random weights."""
+    shape: dict[str, Any] = {**network.shape, "outputs": outputs, "dropout": dropout}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        made = ResNet(**shape)
+    made.features.load_state_dict(network.features.state_dict())
+    return made
+
+
 def network_files(network: ResNet) -> dict[str, bytes]:
     """Return the network's shape as JSON, and its weights as safetensors."""
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}

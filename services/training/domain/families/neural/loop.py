@@ -83,7 +83,7 @@ def train_network(
         watched = None if aside is None else Batches(aside, _JUDGED_ROWS if lengths is None else batches.size)
         trainer.fit(module, train_dataloaders=batches, val_dataloaders=watched)
     if follow.best is not None:
-        network.load_state_dict(follow.best)
+        network.load_state_dict({**network.state_dict(), **follow.best})
     network.cpu().eval()
 
 
@@ -189,7 +189,8 @@ class _Follow(Callback):
         found = float(trainer.callback_metrics.get(_WATCHED, math.inf))
         if self._keeps_best and found < self._least:
             self._least = found
-            self.best = {name: value.detach().cpu().clone() for name, value in pl_module.network.state_dict().items()}
+            changing = _changing(pl_module.network)
+            self.best = {name: value.detach().cpu().clone() for name, value in changing.items()}
 
     def _snapshot(self, trainer: Any, module: _Module, batch: int) -> Snapshot:
         least = self._least if math.isfinite(self._least) else None
@@ -203,7 +204,7 @@ class _Follow(Callback):
                 module.loss_rows,
                 int(self._run.number("batch_size")),
             ),
-            module.network.state_dict(),
+            _changing(module.network),
             trainer.optimizers[0].state_dict(),
             trainer.lr_scheduler_configs[0].scheduler.state_dict(),
             self._stopping.state_dict() if self._stopping else {},
@@ -215,7 +216,7 @@ class _Follow(Callback):
         position = snapshot.position
         module.is_skipping = False
         module.loss_sum, module.loss_rows = torch.tensor(position.loss, dtype=torch.float64), position.rows
-        module.network.load_state_dict(snapshot.network)
+        module.network.load_state_dict({**module.network.state_dict(), **snapshot.network})
         trainer.optimizers[0].load_state_dict(snapshot.optimizer)
         trainer.lr_scheduler_configs[0].scheduler.load_state_dict(dict(snapshot.schedule))
         if self._stopping and snapshot.stopping:
@@ -225,6 +226,12 @@ class _Follow(Callback):
         torch.set_rng_state(snapshot.random["cpu"])
         if "cuda" in snapshot.random and torch.cuda.is_available():
             torch.cuda.set_rng_state(snapshot.random["cuda"])
+
+
+def _changing(network: nn.Module) -> dict[str, Tensor]:
+    """Return what training can change: weights that ask for gradients, and buffers. The rest is there already."""
+    frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
+    return {name: value for name, value in network.state_dict().items() if name not in frozen}
 
 
 def _random_states() -> dict[str, Tensor]:

@@ -43,7 +43,7 @@ class Snapshot:
 
     Args:
         position: where it stands.
-        network: its weights and buffers, by name.
+        network: its weights and buffers, by name; without weights that stay as they are.
         optimizer, schedule, stopping: as their state_dict() gives them; stopping is empty without early stopping.
         best: the weights that are kept at the end, where rows aside decide.
         random: states of the random number generators, by device.

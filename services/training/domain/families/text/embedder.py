@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
 
+from services.training.domain.families.text.encoders import new_encoder, read_config
 from services.training.domain.families.text.network import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -26,13 +26,13 @@ class Embedder(nn.Module):
     """A Transformer encoder and the mean over its tokens, as a vector of length 1.
 
     Args:
-        config: of the encoder (BERT's architecture; Devlin et al., NAACL 2019).
+        config: of the encoder: BERT's architecture (Devlin et al., NAACL 2019), or another of `encoders`.
     """
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
-        self.encoder = BertModel(config, add_pooling_layer=False)
+        self.encoder = new_encoder(config)
         # It reads one text at a time.
         self.separator: int | None = None
 
@@ -96,7 +96,9 @@ def new_embedder(settings: Mapping[str, Any], vocabulary: int, seed: int) -> Emb
 def freeze_all_but_last_layer(embedder: Embedder) -> None:
     """Let training change the encoder's last layer alone."""
     embedder.encoder.requires_grad_(False)
-    embedder.encoder.encoder.layer[-1].requires_grad_(True)
+    # As DistilBERT calls its layers, and as all others do.
+    layers = embedder.encoder.transformer if hasattr(embedder.encoder, "transformer") else embedder.encoder.encoder
+    layers.layer[-1].requires_grad_(True)
 
 
 def embedder_files(embedder: Embedder) -> dict[str, bytes]:
@@ -109,7 +111,7 @@ def embedder_files(embedder: Embedder) -> dict[str, bytes]:
 def load_embedder(files: Mapping[str, bytes]) -> Embedder:
     """Return the embedder that gave the files."""
     with torch.random.fork_rng(devices=[]):
-        embedder = Embedder(BertConfig.from_dict(json.loads(files[CONFIG_FILE])["encoder"]))
+        embedder = Embedder(read_config(json.loads(files[CONFIG_FILE])["encoder"]))
     embedder.load_state_dict(load(files[WEIGHTS_FILE]))
     embedder.eval()
     return embedder

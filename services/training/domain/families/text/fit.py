@@ -19,12 +19,19 @@ if TYPE_CHECKING:
     from torch import nn
 
     from services.training.domain.families.text.network import Classifier
+    from services.training.domain.families.text.pretrained import TextBody
 
 
 def fit_transformer(
-    columns: tuple[Column, ...], texts: list[Reading], truth: Array, target: Target, run: Run, base: TextModel | None
+    columns: tuple[Column, ...],
+    texts: list[Reading],
+    truth: Array,
+    target: Target,
+    run: Run,
+    base: TextModel | None,
+    body: "TextBody | None" = None,
 ) -> TextModel:
-    """Fit a Transformer on texts or pairs of them; from a base, by its tokenizer and starting from its weights.
+    """Fit a Transformer on texts or pairs of them; from a base or a body, by its tokenizer and from its weights.
 
     Raises:
         InvalidArgument: settings that do not go together, or a loss that is no longer a number.
@@ -35,18 +42,24 @@ def fit_transformer(
 
     from services.training.domain.families.neural.batches import Rows
     from services.training.domain.families.neural.loop import train_network
-    from services.training.domain.families.text.network import Learner, freeze_all_but_head, scale_answers
+    from services.training.domain.families.text.network import Learner, scale_answers
     from services.training.domain.families.text.pretraining import pretrain_first
+    from services.training.domain.families.text.restriction import restrict
 
-    check_settings(run)
+    if base is None and body is None:
+        check_settings(run)
     if target.task == EMBEDDING:
-        return fit_embedding(columns, [text for text in texts if isinstance(text, str)], truth, target, run, base)
+        alone = [text for text in texts if isinstance(text, str)]
+        return fit_embedding(columns, alone, truth, target, run, base, body)
     aside = set_aside(len(truth), run)
     kept = np.flatnonzero(~aside)
     for_pairs = task_of(columns, target) == PAIR
     seen = [texts[place] for place in kept]
     outputs = len(target.classes) or 1
-    tokenizer, classifier = _continued(base) if base else _begun(seen, outputs, run, for_pairs=for_pairs)
+    if body is not None:
+        tokenizer, classifier = body.begin(run.settings, outputs, run.seed, for_pairs=for_pairs)
+    else:
+        tokenizer, classifier = _continued(base) if base else _begun(seen, outputs, run, for_pairs=for_pairs)
     # Numbers are learned on their own scale: step sizes then mean the same whatever their unit.
     offset, spread = (0.0, 1.0) if target.classes else (float(truth.mean()), float(truth.std()) or 1.0)
     goals = truth if target.classes else ((truth - offset) / spread).astype(np.float32).reshape(-1, 1)
@@ -55,16 +68,18 @@ def fit_transformer(
     ids = from_numpy(token_ids(tokenizer, texts))
     rows = Rows(ids, from_numpy(goals))[from_numpy(kept)]
     lengths = (rows.inputs != classifier.config.pad_token_id).sum(dim=1)
-    if base is None:
+    if base is None and body is None:
         run = pretrain_first(classifier, rows.inputs, lengths, run)
-    elif run.settings["trainable"] == "last":
-        freeze_all_but_head(classifier)
+    merge = restrict(classifier, run) if base is not None or body is not None else None
     watched = Rows(ids, from_numpy(goals))[from_numpy(np.flatnonzero(aside))] if aside.any() else None
     learner = Learner(classifier, run.number("token_dropout"), SpecialIds.of(tokenizer))
     train_network(learner, _loss(target, truth[kept], run), rows, run, watched, lengths)
+    if merge is not None:
+        merge()
     if not target.classes:
         scale_answers(classifier, spread, offset)
-    return TextModel("transformer", dict(run.settings), columns, target, "ignore", tokenizer, classifier)
+    settings = dict(run.settings) | (body.shape(tokenizer) if body is not None else {})
+    return TextModel("transformer", settings, columns, target, "ignore", tokenizer, classifier)
 
 
 def _begun(texts: list[Reading], outputs: int, run: Run, *, for_pairs: bool) -> "tuple[Tokenizer, Classifier]":

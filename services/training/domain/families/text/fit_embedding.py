@@ -15,13 +15,20 @@ from services.training.domain.families.text.tokens import SpecialIds, token_ids,
 
 if TYPE_CHECKING:
     from services.training.domain.families.text.embedder import Embedder
+    from services.training.domain.families.text.pretrained import TextBody
 
 # With one there is nothing to tell a text apart from.
 _LEAST_ROWS = 2
 
 
 def fit_embedding(
-    columns: tuple[Column, ...], texts: list[str], positives: Array, target: Target, run: Run, base: TextModel | None
+    columns: tuple[Column, ...],
+    texts: list[str],
+    positives: Array,
+    target: Target,
+    run: Run,
+    base: TextModel | None,
+    body: "TextBody | None" = None,
 ) -> TextModel:
     """Fit an encoder whose vectors of texts that belong together point the same way.
 
@@ -32,6 +39,7 @@ def fit_embedding(
         target: the column of these.
         run: how to fit.
         base: a model to go on from, by its tokenizer and starting from its weights.
+        body: an encoder to begin from in the same way.
 
     Raises:
         InvalidArgument: too few rows or too small batches, or a loss that is no longer a number.
@@ -42,16 +50,20 @@ def fit_embedding(
 
     from services.training.domain.families.neural.batches import Rows
     from services.training.domain.families.neural.loop import train_network
-    from services.training.domain.families.text.embedder import ContrastiveLoss, PairLearner, freeze_all_but_last_layer
+    from services.training.domain.families.text.embedder import ContrastiveLoss, PairLearner
     from services.training.domain.families.text.network import Learner
     from services.training.domain.families.text.pretraining import pretrain_first
+    from services.training.domain.families.text.restriction import restrict
 
     aside = set_aside(len(texts), run)
     kept = np.flatnonzero(~aside)
     _check(run, len(kept))
     both = [*texts, *positives.tolist()]
     seen = [both[place] for place in (*kept, *(kept + len(texts)))]
-    tokenizer, embedder = _continued(base) if base else _begun(seen, run)
+    if body is not None:
+        tokenizer, embedder = body.begin_embedder(run.settings)
+    else:
+        tokenizer, embedder = _continued(base) if base else _begun(seen, run)
     # The first half are the texts, the second what belongs to them.
     ids = token_ids(tokenizer, both).reshape(2, len(texts), -1)
     numbers = np.unique(np.array(both, dtype=object), return_inverse=True)[1].reshape(2, -1)
@@ -59,15 +71,17 @@ def fit_embedding(
     learned = rows[from_numpy(kept)]
     padding = embedder.config.pad_token_id
     lengths = (learned.inputs != padding).sum(dim=(1, 2))
-    if base is None:
+    if base is None and body is None:
         alone = learned.inputs.flatten(0, 1)
         run = pretrain_first(embedder, alone, (alone != padding).sum(dim=1), run)
-    elif run.settings["trainable"] == "last":
-        freeze_all_but_last_layer(embedder)
+    merge = restrict(embedder, run) if base is not None or body is not None else None
     watched = rows[from_numpy(np.flatnonzero(aside))] if aside.any() else None
     learner = PairLearner(Learner(embedder, run.number("token_dropout"), SpecialIds.of(tokenizer)))
     train_network(learner, ContrastiveLoss(run.number("temperature")), learned, run, watched, lengths)
-    return TextModel("transformer", dict(run.settings), columns, target, "ignore", tokenizer, embedder)
+    if merge is not None:
+        merge()
+    settings = dict(run.settings) | (body.shape(tokenizer) if body is not None else {})
+    return TextModel("transformer", settings, columns, target, "ignore", tokenizer, embedder)
 
 
 def _begun(texts: list[str], run: Run) -> "tuple[Tokenizer, Embedder]":

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
+from transformers import BertConfig
 
+from services.training.domain.families.text.encoders import new_encoder, read_config
 from services.training.domain.families.text.tokens import PAD_ID, SpecialIds
 
 if TYPE_CHECKING:
@@ -22,17 +23,17 @@ class Classifier(nn.Module):
     """A Transformer encoder, the mean over its tokens, and a linear layer.
 
     Args:
-        config: of the encoder (BERT's architecture; Devlin et al., NAACL 2019).
+        config: of the encoder: BERT's architecture (Devlin et al., NAACL 2019), or another of `encoders`.
         outputs: classes; one for a number.
         dropout: of what the linear layer sees.
         separator: the token between two texts that are read together; None where one is read alone.
     """
 
-    def __init__(self, config: BertConfig, outputs: int, dropout: float, separator: int | None = None) -> None:
+    def __init__(self, config: Any, outputs: int, dropout: float, separator: int | None = None) -> None:
         super().__init__()
         self.config = config
         self.separator = separator
-        self.encoder = BertModel(config, add_pooling_layer=False)
+        self.encoder = new_encoder(config)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(config.hidden_size, outputs)
 
@@ -68,7 +69,7 @@ class Learner(nn.Module):
         return found
 
 
-def token_vectors(encoder: BertModel, ids: Tensor, mask: Tensor, separator: int | None) -> Tensor:
+def token_vectors(encoder: nn.Module, ids: Tensor, mask: Tensor, separator: int | None) -> Tensor:
     """Return (rows, tokens, size) vectors of (rows, tokens) ids and mask; behind the separator stands a second text.
 
     That follows from the ids, so that whoever sends tokens need not say which text each is of.
@@ -151,7 +152,7 @@ def load_classifier(files: Mapping[str, bytes]) -> Classifier:
     description = json.loads(files[CONFIG_FILE])
     with torch.random.fork_rng(devices=[]):
         head = description["head"]
-        config = BertConfig.from_dict(description["encoder"])
+        config = read_config(description["encoder"])
         classifier = Classifier(config, head["outputs"], head["dropout"], head.get("separator"))
     classifier.load_state_dict(load(files[WEIGHTS_FILE]))
     classifier.eval()
