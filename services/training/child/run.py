@@ -358,7 +358,7 @@ class _JobRun:
         return foreign_from_proto(files[ONNX_FILE], base.signature)
 
     async def _beside(
-        self, parent: registry_pb2.Version, model: Model, schema: fitting.Schema, settings: Mapping[str, Any]
+        self, parent: registry_pb2.Version, model: Model, schema: Schema, settings: Mapping[str, Any]
     ) -> list[common_pb2.Evaluation]:
         """Score a fine-tuned model on the rows that its parent was scored on, to show what it forgot."""
         trained_on = parent.lineage.dataset

@@ -154,14 +154,15 @@ def _set_dropout(config: Any, dropout: float) -> None:
 
 def _separator(tokenizer: Tokenizer) -> int:
     """Return the token that stands between two texts."""
-    found = next((token for token in _SEPARATING if tokenizer.token_to_id(token) is not None), None)
-    if found is None or found not in tokenizer.encode("a", "b").tokens:
+    between = tokenizer.encode("a", "b").tokens
+    found = next((tokenizer.token_to_id(token) for token in _SEPARATING if token in between), None)
+    if found is None:
         raise InvalidArgument(
             f"its tokenizer puts nothing between two texts: expected one of {', '.join(_SEPARATING)}; begin from an "
             "encoder that reads pairs",
             reason="NO_PAIRS",
         )
-    return int(tokenizer.token_to_id(found))
+    return int(found)
 
 
 @contextmanager
