@@ -180,7 +180,7 @@ class _JobRun:
         # What cannot be scored is refused before training, not after.
         fitting.check(schema, held_out)
         if not self._spec.trial:
-            self._seen.look_at_rows(self._spec, schema, (train, held_out), settings)
+            self._seen.look_at_rows(self._spec, schema, (train, held_out), settings, parent)
         model = await self._fitted(schema, train, settings, base)
         with _span("evaluate"):
             judgement = fitting.judge(model, held_out)
