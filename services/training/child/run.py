@@ -210,7 +210,7 @@ class _JobRun:
         # What cannot be scored is refused before training, not after.
         fitting.check(ready.schema, held_out)
         if not self._spec.trial:
-            self._seen.look_at_rows(self._spec, ready.schema, (ready.train, held_out), settings)
+            self._seen.look_at_rows(self._spec, ready.schema, (ready.train, held_out), settings, parent)
         model = await self._fitted(ready, settings)
         with _span("evaluate"):
             scores, judgement = fitting.judge(model, held_out)

@@ -55,11 +55,18 @@ class Seen:
         self._warnings: list[str] = []
 
     def look_at_rows(
-        self, spec: pb.JobSpec, schema: Schema, rows: tuple[pa.Table | None, pa.Table], settings: Settings
+        self,
+        spec: pb.JobSpec,
+        schema: Schema,
+        rows: tuple[pa.Table | None, pa.Table],
+        settings: Settings,
+        parent: registry_pb2.Version | None,
     ) -> None:
         """Warn of what looks wrong in the rows to train on, None where they stream, and those to evaluate on."""
         train, held_out = rows
         seen = held_out if train is None else train
+        if parent is not None and spec.evaluation_dataset:
+            self.look_at_lineage(spec.evaluation_dataset, "", parent)
         try:
             found = [] if schema.is_single else cautions.cautions_of_columns(seen, schema.target)
             found += cautions.caution_of_imbalance(seen, schema.target, settings.get("class_weight", "none"))

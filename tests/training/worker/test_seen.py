@@ -122,6 +122,7 @@ async def test_jobs_of_each_kind_have_reports_warnings_and_usage(
     assert "column 'closed' alone tells the target 'y' (ROC AUC 1.000" in leak
     assert "class 'bad' of 'y' is rare" in rare
     assert any("more@1 is the version that the model was trained on" in text for text in tuned.warnings)
+    assert not any("m@1" in text for text in tuned.warnings)
     assert list(scored.warnings) == [
         "leaky@1 is the version that m@1 was trained on: its scores say nothing of new rows"
     ]

@@ -38,14 +38,18 @@ def groups(column: pa.ChunkedArray) -> Iterator[tuple[str, Array]]:
         yield from _values(column)
 
 
+def shortened(text: str) -> str:
+    """Return a label as a page has room for it."""
+    return text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
+
+
 def _values(column: pa.ChunkedArray) -> Iterator[tuple[str, Array]]:
     counts = [item for item in pc.value_counts(column).to_pylist() if item["values"] is not None]
     frequent = sorted(counts, key=lambda item: (-item["counts"], str(item["values"])))[:_MOST_VALUES]
     for item in frequent:
         value = item["values"]
         text = _as_number(value) if isinstance(value, float) else str(value)
-        label = text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
-        yield label or "(empty)", _mask(pc.equal(column, pa.scalar(value, column.type)))
+        yield shortened(text) or "(empty)", _mask(pc.equal(column, pa.scalar(value, column.type)))
 
 
 def _quarters(values: Array, text: Callable[[float], str]) -> Iterator[tuple[str, Array]]:

@@ -12,6 +12,7 @@ from services.training.domain.families.frame import Array, normalize
 from services.training.domain.families.metrics import Judgement, Scores
 from services.training.domain.families.target import Target
 from services.training.domain.report.curves import Curves, curves
+from services.training.domain.report.groups import shortened
 from services.training.domain.report.residuals import Residuals, residuals
 from services.training.domain.report.slices import MOST_ROWS, Slice, slices
 
@@ -91,6 +92,7 @@ def report(
     if judgement is None:
         return Report(target.task, target.name, scores.rows, scores.metrics, (), [], (), (), None, 0, ())
     frequent = _by_frequency(judgement)
+    labels = [shortened(label) for label in target.classes]
     kept = frequent[:_MOST_CONFUSED] if len(frequent) > _MOST_CONFUSED else list(range(len(target.classes)))
     confusion = _confusion(judgement, kept)
     return Report(
@@ -98,10 +100,10 @@ def report(
         target=target.name,
         rows=scores.rows,
         metrics=scores.metrics,
-        labels=(*(target.classes[index] for index in kept), *((_OTHERS,) if len(kept) < len(frequent) else ())),
+        labels=(*(labels[index] for index in kept), *((_OTHERS,) if len(kept) < len(frequent) else ())),
         confusion=confusion.tolist(),
-        classes=tuple(_class_scores(judgement, index) for index in frequent[:_MOST_CLASSES]),
-        curves=_curves(judgement, frequent),
+        classes=tuple(_class_scores(judgement, labels[index], index) for index in frequent[:_MOST_CLASSES]),
+        curves=_curves(judgement, labels, frequent),
         residuals=None if target.classes else residuals(judgement.values, judgement.truth),
         sliced_rows=min(scores.rows, MOST_ROWS),
         slices=slices(judgement, normalize(table), left_out),
@@ -127,20 +129,19 @@ def _confusion(judgement: Judgement, kept: list[int]) -> Array:
     return cells
 
 
-def _class_scores(judgement: Judgement, index: int) -> ClassScores:
+def _class_scores(judgement: Judgement, label: str, index: int) -> ClassScores:
     true, predicted = judgement.truth == index, judgement.values == index
     hits = int((true & predicted).sum())
     rows = int(true.sum())
     precision = hits / int(predicted.sum()) if predicted.any() else 0.0
-    return ClassScores(judgement.target.classes[index], rows, precision, hits / rows if rows else 0.0)
+    return ClassScores(label, rows, precision, hits / rows if rows else 0.0)
 
 
-def _curves(judgement: Judgement, frequent: list[int]) -> tuple[Curves, ...]:
+def _curves(judgement: Judgement, labels: list[str], frequent: list[int]) -> tuple[Curves, ...]:
     probabilities = judgement.probabilities
     if probabilities is None:
         return ()
     wanted = [1] if judgement.target.task == "binary" else frequent[:_MOST_CURVES]
-    labels = judgement.target.classes
     drawn = [curves(labels[index], judgement.truth == index, probabilities[:, index]) for index in wanted]
     return tuple(each for each in drawn if each is not None)
 
