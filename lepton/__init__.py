@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lepton.errors import LeptonError
     from lepton.evaluation import evaluate
     from lepton.jobs import Job
-    from lepton.models import CNN, MLP, BoostedTrees, LinearRegression, LogisticRegression, Transformer
+    from lepton.models import CNN, MLP, RNN, BoostedTrees, LinearRegression, LogisticRegression, Transformer
     from lepton.utils import load_data
     from lepton.versions import ModelVersion
 
@@ -37,6 +37,7 @@ _HOMES = {
     "LinearRegression": "lepton.models",
     "LogisticRegression": "lepton.models",
     "MLP": "lepton.models",
+    "RNN": "lepton.models",
     "Transformer": "lepton.models",
     "load_data": "lepton.utils",
     "ModelVersion": "lepton.versions",
@@ -45,6 +46,7 @@ _HOMES = {
 __all__ = [
     "CNN",
     "MLP",
+    "RNN",
     "BoostedTrees",
     "Connection",
     "Dataset",

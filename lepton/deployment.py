@@ -31,6 +31,7 @@ __all__ = ["Deploy"]
 _READY_SECONDS = 60.0
 # Rows in one request: far under the message limit for any table, and enough to hide the call's own cost.
 _BATCH_ROWS = 4096
+_BATCH_STEPS = 500_000
 # Each costs as much as thousands of rows.
 _BATCH_SINGLES = 256
 _IMAGE_DIMENSIONS = 4
@@ -100,10 +101,11 @@ class Deploy:
     def predict(
         self, data: pd.DataFrame, *, version: str = "", timeout_seconds: float = _READY_SECONDS
     ) -> pd.DataFrame:
-        """Return predictions for some rows: first the target's column, then a probability a class.
+        """Return predictions for some rows: first the target's column, then a probability a class, or an interval.
 
         Columns are picked by the model's signature, so the label and others may stay in. A model that reads texts
-        or images takes the one column of texts, or of images in base64, beside its target.
+        or images takes the one column of texts, or of images in base64, beside its target. Series are lists of numbers,
+        and so is what a forecast says: the target, `lower` and `upper`.
 
         Args:
             data: the rows.
@@ -126,12 +128,13 @@ class Deploy:
                 raise KeyError(f"{missing} not in the data: model {serving.version} needs them")
             parts: list[dict[str, np.ndarray[Any, Any]]] = []
             with progress.bar(f"predicting with {self.name}", len(data)) as advance:
-                for batch in _batches(data):
+                for batch in _batches(data, _batch_rows(data, signature)):
                     inputs = [(spec, open_inference.column_values(batch[spec.name], spec)) for spec in signature.inputs]
                     channel = self.connection.serving_channel
                     parts.append(open_inference.infer(channel, self.name, version, inputs, timeout_seconds))
                     advance(len(batch))
-        return _frame(parts, signature.target or "prediction", list(signature.classes), data.index)
+        target, classes = signature.target or "prediction", list(signature.classes)
+        return _frame(parts, target, classes, data.index, is_forecast=signature.task == "forecasting")
 
     def _predict_column(
         self, data: pd.DataFrame, target: str, kind: str, version: str, timeout_seconds: float
@@ -440,23 +443,47 @@ def _single_input(spec: common_pb2.TensorSpec, data: pd.DataFrame) -> str | None
     return "images" if len(spec.shape) == _IMAGE_DIMENSIONS and spec.datatype.startswith("FP") else None
 
 
-def _batches(data: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    for start in range(0, len(data), _BATCH_ROWS):
-        yield data.iloc[start : start + _BATCH_ROWS]
+def _batch_rows(data: pd.DataFrame, signature: common_pb2.Signature) -> int:
+    """Return rows of a request: fewer where they hold series."""
+    series = [spec.name for spec in signature.inputs if spec.kind == common_pb2.COLUMN_KIND_SERIES]
+    steps = max((np.size(item) for name in series for item in data[name]), default=0)
+    return min(_BATCH_ROWS, max(1, _BATCH_STEPS // max(1, steps * len(series))))
+
+
+def _batches(data: pd.DataFrame, rows: int) -> Iterator[pd.DataFrame]:
+    for start in range(0, len(data), rows):
+        yield data.iloc[start : start + rows]
 
 
 def _frame(
-    parts: "list[dict[str, np.ndarray[Any, Any]]]", target: str, classes: list[str], index: "pd.Index[Any]"
+    parts: "list[dict[str, np.ndarray[Any, Any]]]",
+    target: str,
+    classes: list[str],
+    index: "pd.Index[Any]",
+    *,
+    is_forecast: bool,
 ) -> pd.DataFrame:
-    """Put the outputs together: the first is the prediction; one of a column a class holds the probabilities."""
+    """Put the outputs together: the first is the prediction; one of a column a class holds the probabilities.
+
+    Of a forecast each is a column of lists.
+    """
     columns: dict[str, np.ndarray[Any, Any]] = {}
     for position, name in enumerate(parts[0] if parts else ()):
         values = np.concatenate([part[name] for part in parts])
         values = values.reshape(len(values), -1)
-        if position == 0 and values.shape[1] == 1:
+        if is_forecast:
+            # As the series that they go on with: a list a row.
+            columns[target if position == 0 else name] = _listed(values)
+        elif position == 0 and values.shape[1] == 1:
             columns[target] = values[:, 0]
         elif classes and values.shape[1] == len(classes):
             columns.update({f"probability_{label}": values[:, place] for place, label in enumerate(classes)})
         else:
             columns.update({f"{name}_{place}": values[:, place] for place in range(values.shape[1])})
     return pd.DataFrame(columns, index=index) if columns else pd.DataFrame({target: []}, index=index)
+
+
+def _listed(values: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    lists = np.empty(len(values), dtype=object)
+    lists[:] = list(values)
+    return lists

@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -107,7 +108,13 @@ def test_windows_cover_every_series_and_cross_none(
         seen[name] += 1
     columns: Sequence[Sequence[object]] = list(zip(*rows, strict=True))
     table = pa.table({"id": columns[0], "time": columns[1], "x": columns[2]})
-    arguments = {"series": "id", "length": length, "min_length": least, "horizon": horizon, "stride": stride}
+    arguments: dict[str, Any] = {
+        "series": "id",
+        "length": length,
+        "min_length": least,
+        "horizon": horizon,
+        "stride": stride,
+    }
     arguments |= {"target": "x" if horizon else ""}
     found = _made(table, 3, **arguments)
     # What is made does not depend on how the rows are cut.

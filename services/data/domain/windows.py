@@ -189,7 +189,7 @@ class Windows:
         starts, sizes, rows = (np.concatenate(parts or [_NONE]) for parts in (found.starts, found.sizes, found.rows))
         channels = len(plan.channels)
         ends = starts + sizes
-        kept = _sums(np.isfinite(values[:, :channels]).any(axis=1), starts, ends) > 0
+        kept = _sums(np.asarray(np.isfinite(values[:, :channels]).any(axis=1)), starts, ends) > 0
         if plan.horizon:
             kept &= _sums(np.isfinite(values[:, -1]), ends, ends + plan.horizon) == plan.horizon
         elif plan.target:

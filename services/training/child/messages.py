@@ -10,13 +10,16 @@ KINDS: dict[str, "common_pb2.ColumnKind.ValueType"] = {
     "numeric": common_pb2.COLUMN_KIND_NUMERIC,
     "categorical": common_pb2.COLUMN_KIND_CATEGORICAL,
     "boolean": common_pb2.COLUMN_KIND_BOOLEAN,
+    "series": common_pb2.COLUMN_KIND_SERIES,
 }
 
 
 def signature_to_proto(model: Model) -> common_pb2.Signature:
     """Return what a model takes and gives."""
     target = model.target
-    outputs = [common_pb2.TensorSpec(name="prediction", datatype=target.datatype, shape=[-1, 1])]
+    names = ("prediction", "lower", "upper") if target.horizon else ("prediction",)
+    width = target.horizon or 1
+    outputs = [common_pb2.TensorSpec(name=name, datatype=target.datatype, shape=[-1, width]) for name in names]
     if target.classes:
         shape = [-1, len(target.classes)]
         outputs.append(common_pb2.TensorSpec(name="probabilities", datatype="FP32", shape=shape))

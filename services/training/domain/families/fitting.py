@@ -10,7 +10,7 @@ from servicekit.errors import InvalidArgument
 from services.training.domain.families.catalog import find_family
 from services.training.domain.families.checkpoints import Checkpoints, NoCheckpoints
 from services.training.domain.families.encoding import Encoded, Encoding
-from services.training.domain.families.frame import Array, Column, describe_columns, normalize
+from services.training.domain.families.frame import Array, Column, describe_columns, is_number_list, normalize
 from services.training.domain.families.image.fit import fit_cnn
 from services.training.domain.families.image.model import ImageModel
 from services.training.domain.families.image.pixels import broken_images, readable
@@ -30,8 +30,11 @@ from services.training.domain.families.model import (
 )
 from services.training.domain.families.neural.mlp import MlpCore, fit_mlp
 from services.training.domain.families.regression import fit_linear
+from services.training.domain.families.series.fit import fit_rnn
+from services.training.domain.families.series.model import SeriesModel
+from services.training.domain.families.series.steps import describe_series, series_steps
 from services.training.domain.families.single_column import describe_single, row_texts
-from services.training.domain.families.target import Target, describe_target, target_values
+from services.training.domain.families.target import Target, describe_forecast, describe_target, target_values
 from services.training.domain.families.text.fit import fit_transformer
 from services.training.domain.families.text.model import TextModel
 from services.training.domain.families.trees import TreesCore, fit_trees
@@ -64,6 +67,11 @@ class Schema:
         """Whether its input is one column of texts or images."""
         return self.columns[0].kind == "text"
 
+    @property
+    def is_series(self) -> bool:
+        """Whether its inputs are columns of series."""
+        return self.columns[0].kind == "series"
+
 
 def describe(
     family: str,
@@ -88,6 +96,8 @@ def describe(
         )
     table = normalize(table)
     if base is None:
+        if reads == "series":
+            return Schema(describe_series(table, target), _series_target(table, target), handle_unknown)
         goal = describe_target(table, target, classify=_wants_classes(family, settings))
         if reads != "columns":
             return Schema(describe_single(table, target), goal, handle_unknown)
@@ -110,6 +120,8 @@ def check(schema: Schema, table: pa.Table) -> None:
     table = normalize(table)
     if schema.is_single:
         row_texts(table, schema.columns)
+    elif schema.is_series:
+        series_steps(table, schema.columns)
     else:
         _encode(schema, table)
     target_values(table, schema.target)
@@ -134,8 +146,12 @@ def readable_rows(family: str, schema: Schema, table: pa.Table, settings: Settin
 def hold_out(table: pa.Table, target: Target, seed: int, fraction: float = 0.1) -> tuple[pa.Table, pa.Table]:
     """Return the rows without, and those of, a held-out share; drawn by seed, from each class its share, order kept.
 
-    One row at least is held out, and one row of each class at least stays.
+    One row at least is held out, and one row of each class at least stays. Of forecasts the last rows are held out:
+    rows beside each other hold the same steps.
     """
+    if target.horizon:
+        cut = table.num_rows - max(1, round(table.num_rows * fraction))
+        return table.slice(0, cut), table.slice(cut)
     draw = np.random.default_rng(seed)
     chosen = np.zeros(table.num_rows, dtype=bool)
     groups = [np.arange(table.num_rows)]
@@ -188,6 +204,9 @@ def fit(
     if family == "cnn":
         seer = base if isinstance(base, ImageModel) else None
         return fit_cnn(schema.columns, row_texts(table, schema.columns), truth, schema.target, run, seer)
+    if family == "rnn":
+        follower = base if isinstance(base, SeriesModel) else None
+        return fit_rnn(schema.columns, table, truth, schema.target, run, follower)
     return _fit_columns(family, schema, table, truth, run, base if isinstance(base, TrainedModel) else None)
 
 
@@ -216,6 +235,8 @@ def load(files: dict[str, bytes]) -> Model:
     reads = find_family(Description.read(files).family).reads
     if reads == "texts":
         return TextModel.load(files)
+    if reads == "series":
+        return SeriesModel.load(files)
     return ImageModel.load(files) if reads == "images" else load_model(files, CORES)
 
 
@@ -230,12 +251,18 @@ def evaluate(model: Model, table: pa.Table) -> Scores:
     return score(model.predict(table), target_values(normalize(table), model.target), model.target)
 
 
+def _series_target(table: pa.Table, target: str) -> Target:
+    if target in table.column_names and is_number_list(table.column(target).type):
+        return describe_forecast(table, target)
+    return describe_target(table, target, classify=True)
+
+
 def _encode(schema: Schema, table: pa.Table) -> Encoded:
     return Encoding(schema.columns).encode(table, refuse_unknown=schema.handle_unknown == "error")
 
 
 def _check_classes(truth: Array, target: Target) -> None:
-    absent = sorted(set(range(len(target.classes))) - set(truth.tolist()))
+    absent = sorted(set(range(len(target.classes))) - set(truth.reshape(-1).tolist()))
     if absent:
         raise InvalidArgument(
             f"no row has class {target.classes[absent[0]]!r} of {target.name!r}, which the base model knows: every "
@@ -247,6 +274,6 @@ def _check_classes(truth: Array, target: Target) -> None:
 def _wants_classes(family: str, settings: Mapping[str, object]) -> bool | None:
     if family == "linear_regression":
         return False
-    if family in ("logistic_regression", "transformer", "cnn"):
+    if family in ("logistic_regression", "transformer", "cnn", "rnn"):
         return True
     return {"auto": None, "classification": True, "regression": False}[str(settings["task"])]
