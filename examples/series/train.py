@@ -63,9 +63,9 @@ def main() -> None:
     windows = hours.windows("time", _CHANNELS, _LENGTH, horizon=_HORIZON, target="bikers", stride=3)
     (train,) = windows.transform(steps.filter(_TRAIN), name="bike-train")
     (test,) = windows.transform(steps.filter(_TEST), name="bike-test")
-    model = lepton.RNN(name="bikes", season=_SEASON, linear_steps=_LENGTH, epochs=given.epochs, seed=given.seed).fit(
-        train, evaluation_data=test
-    )
+    model = lepton.RNN(
+        name="bikes", season=_SEASON, scaling="global", linear_steps=_LENGTH, epochs=given.epochs, seed=given.seed
+    ).fit(train, evaluation_data=test)
     print(f"{model.trained_version().ref}: {train.message.rows:,} windows learned, {test.message.rows:,} judged")
     print({name: round(value, 3) for name, value in model.metrics.items()})
     rivals = errors_of_rivals(train.to_pandas(), test.to_pandas())
