@@ -173,7 +173,7 @@ def test_rows_out_of_order_are_refused_by_their_place(times: list[int], rows: in
         ({"series": "gaps"}, "MISSING_VALUE"),
     ],
 )
-def test_bad_windows_are_refused(arguments: dict[str, object], reason: str) -> None:
+def test_bad_windows_are_refused(arguments: dict[str, Any], reason: str) -> None:
     table = pa.table({"time": [0, 1], "x": [0.0, 1.0], "town": ["a", "b"], "gaps": [None, 1]})
     with pytest.raises(InvalidArgument) as refused:
         _made(table, **arguments)

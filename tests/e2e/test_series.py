@@ -94,6 +94,7 @@ def _run(platform: Platform, *arguments: str) -> tuple[dict[str, float], dict[st
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_bikes_are_forecast_better_than_by_yesterday_and_by_linear_autoregression(platform: Platform) -> None:
     metrics, rivals = _run(platform)
     assert metrics["mae"] < rivals["linear autoregression"] < rivals["seasonal naive"]
