@@ -69,7 +69,7 @@ def test_series_are_remembered_and_their_changes_seen() -> None:
     assert frame.lineage is not None
     assert frame.lineage.is_untouched
     assert _kinds(frame.drop(columns=["y"])) == ["drop_columns"]
-    frame["x"] = [np.array([1.0, np.nan]), np.array([3.0])]
+    frame["x"] = pd.Series([np.array([1.0, np.nan]), np.array([3.0])])
     assert frame.lineage is not None
     assert frame.lineage.edited
 

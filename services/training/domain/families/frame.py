@@ -128,7 +128,8 @@ def _describe(name: str, column: pa.ChunkedArray, max_categories: int) -> Column
         return Column(name, "categorical", "BYTES", has_empty, _categories(values, max_categories))
     if is_number_list(column.type):
         raise InvalidArgument(
-            f"column {name!r} holds series, which the family rnn reads, and no other: drop it, or use rnn",
+            f"column {name!r} holds series ({column.type}), which the family rnn reads, and no other: drop it, or use "
+            "rnn",
             reason="UNSUPPORTED_COLUMN",
         )
     raise InvalidArgument(
