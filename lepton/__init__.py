@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lepton.errors import LeptonError
     from lepton.evaluation import Evaluation, evaluate
     from lepton.jobs import Job
-    from lepton.models import CNN, MLP, BoostedTrees, LinearRegression, LogisticRegression, Transformer
+    from lepton.models import CNN, MLP, RNN, BoostedTrees, LinearRegression, LogisticRegression, Transformer
     from lepton.reports import Report
     from lepton.utils import load_data
     from lepton.versions import ModelVersion
@@ -40,6 +40,7 @@ _HOMES = {
     "LogisticRegression": "lepton.models",
     "MLP": "lepton.models",
     "Report": "lepton.reports",
+    "RNN": "lepton.models",
     "Transformer": "lepton.models",
     "load_data": "lepton.utils",
     "ModelVersion": "lepton.versions",
@@ -48,6 +49,7 @@ _HOMES = {
 __all__ = [
     "CNN",
     "MLP",
+    "RNN",
     "BoostedTrees",
     "Connection",
     "Dataset",

@@ -9,7 +9,7 @@ train.to_pandas()
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lepton import errors, names, progress
+from lepton import errors, names, progress, steps
 from lepton.connection import Connection, current
 from lepton.tables import html_table
 from lepton.v1 import data_pb2
@@ -168,25 +168,64 @@ class Dataset:
         return self.message.create_time.ToDatetime()
 
     def transform(
-        self, *steps: data_pb2.Step, name: str | None = None, test_name: str | None = None
+        self, *recipe: data_pb2.Step, name: str | None = None, test_name: str | None = None
     ) -> "tuple[Dataset, ...]":
         """Apply steps on the platform; return one new version, or two where the last step splits.
 
         Args:
-            steps: as `lepton.steps` makes them.
+            recipe: steps, as `lepton.steps` makes them.
             name: the new dataset's id; by default this one's with `-clean` (or `-train`) behind.
             test_name: the id for the second part of a split; by default this one's with `-test` behind.
         """
-        splits = bool(steps) and steps[-1].HasField("split")
+        splits = bool(recipe) and recipe[-1].HasField("split")
         request = data_pb2.TransformDatasetRequest(
             source=self.ref,
-            recipe=data_pb2.Recipe(steps=steps),
+            recipe=data_pb2.Recipe(steps=recipe),
             dataset=name or names.to_id(self.message.dataset[:56] + ("-train" if splits else "-clean")),
             test_dataset=(test_name or names.to_id(self.message.dataset[:56] + "-test")) if splits else "",
             request_id=names.request_id(),
         )
         answer = self.connection.data.TransformDataset(request, timeout=3600)
         return tuple(Dataset(self.connection, version) for version in answer.versions)
+
+    def windows(
+        self,
+        order: str,
+        channels: Sequence[str],
+        length: int,
+        *,
+        horizon: int = 0,
+        target: str = "",
+        series: str = "",
+        min_length: int = 0,
+        stride: int = 1,
+        name: str | None = None,
+    ) -> "Dataset":
+        """Make windows of series on the platform: a row each, for RNN.
+
+        Args:
+            order: as the others that follow but for the name, see `steps.windows`.
+            channels: the numeric columns whose values become lists.
+            length: most steps of a window.
+            horizon: steps to forecast.
+            target: the column to forecast, or the label's.
+            series: the column that tells series apart.
+            min_length: least steps of a window.
+            stride: steps from one window to the next.
+            name: the new dataset's id; by default this one's with `-windows` behind.
+        """
+        step = steps.windows(
+            order,
+            channels,
+            length,
+            horizon=horizon,
+            target=target,
+            series=series,
+            min_length=min_length,
+            stride=stride,
+        )
+        (made,) = self.transform(step, name=name or names.to_id(self.message.dataset[:55] + "-windows"))
+        return made
 
     def to_arrow(self, columns: Iterable[str] = ()) -> pa.Table:
         """Return the rows as an Arrow table, of some columns or all."""

@@ -99,11 +99,12 @@ class Deploy:
     def predict(
         self, data: pd.DataFrame, *, version: str = "", timeout_seconds: float = _READY_SECONDS
     ) -> pd.DataFrame:
-        """Return predictions for some rows: first the target's column, then a probability a class.
+        """Return predictions for some rows: first the target's column, then a probability a class, or an interval.
 
         Columns are picked by the model's signature, so the label and others may stay in. A model that reads texts
         or images takes the columns of texts that it was trained on, or else the one column of texts, or of images in
-        base64, beside its target. Of an embedding each number is a column.
+        base64, beside its target. Of an embedding each number is a column. Series are lists of numbers, and so is what
+        a forecast says: the target, `lower` and `upper`.
 
         Args:
             data: the rows.
@@ -127,12 +128,12 @@ class Deploy:
                 raise KeyError(f"{missing} not in the data: model {serving.version} needs them")
             parts: list[dict[str, np.ndarray[Any, Any]]] = []
             with progress.bar(f"predicting with {self.name}", len(data)) as advance:
-                for batch in served_frames.batches(data):
+                for batch in served_frames.batches(data, signature):
                     inputs = [(spec, open_inference.column_values(batch[spec.name], spec)) for spec in signature.inputs]
                     channel = self.connection.serving_channel
                     parts.append(open_inference.infer(channel, self.name, version, inputs, timeout_seconds))
                     advance(len(batch))
-        return served_frames.to_frame(parts, signature.target or "prediction", list(signature.classes), data.index)
+        return served_frames.to_frame(parts, signature, data.index)
 
     def _predict_columns(
         self, data: pd.DataFrame, columns: list[str], kind: str, version: str, timeout_seconds: float

@@ -177,8 +177,23 @@ class Frame(pd.DataFrame):
 def fingerprint(frame: pd.DataFrame) -> int:
     """Return a hash of the frame's columns, types and rows; the index does not count."""
     header = tuple((str(name), str(dtype)) for name, dtype in frame.dtypes.items())
-    rows = pd.util.hash_pandas_object(pd.DataFrame(frame), index=False).to_numpy()
+    plain = pd.DataFrame(frame)
+    series = [name for name, column in plain.items() if column.dtype == object and column.map(_is_list).any()]
+    if series:
+        # Lists, which pandas does not hash.
+        plain = plain.copy()
+        for name in series:
+            plain[name] = plain[name].map(_hashable)
+    rows = pd.util.hash_pandas_object(plain, index=False).to_numpy()
     return hash((header, rows.tobytes()))
+
+
+def _is_list(item: object) -> bool:
+    return isinstance(item, list | np.ndarray)
+
+
+def _hashable(item: object) -> object:
+    return np.asarray(item, dtype=np.float64).tobytes() if _is_list(item) else item
 
 
 def with_lineage(frame: pd.DataFrame, parent: str, label: str) -> Frame:

@@ -157,8 +157,8 @@ class Model:
             budget: most trials, seconds and core-seconds, and how many at once; by default 20 trials, two at once.
             sampler: bayesian, random or grid.
             pruner: which trials are ended early: median, asha or none.
-            metric: what is best: log_loss, accuracy, f1, roc_auc; rmse, mae, r2, spearman; mean_rank, mrr, recall@1. By
-                default log_loss, rmse or mean_rank.
+            metric: what is best: log_loss, accuracy, f1, roc_auc; rmse, mae, r2, spearman; mase; mean_rank, mrr,
+                recall@1. By default log_loss, rmse, mae for forecasts, mean_rank for embeddings.
             target: as for `fit`.
             evaluation_data: as for `fit`.
             resources: what each trial needs: cores, memory_bytes, gpus.
@@ -295,19 +295,10 @@ class Transformer(Model):
     family = "transformer"
 
 
-class _ComingFamily(Model):
-    """A family that is not built yet: it imports, and says so when it is made."""
+class RNN(Model):
+    """Forecasts with intervals, or classes, of series (see `Dataset.windows`), by a GRU or LSTM (`cell='lstm'`)."""
 
-    def __init__(self, *_: object, **__: object) -> None:
-        raise errors.Unimplemented(
-            f"{type(self).__name__} is not built yet; this version of Lepton trains LinearRegression, "
-            "LogisticRegression, BoostedTrees, MLP, CNN and Transformer",
-            reason="FAMILY_NOT_BUILT",
-        )
-
-
-class RNN(_ComingFamily):
-    """Recurrent network; not built yet."""
+    family = "rnn"
 
 
 def as_dataset(data: Data, connection: Connection) -> Dataset:

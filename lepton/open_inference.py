@@ -125,9 +125,13 @@ def build_request(
 def column_values(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "np.ndarray[Any, Any]":
     """Return a DataFrame column as the values of a model input, shape (rows, 1): missing is NaN or empty text.
 
+    A column of series gives (rows, steps), shorter ones with NaN at their end.
+
     Raises:
         InvalidArgument: a value does not convert to the input's datatype.
     """
+    if spec.kind == common_pb2.COLUMN_KIND_SERIES:
+        return _series_values(column, spec)
     if spec.datatype == "BYTES":
         texts = ["" if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)]
         return np.array(texts, dtype=object).reshape(-1, 1)
@@ -140,6 +144,19 @@ def column_values(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "np.
             f"column {spec.name!r} does not convert to {spec.datatype}: {error}", reason="COLUMN_TYPE"
         ) from error
     return values.reshape(-1, 1)
+
+
+def _series_values(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "np.ndarray[Any, Any]":
+    try:
+        rows = [np.asarray(item, dtype=np.float64).reshape(-1) for item in column]
+    except (ValueError, TypeError) as error:
+        raise errors.InvalidArgument(
+            f"column {spec.name!r} holds other than lists of numbers: {error}", reason="COLUMN_TYPE"
+        ) from error
+    values = np.full((len(rows), max([1, *map(len, rows)])), np.nan, dtype=_NUMPY[spec.datatype])
+    for row, steps in enumerate(rows):
+        values[row, : len(steps)] = steps
+    return values
 
 
 def _encode(datatype: str, values: "np.ndarray[Any, Any]") -> bytes:

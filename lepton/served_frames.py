@@ -10,6 +10,7 @@ from lepton.v1 import common_pb2
 
 # Rows in one request: far under the message limit for any table, and enough to hide the call's own cost.
 _BATCH_ROWS = 4096
+_BATCH_STEPS = 500_000
 _IMAGE_DIMENSIONS = 4
 
 
@@ -39,24 +40,40 @@ def text_columns(signature: common_pb2.Signature, kind: str, data: pd.DataFrame)
     return names
 
 
-def batches(data: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Yield rows, as many as go in one request."""
-    for start in range(0, len(data), _BATCH_ROWS):
-        yield data.iloc[start : start + _BATCH_ROWS]
+def batches(data: pd.DataFrame, signature: common_pb2.Signature) -> Iterator[pd.DataFrame]:
+    """Yield rows, as many as go in one request: fewer where they hold series."""
+    series = [spec.name for spec in signature.inputs if spec.kind == common_pb2.COLUMN_KIND_SERIES]
+    steps = max((np.size(item) for name in series for item in data[name]), default=0)
+    rows = min(_BATCH_ROWS, max(1, _BATCH_STEPS // max(1, steps * len(series))))
+    for start in range(0, len(data), rows):
+        yield data.iloc[start : start + rows]
 
 
 def to_frame(
-    parts: "list[dict[str, np.ndarray[Any, Any]]]", target: str, classes: list[str], index: "pd.Index[Any]"
+    parts: "list[dict[str, np.ndarray[Any, Any]]]", signature: common_pb2.Signature, index: "pd.Index[Any]"
 ) -> pd.DataFrame:
-    """Put the outputs together: the first is the prediction; one of a column a class holds the probabilities."""
+    """Put the outputs together: the first is the prediction; one of a column a class holds the probabilities.
+
+    Of a forecast each is a column of lists.
+    """
+    target, classes = signature.target or "prediction", list(signature.classes)
     columns: dict[str, np.ndarray[Any, Any]] = {}
     for position, name in enumerate(parts[0] if parts else ()):
         values = np.concatenate([part[name] for part in parts])
         values = values.reshape(len(values), -1)
-        if position == 0 and values.shape[1] == 1:
+        if signature.task == "forecasting":
+            # As the series that they go on with: a list a row.
+            columns[target if position == 0 else name] = _listed(values)
+        elif position == 0 and values.shape[1] == 1:
             columns[target] = values[:, 0]
         elif classes and values.shape[1] == len(classes):
             columns.update({f"probability_{label}": values[:, place] for place, label in enumerate(classes)})
         else:
             columns.update({f"{name}_{place}": values[:, place] for place in range(values.shape[1])})
     return pd.DataFrame(columns, index=index) if columns else pd.DataFrame({target: []}, index=index)
+
+
+def _listed(values: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    lists = np.empty(len(values), dtype=object)
+    lists[:] = list(values)
+    return lists

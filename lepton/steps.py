@@ -45,6 +45,42 @@ def sample(*, rows: int = 0, fraction: float = 0.0, seed: int = 0) -> data_pb2.S
     return data_pb2.Step(sample=data_pb2.Sample(rows=rows, fraction=fraction, seed=seed))
 
 
+def windows(
+    order: str,
+    channels: Sequence[str],
+    length: int,
+    *,
+    horizon: int = 0,
+    target: str = "",
+    series: str = "",
+    min_length: int = 0,
+    stride: int = 1,
+) -> data_pb2.Step:
+    """Make windows of series, a row each, whose channels are lists of the last steps.
+
+    Args:
+        order: the column of times or numbers, by which the rows of each series are in order.
+        channels: the numeric columns whose values become lists.
+        length: most steps of a window.
+        horizon: steps to forecast: the target's next values become the list `<target>_next`; 0 for none.
+        target: the column to forecast, or, without a horizon, whose value at the window's end is its label.
+        series: the column that tells series apart; windows never cross from one into another.
+        min_length: least steps, for windows at the start of a series; 0 for as many as the most.
+        stride: steps from one window of a series to the next.
+    """
+    made = data_pb2.Windows(
+        series=series,
+        order=order,
+        channels=channels,
+        length=length,
+        min_length=min_length,
+        horizon=horizon,
+        stride=stride,
+        target=target,
+    )
+    return data_pb2.Step(windows=made)
+
+
 def split(test_fraction: float, *, seed: int = 0, stratify: str = "") -> data_pb2.Step:
     """Cut in two by a seeded draw; may stand only last."""
     return data_pb2.Step(split=data_pb2.Split(test_fraction=test_fraction, seed=seed, stratify=stratify))

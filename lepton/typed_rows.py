@@ -19,7 +19,7 @@ def to_row(record: Mapping[Any, object]) -> prediction_pb2.Row:
     """Return a record as a row; None and NaN are missing.
 
     Raises:
-        InvalidArgument: a value is neither number, text nor truth value.
+        InvalidArgument: a value is neither number, text, truth value nor series.
     """
     return prediction_pb2.Row(values={str(name): _to_value(str(name), value) for name, value in record.items()})
 
@@ -57,7 +57,7 @@ def to_vectors(predictions: Sequence[prediction_pb2.Prediction], name: str) -> "
 
 
 def to_frame(predictions: Iterable[prediction_pb2.Prediction], target: str, classes: Sequence[str]) -> pd.DataFrame:
-    """Return predictions as a DataFrame: first the target's column, then a probability a class.
+    """Return predictions as a DataFrame: first the target's column, then a probability a class, or an interval's ends.
 
     Args:
         predictions: in the rows' order.
@@ -67,7 +67,10 @@ def to_frame(predictions: Iterable[prediction_pb2.Prediction], target: str, clas
     return pd.DataFrame([_to_record(prediction, target, classes) for prediction in predictions])
 
 
-def _to_record(prediction: prediction_pb2.Prediction, target: str, classes: Sequence[str]) -> dict[str, float | str]:
+def _to_record(prediction: prediction_pb2.Prediction, target: str, classes: Sequence[str]) -> dict[str, object]:
+    if prediction.lower:
+        lower, upper = (np.array(ends, dtype=np.float64) for ends in (prediction.lower, prediction.upper))
+        return {target: np.array(prediction.values, dtype=np.float64), "lower": lower, "upper": upper}
     if len(prediction.values) == 1:
         return {target: prediction.values[0]}
     if prediction.values:
@@ -91,7 +94,19 @@ def _to_value(name: str, value: object) -> prediction_pb2.Value:
         return prediction_pb2.Value(number=float(value))
     if isinstance(value, str):
         return prediction_pb2.Value(text=value)
+    if isinstance(value, list | tuple | np.ndarray):
+        return prediction_pb2.Value(series=prediction_pb2.Series(values=_to_steps(name, value)))
     raise errors.InvalidArgument(
-        f"column {name!r} holds a {type(value).__name__}: expected a number, a text, a truth value or None",
+        f"column {name!r} holds a {type(value).__name__}: expected a number, a text, a truth value, a list of "
+        "numbers or None",
         reason="COLUMN_TYPE",
     )
+
+
+def _to_steps(name: str, value: object) -> list[float]:
+    try:
+        return [float(item) for item in np.asarray(value, dtype=np.float64).reshape(-1)]
+    except (TypeError, ValueError) as error:
+        raise errors.InvalidArgument(
+            f"column {name!r} holds a list of other than numbers: {error}", reason="COLUMN_TYPE"
+        ) from error

@@ -97,6 +97,38 @@ def transform(
     show_table(pd.DataFrame(rows, columns=["version", "rows", "columns"]), as_json)
 
 
+@app.command(epilog="Example: lepton data windows bikes --order time --channel n --length 48 --target n --horizon 24")
+def windows(
+    ref: Ref,
+    order: Annotated[str, typer.Option(help="The column of times or numbers that grow with each row of a series.")],
+    channel: Annotated[list[str], typer.Option(help="A numeric column that becomes a list; may be repeated.")],
+    length: Annotated[int, typer.Option(help="Most steps of a window.", min=1)],
+    target: Annotated[str, typer.Option(help="The column to forecast; without --horizon that of the label.")] = "",
+    horizon: Annotated[int, typer.Option(help="Steps to forecast.", min=0)] = 0,
+    series: Annotated[str, typer.Option(help="The column that tells series apart.")] = "",
+    min_length: Annotated[int, typer.Option(help="Least steps, at the start of a series; by default the most.")] = 0,
+    stride: Annotated[int, typer.Option(help="Steps from one window to the next.", min=1)] = 1,
+    name: Annotated[str | None, typer.Option(help="The new dataset's id.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make windows of series, a row each: what the family rnn reads."""
+    made = Dataset.get(ref).windows(
+        order,
+        channel,
+        length,
+        horizon=horizon,
+        target=target,
+        series=series,
+        min_length=min_length,
+        stride=stride,
+        name=name,
+    )
+    if as_json:
+        show_message(made.message, True, "")
+        return
+    typer.echo(f"{made.ref}: {made.message.rows:,} windows, to predict: {made.message.label or 'nothing'}")
+
+
 @app.command(epilog="Example: lepton data delete german-credit@2")
 def delete(
     ref: Annotated[str, typer.Argument(help="name@number for one version, or the name alone for all of it.")],

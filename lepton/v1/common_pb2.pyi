@@ -36,7 +36,11 @@ class _ColumnKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ColumnKind
     COLUMN_KIND_TEMPORAL: _ColumnKind.ValueType  # 4
     """Dates and times."""
     COLUMN_KIND_OTHER: _ColumnKind.ValueType  # 5
-    """Bytes, lists and structs."""
+    """Bytes, structs and other lists."""
+    COLUMN_KIND_SERIES: _ColumnKind.ValueType  # 6
+    """Lists of numbers: steps of a series, the latest last. A series that is shorter than the others of a tensor ends in
+    NaN; NaN before its last number is a missing value.
+    """
 
 class ColumnKind(_ColumnKind, metaclass=_ColumnKindEnumTypeWrapper):
     """How a column is read by models. Storage types live in Column.arrow_type."""
@@ -52,7 +56,11 @@ COLUMN_KIND_BOOLEAN: ColumnKind.ValueType  # 3
 COLUMN_KIND_TEMPORAL: ColumnKind.ValueType  # 4
 """Dates and times."""
 COLUMN_KIND_OTHER: ColumnKind.ValueType  # 5
-"""Bytes, lists and structs."""
+"""Bytes, structs and other lists."""
+COLUMN_KIND_SERIES: ColumnKind.ValueType  # 6
+"""Lists of numbers: steps of a series, the latest last. A series that is shorter than the others of a tensor ends in
+NaN; NaN before its last number is a missing value.
+"""
 Global___ColumnKind: _TypeAlias = ColumnKind  # noqa: Y015
 
 @_typing.final
@@ -183,7 +191,7 @@ class Signature(_message.Message):
     model made elsewhere.
     """
     task: _builtins.str
-    """The task: regression, binary, multiclass or embedding; empty for a model made elsewhere."""
+    """The task: regression, binary, multiclass, forecasting or embedding; empty for a model made elsewhere."""
     handle_unknown: _builtins.str
     """What an unknown category does at prediction: ignore (reads as none of the known) or error."""
     @_builtins.property
@@ -196,7 +204,7 @@ class Signature(_message.Message):
 
     @_builtins.property
     def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Class labels in the order of the probabilities output; empty for regression and embedding."""
+        """Class labels in the order of the probabilities output; empty for regression, forecasting and embedding."""
 
     @_builtins.property
     def text_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -232,7 +240,7 @@ class Metric(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name by the field's terms: r2, rmse, mae, accuracy, f1, roc_auc, log_loss, mrr, recall@1, ..."""
+    """Its name by the field's terms: r2, rmse, mae, mase, coverage, accuracy, f1, roc_auc, log_loss, mrr, recall@1, ..."""
     value: _builtins.float
     """Its value, dimensionless or in the target's unit."""
     def __init__(

@@ -331,6 +331,7 @@ class Step(_message.Message):
     SPLIT_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def drop_missing(self) -> Global___DropMissing:
         """Drops rows with missing values."""
@@ -371,6 +372,10 @@ class Step(_message.Message):
     def score(self) -> Global___Score:
         """Adds a model's predictions. Kept as provenance by imports; a transform refuses it, for models answer elsewhere."""
 
+    @_builtins.property
+    def windows(self) -> Global___Windows:
+        """Makes windows of series, one a row."""
+
     def __init__(
         self,
         *,
@@ -384,12 +389,13 @@ class Step(_message.Message):
         split: Global___Split | None = ...,
         sample: Global___Sample | None = ...,
         score: Global___Score | None = ...,
+        windows: Global___Windows | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cast", b"cast", "drop_columns", b"drop_columns", "drop_duplicates", b"drop_duplicates", "drop_missing", b"drop_missing", "fill_missing", b"fill_missing", "filter", b"filter", "kind", b"kind", "rename", b"rename", "sample", b"sample", "score", b"score", "split", b"split"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cast", b"cast", "drop_columns", b"drop_columns", "drop_duplicates", b"drop_duplicates", "drop_missing", b"drop_missing", "fill_missing", b"fill_missing", "filter", b"filter", "kind", b"kind", "rename", b"rename", "sample", b"sample", "score", b"score", "split", b"split", "windows", b"windows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cast", b"cast", "drop_columns", b"drop_columns", "drop_duplicates", b"drop_duplicates", "drop_missing", b"drop_missing", "fill_missing", b"fill_missing", "filter", b"filter", "kind", b"kind", "rename", b"rename", "sample", b"sample", "score", b"score", "split", b"split"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cast", b"cast", "drop_columns", b"drop_columns", "drop_duplicates", b"drop_duplicates", "drop_missing", b"drop_missing", "fill_missing", b"fill_missing", "filter", b"filter", "kind", b"kind", "rename", b"rename", "sample", b"sample", "score", b"score", "split", b"split", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["drop_missing", "fill_missing", "drop_columns", "drop_duplicates", "rename", "cast", "filter", "split", "sample", "score"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["drop_missing", "fill_missing", "drop_columns", "drop_duplicates", "rename", "cast", "filter", "split", "sample", "score", "windows"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -716,6 +722,65 @@ class Score(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Score: _TypeAlias = Score  # noqa: Y015
+
+@_typing.final
+class Windows(_message.Message):
+    """Makes windows of series: a row for each, whose channels are lists of the last steps, the latest last. A step is a row of
+    the source; rows come in the order of time within their series, and the windows in the order of the rows that complete
+    them. A missing value of a channel stays missing in its list; a window with a missing value in what is to be predicted
+    is left out, and so is one
+    without any value. Columns after it: series, order (of the window's last step), the channels, what is to be predicted.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIES_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    MIN_LENGTH_FIELD_NUMBER: _builtins.int
+    HORIZON_FIELD_NUMBER: _builtins.int
+    STRIDE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    series: _builtins.str
+    """The column whose values tell series apart; no window crosses from one into another. Empty for one series."""
+    order: _builtins.str
+    """The column of times or numbers that grow with each row of a series; rows out of this order are refused."""
+    length: _builtins.int
+    """Most steps of a window."""
+    min_length: _builtins.int
+    """Least steps of a window, for those at the start of a series; 0 means as many as the most."""
+    horizon: _builtins.int
+    """Steps to predict: the target's next values become a list, named as the target with _next behind. 0 means that the
+    target's value at the window's last step is its label.
+    """
+    stride: _builtins.int
+    """Steps from one window of a series to the next; 0 means 1."""
+    target: _builtins.str
+    """The column to predict; empty, where no horizon is set, for windows without anything to predict."""
+    @_builtins.property
+    def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The numeric columns whose values become lists."""
+
+    def __init__(
+        self,
+        *,
+        series: _builtins.str = ...,
+        order: _builtins.str = ...,
+        channels: _abc.Iterable[_builtins.str] | None = ...,
+        length: _builtins.int = ...,
+        min_length: _builtins.int = ...,
+        horizon: _builtins.int = ...,
+        stride: _builtins.int = ...,
+        target: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "horizon", b"horizon", "length", b"length", "min_length", b"min_length", "order", b"order", "series", b"series", "stride", b"stride", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Windows: _TypeAlias = Windows  # noqa: Y015
 
 @_typing.final
 class TransformDatasetRequest(_message.Message):
@@ -1097,9 +1162,9 @@ class ColumnProfile(_message.Message):
     missing: _builtins.int
     """Rows without a value."""
     distinct: _builtins.int
-    """Distinct values, approximate above 10,000."""
+    """Distinct values, approximate above 10,000; of series, distinct lists."""
     minimum: _builtins.float
-    """Least value, for numeric columns."""
+    """Least value, for numeric columns and, here and below, for the steps of series."""
     maximum: _builtins.float
     """Greatest value, for numeric columns."""
     mean: _builtins.float

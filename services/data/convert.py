@@ -32,6 +32,7 @@ KINDS: dict[ColumnKind, "common_pb2.ColumnKind.ValueType"] = {
     ColumnKind.CATEGORICAL: common_pb2.COLUMN_KIND_CATEGORICAL,
     ColumnKind.BOOLEAN: common_pb2.COLUMN_KIND_BOOLEAN,
     ColumnKind.TEMPORAL: common_pb2.COLUMN_KIND_TEMPORAL,
+    ColumnKind.SERIES: common_pb2.COLUMN_KIND_SERIES,
     ColumnKind.OTHER: common_pb2.COLUMN_KIND_OTHER,
 }
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.data.domain.columns import SERIES
 from services.data.domain.profile import ColumnProfile, TableProfile
 
 
@@ -73,6 +74,15 @@ def test_other_kinds_list_their_frequent_values() -> None:
     assert found["w"].top == (("1000000", 2),)
     assert (found["long"].distinct, found["long"].top) == (2, (("y", 2),))
     assert (found["none"].missing, found["none"].distinct, found["none"].top) == (4, 0, ())
+
+
+def test_series_are_measured_by_their_steps() -> None:
+    lists = [[1.0, None, 3.0], [1.0, None, 3.0], None, [8.0], []]
+    (found,) = _profile(pa.table({"x": pa.array(lists, SERIES)}), 2)
+    assert (found.missing, found.distinct, found.minimum, found.maximum) == (1, 3, 1.0, 8.0)
+    assert found.mean == pytest.approx(16 / 5)
+    (empty,) = _profile(pa.table({"x": pa.array([[], None, [None]], SERIES)}))
+    assert (empty.missing, empty.distinct, empty.mean) == (1, 2, None)
 
 
 def test_numbers_at_the_end_of_what_doubles_hold_are_no_fault() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servicekit.errors import InvalidArgument
+from services.data.domain.columns import SERIES
 from services.data.domain.digest import TableDigest
 from services.data.domain.readers import read_file
 from services.data.domain.types import FileFormat
@@ -85,6 +86,9 @@ def test_delimiter_that_values_hold_is_refused(delimiter: str) -> None:
         (b'{"a": ' + b"[" * 100_000 + b"\n", "BAD_JSON", "line 1"),
         (b'{"a": "\\ud800"}\n', "BAD_JSON", "surrogate"),
         (b'{"a": {"b": 1}}\n', "UNSUPPORTED_TYPE", "nested"),
+        (b'{"a": ["x"]}\n', "UNSUPPORTED_TYPE", "a list of numbers"),
+        (b'{"a": [[1]]}\n', "UNSUPPORTED_TYPE", "nested"),
+        (b'{"a": [1]}\n{"a": [1, Infinity]}\n', "INFINITE_VALUE", "row 2"),
         (b'{"a": 1}\n{"a": Infinity}\n', "INFINITE_VALUE", "row 2"),
         (b'{"a": 1}\n{"a": 1e999}\n', "INFINITE_VALUE", "row 2"),
         (b'{"a": 1}\n{"": 1}\n', "EMPTY_COLUMN_NAME", "column 2"),
@@ -112,7 +116,7 @@ def test_broken_parquet_is_refused() -> None:
 
 def test_nested_parquet_is_refused() -> None:
     sink = io.BytesIO()
-    pq.write_table(pa.table({"a": [[1, 2]]}), sink)
+    pq.write_table(pa.table({"a": [["x", "y"]]}), sink)
     with pytest.raises(InvalidArgument, match="flatten"):
         _read(sink.getvalue(), FileFormat.PARQUET)
 
@@ -172,6 +176,23 @@ _rows = st.lists(
     min_size=1,
     max_size=50,
 )
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int16()), pa.large_list(pa.float32()), pa.list_(pa.decimal128(5, 1))])
+def test_lists_of_numbers_are_series(kind: pa.DataType) -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"a": pa.array([[1, 2], [], None, [None, 3]], kind)}), sink)
+    for content, file_format in (
+        (sink.getvalue(), FileFormat.PARQUET),
+        (b'{"a": [1, 2]}\n{"a": []}\n{"a": null}\n{"a": [NaN, 3.0]}\n', FileFormat.JSON_LINES),
+    ):
+        found = _read(content, file_format)
+        assert found.schema.field("a").type == SERIES
+        assert found["a"].to_pylist() == [[1.0, 2.0], [], None, [None, 3.0]]
+
+
+def test_column_of_lists_and_numbers_is_of_texts() -> None:
+    assert _read(b'{"a": [1, 2.5]}\n{"a": 3}\n', FileFormat.JSON_LINES)["a"].to_pylist() == ["[1, 2.5]", "3"]
 
 
 @given(_rows)
@@ -288,3 +309,25 @@ def test_digest_tells_where_one_value_ends_and_the_next_begins() -> None:
         found.update(table.to_batches()[0])
         digests.add(found.hexdigest())
     assert len(digests) == 4
+
+
+def test_digest_of_series_knows_their_ends_and_what_is_missing_and_not_batches() -> None:
+    digests = set()
+    for lists in (
+        [[1.0, 2.0], [3.0]],
+        [[1.0], [2.0, 3.0]],
+        [[1.0, None], [3.0]],
+        [[1.0, 0.0], [3.0]],
+        [[1.0, 2.0, 3.0], []],
+        [[1.0, 2.0, 3.0], None],
+    ):
+        table = pa.table({"a": pa.array(lists, SERIES)})
+        found = set()
+        for size in (1, 2):
+            digest = TableDigest(table.schema)
+            for batch in table.to_batches(max_chunksize=size):
+                digest.update(batch)
+            found.add(digest.hexdigest())
+        assert len(found) == 1
+        digests |= found
+    assert len(digests) == 6

@@ -12,6 +12,7 @@ from servicekit.errors import DataLoss, InvalidArgument, ResourceExhausted
 from servicekit.objects import Objects
 from servicekit.settings import StatefulSettings
 from services.data.adapters.table_store import EncryptedTable, ObjectTableStore
+from services.data.domain.columns import SERIES
 from services.data.domain.types import Content, DatasetVersion, Provenance
 from services.data.domain.work import Stop, Work
 
@@ -143,6 +144,7 @@ async def test_rows_come_back_whatever_their_types(store: ObjectTableStore) -> N
         kind: pa.array([0, None, 1], pa.int32() if kind in narrow else pa.int64()).cast(_type(kind)) for kind in kinds
     }
     columns["zoned"] = columns["timestamp[s]"].cast(pa.timestamp("us", "Asia/Kathmandu"))
+    columns["series"] = pa.array([[1.0, None], None, []], SERIES)
     table = pa.table(columns)
     content = await store.write("default", lambda stop: (table.schema, iter(table.to_batches())))
     opened = await store.open_table(_version(content))

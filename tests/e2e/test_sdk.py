@@ -16,7 +16,7 @@ from lepton.connection import Connection
 from lepton.embedded.credentials import issue_token
 from lepton.images import encode_images, load_images
 from lepton.jobs import Job
-from lepton.models import CNN, RNN, BoostedTrees, LinearRegression, LogisticRegression, Transformer
+from lepton.models import CNN, BoostedTrees, LinearRegression, LogisticRegression, Transformer
 from lepton.v1 import training_pb2
 from lepton.versions import ModelVersion, rollback
 from lepton.workers import list_placements
@@ -211,11 +211,6 @@ def test_unknown_optimizer_lists_the_valid_ones(credit: lepton.Dataset, connecti
         LinearRegression(connection=connection, solver="gradient_descent", optimizer="lbfgs").fit(
             credit, target="credit_amount"
         )
-
-
-def test_family_that_is_not_built_says_so() -> None:
-    with pytest.raises(errors.Unimplemented, match="not built yet"):
-        RNN()
 
 
 def test_running_job_can_be_cancelled(credit: lepton.Dataset, connection: Connection) -> None:

@@ -63,6 +63,17 @@ def test_change_outside_the_vocabulary_is_an_edit(change: Callable[[Frame], Fram
     assert changed.lineage.parent == "data@1"
 
 
+def test_series_are_remembered_and_their_changes_seen() -> None:
+    plain = pd.DataFrame({"x": [np.array([1.0, np.nan]), np.array([2.0])], "y": [0, 1]})
+    frame = with_lineage(plain, "data@1", "y")
+    assert frame.lineage is not None
+    assert frame.lineage.is_untouched
+    assert _kinds(frame.drop(columns=["y"])) == ["drop_columns"]
+    frame["x"] = pd.Series([np.array([1.0, np.nan]), np.array([3.0])])
+    assert frame.lineage is not None
+    assert frame.lineage.edited
+
+
 def test_change_in_place_is_an_edit() -> None:
     frame = _frame()
     frame.loc[0, "n"] = 7.0

@@ -35,8 +35,21 @@ def test_value_becomes_one_of_its_kind(value: object, kind: str, expected: objec
 
 
 def test_value_of_another_kind_is_refused_by_its_column() -> None:
-    with pytest.raises(errors.InvalidArgument, match="column 'x' holds a list"):
-        to_row({"x": [1]})
+    with pytest.raises(errors.InvalidArgument, match="column 'x' holds a dict"):
+        to_row({"x": {"y": 1}})
+    with pytest.raises(errors.InvalidArgument, match="column 'x' holds a list of other than numbers"):
+        to_row({"x": ["a"]})
+
+
+@pytest.mark.parametrize("value", [[1, None, 3.5], (1.0, math.nan, 3.5), np.array([1.0, np.nan, 3.5])])
+def test_list_of_numbers_is_a_series(value: object) -> None:
+    first, missing, last = to_row({"x": value}).values["x"].series.values
+    assert (first, math.isnan(missing), last) == (1.0, True, 3.5)
+
+
+def test_forecast_becomes_columns_of_lists() -> None:
+    frame = to_frame([pb.Prediction(values=[1, 2], lower=[0, 1], upper=[2, 3])], "x_next", [])
+    assert {name: list(frame[name][0]) for name in frame} == {"x_next": [1, 2], "lower": [0, 1], "upper": [2, 3]}
 
 
 def test_answers_become_columns_in_the_classes_order() -> None:

@@ -16,6 +16,7 @@ from servicekit.errors import InvalidArgument, ResourceExhausted
 from servicekit.objects import Objects, new_name
 from servicekit.table_encryption import TableEncryption
 from services.data.convert import profile_from_proto, profile_to_proto
+from services.data.domain.columns import SERIES
 from services.data.domain.digest import TableDigest
 from services.data.domain.profile import ColumnProfile, TableProfile
 from services.data.domain.types import Content, DatasetVersion, columns_of
@@ -233,6 +234,8 @@ def _arrow_type(name: str) -> pa.DataType:
     if name.startswith("timestamp["):
         unit, _, zone = name[len("timestamp[") : -1].partition(", tz=")
         return pa.timestamp(unit, zone or None)
+    if name == str(SERIES):
+        return SERIES
     special = {"double": pa.float64(), "float": pa.float32(), "date32[day]": pa.date32(), "date64[ms]": pa.date64()}
     return special.get(name) or pa.type_for_alias(name)
 

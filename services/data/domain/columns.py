@@ -9,6 +9,9 @@ import pyarrow.compute as pc
 
 Words = npt.NDArray[np.uint64]
 
+# Steps of a series: what a column of lists of numbers is stored as. The element's name is part of Arrow's for the type.
+SERIES = pa.list_(pa.field("item", pa.float64()))
+
 # Two streams of fixed odd numbers, one a position: a text's hash is the sum of its bytes' words times these.
 _SPREAD = 0x9E3779B97F4A7C15
 _LANE_SEEDS = (0x243F6A8885A308D3, 0x13198A2E03707344)
@@ -23,11 +26,31 @@ def is_supported(kind: pa.DataType) -> bool:
         or (pa.types.is_floating(kind) and kind.bit_width > 16)
         or pa.types.is_string(kind)
         or (pa.types.is_temporal(kind) and not pa.types.is_interval(kind))
+        or kind == SERIES
     )
 
 
+def is_number_list(kind: pa.DataType) -> bool:
+    """Return whether values of a type are lists of numbers, which become series."""
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not is_list:
+        return False
+    item = kind.value_type
+    return bool(pa.types.is_integer(item) or pa.types.is_floating(item) or pa.types.is_decimal(item))
+
+
+def series(column: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the lengths of a series column's lists, and their steps one after another; a missing step is NaN.
+
+    A missing list has the length 0.
+    """
+    lengths = np.asarray(pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
+    steps = column.flatten().fill_null(np.nan).to_numpy(zero_copy_only=False)
+    return lengths, np.asarray(steps, np.float64)
+
+
 def numbers(column: pa.Array) -> npt.NDArray[Any]:
-    """Return the values of a column that holds no texts, as numbers of the same width; zero where one is missing."""
+    """Return a column's values as numbers of the same width, zero where one is missing; not of texts nor series."""
     kind = column.type
     if pa.types.is_boolean(kind):
         column = column.cast(pa.uint8())
@@ -54,7 +77,10 @@ def hashes(column: pa.Array, lane: int = 0) -> Words:
         column: of a type that tables hold.
         lane: 0 or 1: two independent hashes, which together are 128 bits.
     """
-    values = _text_words(column, lane) if pa.types.is_string(column.type) else _number_words(column)
+    if pa.types.is_string(column.type):
+        values = _text_words(column, lane)
+    else:
+        values = _series_words(column, lane) if column.type == SERIES else _number_words(column)
     missing = np.uint64(0x5851F42D4C957F2D)
     valid = np.asarray(pc.is_valid(column).to_numpy(zero_copy_only=False), bool)
     return mixed(np.where(valid, values, missing), _LANE_SEEDS[lane])
@@ -90,6 +116,21 @@ def _text_words(column: pa.Array, lane: int) -> Words:
         part = slice(first, last)
         words[part] += _sums(data[int(starts[first]) : int(ends[last - 1])], lengths[part], lane)
         first = last
+    return words
+
+
+def _series_words(column: pa.Array, lane: int) -> Words:
+    lengths, steps = series(column)
+    words = mixed(lengths.astype(np.uint64), _LANE_SEEDS[lane] ^ 0xFF)
+    filled = np.flatnonzero(lengths)
+    if not len(filled):
+        return words
+    starts = (np.cumsum(lengths) - lengths)[filled]
+    places = (np.arange(len(steps)) - np.repeat(starts, lengths[filled])).astype(np.uint64)
+    # Zero has two signs and is one value.
+    spread = mixed((steps + 0.0).view(np.uint64), _LANE_SEEDS[lane] ^ 0xAA)
+    with np.errstate(over="ignore"):
+        words[filled] += np.add.reduceat(spread * (mixed(places, _LANE_SEEDS[lane] ^ 0x55) | np.uint64(1)), starts)
     return words
 
 

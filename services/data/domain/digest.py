@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.data.domain.columns import numbers, texts
+from services.data.domain.columns import SERIES, numbers, series, texts
 
 # Says how the bytes were laid out, so that another layout can never give the same digest.
 _LAYOUT = b"lepton table 1"
@@ -44,6 +44,7 @@ class TableDigest:
 class _ColumnDigest:
     def __init__(self, kind: pa.DataType) -> None:
         self._is_text = pa.types.is_string(kind)
+        self._is_series = kind == SERIES
         self._valid = hashlib.sha256()
         self._lengths = hashlib.sha256()
         self._values = hashlib.sha256()
@@ -54,6 +55,10 @@ class _ColumnDigest:
             lengths, content = texts(column)
             self._lengths.update(_bytes(lengths))
             self._values.update(content)
+        elif self._is_series:
+            lengths, steps = series(column)
+            self._lengths.update(_bytes(lengths))
+            self._values.update(_bytes(steps))
         else:
             self._values.update(_bytes(numbers(column)))
 

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from servicekit.errors import InvalidArgument
+from services.data.domain.columns import SERIES
 
 # Quoted texts come first, so that what stands within them stays.
 _TOKENS = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|`([^`]+)`|([&|])""")
@@ -163,6 +164,8 @@ class _Compiler:
         """Return both sides as what can be compared: a text beside a time is read as a time."""
         if left.is_constant and right.is_constant:
             raise self._refused("a comparison needs a column")
+        if "series" in (left.kind, right.kind):
+            raise self._refused("a series cannot be compared; isna() and notna() tell whether there is one")
         if left.kind == "time" and right.kind == "text" and right.is_constant:
             right = self._as_time(right, left.type)
         elif right.kind == "time" and left.kind == "text" and left.is_constant:
@@ -307,4 +310,6 @@ def _kind(kind: pa.DataType) -> str:
         return "truth value"
     if pa.types.is_string(kind):
         return "text"
+    if kind == SERIES:
+        return "series"
     return "time" if pa.types.is_temporal(kind) else "number"

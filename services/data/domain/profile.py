@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.data.domain.columns import Words, hashes
+from services.data.domain.columns import SERIES, Words, hashes, series
 from services.data.domain.counts import Counts
 from services.data.domain.types import ColumnKind, kind_of
 
@@ -35,8 +35,8 @@ class ColumnProfile:
         name: the column.
         missing: rows without a value.
         distinct: different values; approximate (1%) above 10,000.
-        minimum, maximum, mean, standard_deviation: of a numeric column; None for others, without values, or where
-            doubles cannot hold it.
+        minimum, maximum, mean, standard_deviation: of a numeric column, or of a series' steps; None for others, without
+            values, or where doubles cannot hold it.
         quartiles: lower, median, upper, of a numeric column; of a sample where there are many rows.
         top: the most frequent values with their counts, for the other kinds; texts beyond 256 bytes are left out.
     """
@@ -77,8 +77,10 @@ class _Column:
     def __init__(self, field: pa.Field, kept: int) -> None:
         self._name = field.name
         self._missing = 0
-        self._distinct = _Distinct(field.type)
-        is_numeric = kind_of(str(field.type)) is ColumnKind.NUMERIC
+        self._is_series = field.type == SERIES
+        # Series are told apart by their hashes.
+        self._distinct = _Distinct(pa.uint64() if self._is_series else field.type)
+        is_numeric = self._is_series or kind_of(str(field.type)) is ColumnKind.NUMERIC
         self._moments = _Moments(kept) if is_numeric else None
         self._frequent = None if is_numeric else _Frequent()
 
@@ -87,7 +89,13 @@ class _Column:
         values = column.drop_null()
         if not len(values):
             return
-        self._distinct.update(values)
+        if self._is_series:
+            self._distinct.update(pa.array(hashes(values)))
+            values = pa.array(series(values)[1], from_pandas=True).drop_null()
+            if not len(values):
+                return
+        else:
+            self._distinct.update(values)
         if self._moments is not None:
             self._moments.update(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False))
         if self._frequent is not None:

@@ -15,11 +15,13 @@ import pyarrow.compute as pc
 
 from servicekit.errors import InvalidArgument
 from services.data.domain.casts import cast, check_cast, parse_type
+from services.data.domain.columns import SERIES
 from services.data.domain.counts import Counts
 from services.data.domain.draws import drawn, shares
 from services.data.domain.duplicates import Mask, first_rows
 from services.data.domain.expressions import compile_filter
 from services.data.domain.readers.source import check_names
+from services.data.domain.windows import WindowPlan, Windows
 
 Arguments: TypeAlias = Mapping[str, object]
 Change: TypeAlias = Callable[[pa.RecordBatch], pa.RecordBatch]
@@ -37,6 +39,9 @@ class RowStep:
         change: what it does.
     """
 
+    # Batches come as they are.
+    piece_rows: int | None = None
+
     def __init__(self, schema: pa.Schema, change: Change) -> None:
         self.schema = schema
         self._change = change
@@ -51,6 +56,9 @@ class RowStep:
 
 class DropDuplicates:
     """Keeps the first of equal rows; what is missing equals what is missing."""
+
+    # Batches come as they are.
+    piece_rows: int | None = None
 
     def __init__(self, schema: pa.Schema, names: list[str]) -> None:
         self.schema = schema
@@ -77,6 +85,9 @@ class Draw:
         stratify: the column whose values are the groups; empty for one group.
         is_split: whether what is not drawn is the first part, not lost.
     """
+
+    # Batches come as they are.
+    piece_rows: int | None = None
 
     def __init__(
         self,
@@ -136,7 +147,7 @@ class Draw:
         return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
 
-AnyStep: TypeAlias = RowStep | DropDuplicates | Draw
+AnyStep: TypeAlias = RowStep | DropDuplicates | Draw | Windows
 
 
 def make_step(kind: str, schema: pa.Schema, arguments: Arguments) -> AnyStep:
@@ -236,7 +247,8 @@ def _split(schema: pa.Schema, arguments: Arguments) -> AnyStep:
     if not 0 < fraction < 1:
         raise InvalidArgument(f"test_fraction must lie between 0 and 1, got {fraction:g}", reason="BAD_RECIPE")
     stratify = str(arguments["stratify"])
-    _known(schema, [stratify] if stratify else [])
+    if stratify in _known(schema, [stratify] if stratify else []) and schema.field(stratify).type == SERIES:
+        raise InvalidArgument(f"column {stratify!r} holds series: they tell no groups apart", reason="BAD_RECIPE")
     return Draw(schema, lambda sizes: shares(sizes, fraction), int(str(arguments["seed"])), stratify, is_split=True)
 
 
@@ -249,6 +261,19 @@ def _sample(schema: pa.Schema, arguments: Arguments) -> AnyStep:
         lambda sizes: np.minimum(sizes, rows) if rows > 0 else shares(sizes, fraction),
         int(str(arguments["seed"])),
     )
+
+
+def _windows(schema: pa.Schema, arguments: Arguments) -> AnyStep:
+    series, order, target = (str(arguments[name]) for name in ("series", "order", "target"))
+    _known(schema, [order, *filter(None, (series, target))])
+    channels = tuple(_known(schema, arguments["channels"]))
+    length, least, horizon, stride = (
+        int(str(arguments[name])) for name in ("length", "min_length", "horizon", "stride")
+    )
+    if not channels or length < 1:
+        raise InvalidArgument("windows need channels, and a length of one step at least", reason="BAD_RECIPE")
+    plan = WindowPlan(series, order, channels, length, least or length, horizon, stride or 1, target)
+    return Windows(schema, plan)
 
 
 def _score(schema: pa.Schema, arguments: Arguments) -> AnyStep:
@@ -268,6 +293,7 @@ _MAKERS: Mapping[str, Callable[[pa.Schema, Arguments], AnyStep]] = {
     "filter": _filter,
     "split": _split,
     "sample": _sample,
+    "windows": _windows,
     "score": _score,
 }
 

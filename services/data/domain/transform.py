@@ -12,6 +12,7 @@ import pyarrow as pa
 from servicekit.errors import InvalidArgument
 from services.data.domain.steps import AnyStep, make_step
 from services.data.domain.types import Recipe
+from services.data.domain.windows import Windows
 
 OpenTable = Callable[[], Iterator[pa.RecordBatch]]
 
@@ -48,10 +49,12 @@ class Transform:
 
     def label_after(self, label: str) -> str:
         """Return the label's name after the steps; empty where its column is dropped."""
-        for step in self._recipe.steps:
+        for step, made in zip(self._recipe.steps, self._steps, strict=True):
             names = step.arguments.get("names")
             if step.kind == "rename" and isinstance(names, dict):
                 label = str(names.get(label, label))
+            if isinstance(made, Windows) and made.goal:
+                label = made.goal
         return label if label in self.schema.names else ""
 
     def run(self, open_table: OpenTable, part: int = 0) -> Iterator[pa.RecordBatch]:
@@ -78,14 +81,21 @@ class Transform:
             self._prepared = index + 1
 
     def _rows(self, open_table: OpenTable, count: int, part: int) -> Iterator[pa.RecordBatch]:
-        """Yield what the first so many steps make."""
-        changes = [step.start(part) for step in self._steps[:count]]
-        for batch in open_table():
-            changed = batch
-            for index, change in enumerate(changes):
+        """Return what the first so many steps make."""
+        batches = open_table()
+        for index in range(count):
+            batches = self._changed(index, part, batches)
+        return batches
+
+    def _changed(self, index: int, part: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield what a step makes of batches."""
+        step = self._steps[index]
+        change = step.start(part)
+        for batch in batches:
+            for piece in _pieces(batch, step.piece_rows):
                 with self._named(index):
-                    changed = change(changed)
-            yield changed
+                    changed = change(piece)
+                yield changed
 
     @contextlib.contextmanager
     def _named(self, index: int) -> Iterator[None]:
@@ -106,3 +116,11 @@ class Transform:
             reason=reason,
             metadata={**metadata, "step": str(index + 1)},
         )
+
+
+def _pieces(batch: pa.RecordBatch, most_rows: int | None) -> Iterator[pa.RecordBatch]:
+    if most_rows is None or batch.num_rows <= most_rows:
+        yield batch
+        return
+    for start in range(0, batch.num_rows, most_rows):
+        yield batch.slice(start, most_rows)

@@ -7,6 +7,7 @@ from enum import Enum
 import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
+from services.data.domain.columns import SERIES
 
 # What fits 64 bits.
 _NUMBER_DIGITS = 18
@@ -27,6 +28,7 @@ class ColumnKind(Enum):
     CATEGORICAL = "categorical"
     BOOLEAN = "boolean"
     TEMPORAL = "temporal"
+    SERIES = "series"
     OTHER = "other"
 
 
@@ -55,7 +57,7 @@ class Step:
     """One step of a recipe.
 
     Args:
-        kind: drop_missing, fill_missing, drop_columns, drop_duplicates, rename, cast, filter, split or sample.
+        kind: drop_missing, fill_missing, drop_columns, drop_duplicates, rename, cast, filter, split, sample or windows.
         arguments: by name, as the contract has them.
     """
 
@@ -191,6 +193,8 @@ def kind_of(arrow_type: str) -> ColumnKind:
         return ColumnKind.NUMERIC
     if arrow_type.startswith(("timestamp", "date", "time", "duration")):
         return ColumnKind.TEMPORAL
+    if arrow_type == str(SERIES):
+        return ColumnKind.SERIES
     return ColumnKind.OTHER
 
 

@@ -50,7 +50,8 @@ def _source(
     was_held_out = is_own and not version.uploaded and ref == version.lineage.dataset
     return Source(
         ref,
-        signature.target or target or found.label,
+        # The truth of a forecast is a list: its plans are judged by how far they agree with the plain one.
+        "" if signature.task == "forecasting" else signature.target or target or found.label,
         found.rows,
         version.lineage.seed if was_held_out else None,
         tuple(signature.classes) if was_held_out else (),

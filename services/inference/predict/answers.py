@@ -10,6 +10,8 @@ from services.inference.serving.model import Array, LoadedModel
 
 # An output of this name holds unnormalised scores, as transformers' exports have it.
 _LOGITS = "logits"
+# The outputs of a forecast beside its prediction.
+_INTERVAL = ("lower", "upper")
 
 
 @dataclass(frozen=True)
@@ -21,17 +23,21 @@ class Answers:
         is_label: whether they are labels, one a row.
         probabilities: (rows, classes); None where the model gives none.
         classes: the labels of the probabilities.
+        interval: of a forecast, the lower and upper ends, as the prediction; None for anything else.
     """
 
     prediction: Array
     is_label: bool
     probabilities: Array | None
     classes: tuple[str, ...]
+    interval: tuple[Array, Array] | None = None
 
 
 def wanted_outputs(model: LoadedModel) -> list[str]:
-    """Return the outputs that answers are read from: the first, and the one of a value a class."""
+    """Return the outputs that answers are read from: the first, and the one of a value a class, or an interval's."""
     first = next(iter(model.outputs))
+    if _is_forecast(model):
+        return [first, *_INTERVAL]
     labelled = _labelled(model)
     return [first] if labelled in (None, first) else [first, str(labelled)]
 
@@ -50,6 +56,9 @@ def read_answers(model: LoadedModel, arrays: list[Array], rows: int) -> Answers:
     names = wanted_outputs(model)
     by_name = {name: _by_row(model, name, array, rows) for name, array in zip(names, arrays, strict=True)}
     labelled = _labelled(model)
+    if _is_forecast(model):
+        lower, upper = (by_name[name] for name in _INTERVAL)
+        return Answers(by_name[names[0]], False, None, (), (lower, upper))
     if labelled is None:
         first = by_name[names[0]]
         is_text = first.dtype.kind in "OSU"
@@ -66,6 +75,11 @@ def read_answers(model: LoadedModel, arrays: list[Array], rows: int) -> Answers:
 
 def to_predictions(answers: Answers) -> list[pb.Prediction]:
     """Return answers as messages."""
+    if answers.interval is not None:
+        parts = (values.astype(np.float64).tolist() for values in (answers.prediction, *answers.interval))
+        return [
+            pb.Prediction(values=values, lower=lower, upper=upper) for values, lower, upper in zip(*parts, strict=True)
+        ]
     if not answers.is_label:
         return [pb.Prediction(values=values) for values in answers.prediction.astype(np.float64).tolist()]
     labels = [label_text(label) for label in answers.prediction[:, 0].tolist()]
@@ -92,6 +106,10 @@ def softmax(scores: Array) -> Array:
     """Return (rows, classes) probabilities of unnormalised scores."""
     shifted = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=scores.dtype)
+
+
+def _is_forecast(model: LoadedModel) -> bool:
+    return any(spec.is_series for spec in model.inputs.values()) and set(_INTERVAL) <= set(model.outputs)
 
 
 def _labelled(model: LoadedModel) -> str | None:

@@ -36,7 +36,7 @@ class _Reader:
 
 
 def rows_to_arrays(rows: Sequence[pb.Row], model: LoadedModel) -> dict[str, Array]:
-    """Return a model's inputs by name, each (rows, 1) or (rows,) as the graph has it.
+    """Return a model's inputs by name, each (rows, 1) or (rows,) as the graph has it; series (rows, steps).
 
     Args:
         rows: at least one; what the model does not ask for is ignored.
@@ -51,20 +51,20 @@ def rows_to_arrays(rows: Sequence[pb.Row], model: LoadedModel) -> dict[str, Arra
     arrays: dict[str, Array] = {}
     for spec in model.inputs.values():
         items = _items(rows, spec, problems)
-        arrays[spec.name] = as_column(items, spec)
+        arrays[spec.name] = as_series(items, spec) if spec.is_series else as_column(items, spec)
         problems.look(arrays[spec.name], spec)
     problems.refuse()
-    return arrays
+    return of_one_width(arrays, model)
 
 
 def check_takes_columns(model: LoadedModel) -> None:
-    """Check that a model takes one value a row in every input.
+    """Check that a model takes one value, or one series, a row in every input.
 
     Raises:
         FailedPrecondition: it does not: rows say too little of its tensors.
     """
     for spec in model.inputs.values():
-        if spec.shape not in _COLUMN_SHAPES:
+        if spec.shape not in _COLUMN_SHAPES and not spec.is_series:
             raise FailedPrecondition(
                 f"model {model.deployment!r} takes {spec.name!r} of shape {list(spec.shape)}, not one value a row: "
                 "send tensors by the Open Inference Protocol (ModelInfer)",
@@ -81,6 +81,26 @@ def as_column(items: "list[Any] | Array", spec: InputSpec) -> Array:
         return texts.reshape(shape)
     with np.errstate(over="ignore"):
         return np.array(items, dtype=NUMPY_TYPES[spec.datatype]).reshape(shape)
+
+
+def as_series(items: Sequence[Array], spec: InputSpec) -> Array:
+    """Return (rows, steps) of series, shorter ones with NaN at their end."""
+    found = np.full((len(items), max([1, *map(len, items)])), np.nan, dtype=NUMPY_TYPES[spec.datatype])
+    with np.errstate(over="ignore"):
+        for row, steps in enumerate(items):
+            found[row, : len(steps)] = steps
+    return found
+
+
+def of_one_width(arrays: dict[str, Array], model: LoadedModel) -> dict[str, Array]:
+    """Return inputs whose series have as many steps, NaN at the end of shorter ones."""
+    names = [spec.name for spec in model.inputs.values() if spec.is_series]
+    width = max((arrays[name].shape[1] for name in names), default=0)
+    for name in names:
+        missing = width - arrays[name].shape[1]
+        if missing:
+            arrays[name] = np.pad(arrays[name], ((0, 0), (0, missing)), constant_values=np.nan)
+    return arrays
 
 
 def _items(rows: Sequence[pb.Row], spec: InputSpec, problems: Problems) -> list[Any]:
@@ -112,12 +132,16 @@ def _told(value: pb.Value | None, kind: str | None) -> str:
         return "no such column"
     if kind is None:
         return "a value that says nothing"
+    if kind == "series":
+        return f"a series of {len(value.series.values)} values"
     return (
         "a missing value, where training had none" if kind == "missing" else f"{kind} {shortened(getattr(value, kind))}"
     )
 
 
 def _reader(spec: InputSpec) -> _Reader:
+    if spec.is_series:
+        return _Reader("a series of numbers, one at least", {"series": _steps}, None, np.zeros(1))
     datatype = spec.datatype
     or_missing = ", or missing" if spec.nullable else ""
     if datatype == "BYTES":
@@ -136,6 +160,13 @@ def _reader(spec: InputSpec) -> _Reader:
     whole = _whole_within(least, most)
     bounds = "" if datatype == "INT64" else f" from {least} to {most}"
     return _Reader(f"a whole number{bounds}", {"integer": whole, "number": whole}, None, 0)
+
+
+def _steps(value: pb.Series) -> Array:
+    steps = np.array(value.values, dtype=np.float64)
+    if np.isnan(steps).all():
+        raise ValueError(value)
+    return steps
 
 
 def _whole_within(least: int, most: int) -> Callable[[float], int]:

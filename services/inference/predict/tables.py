@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from servicekit.errors import FailedPrecondition, InvalidArgument
 from services.inference.predict.answers import Answers
 from services.inference.predict.problems import Problems
-from services.inference.predict.rows import as_column
+from services.inference.predict.rows import as_column, as_series, of_one_width
 from services.inference.serving.model import NUMPY_TYPES, Array, InputSpec, LoadedModel
 
 # A table with more is no table that people look at.
@@ -18,7 +18,7 @@ _PREDICTED = "_predicted"
 
 
 def batch_to_arrays(batch: pa.RecordBatch, model: LoadedModel, first_row: int = 0) -> dict[str, Array]:
-    """Return a model's inputs by name, each (rows, 1) or (rows,) as the graph has it.
+    """Return a model's inputs by name, each (rows, 1) or (rows,) as the graph has it; series (rows, steps).
 
     Args:
         batch: the rows, with a column for each input.
@@ -32,13 +32,17 @@ def batch_to_arrays(batch: pa.RecordBatch, model: LoadedModel, first_row: int = 
     arrays: dict[str, Array] = {}
     for spec in model.inputs.values():
         column = batch.column(spec.name)
+        if spec.is_series:
+            arrays[spec.name] = _series(column, spec, model, problems)
+            problems.look(arrays[spec.name], spec)
+            continue
         if spec.datatype == "BOOL" or not spec.datatype.startswith(("FP", "BYTES")):
             for row in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist():
                 problems.add(row, spec.name, "a value in every row, for training had no missing one", "a missing value")
         arrays[spec.name] = _array(column, spec, model)
         problems.look(arrays[spec.name], spec)
     problems.refuse()
-    return arrays
+    return of_one_width(arrays, model)
 
 
 def missing_columns(names: Sequence[str], model: LoadedModel) -> list[str]:
@@ -48,6 +52,8 @@ def missing_columns(names: Sequence[str], model: LoadedModel) -> list[str]:
 
 def answer_columns(answers: Answers, model: LoadedModel, carried: Sequence[str]) -> dict[str, pa.Array]:
     """Return what goes behind the carried columns, by name: the prediction, then a probability a class.
+
+    Of a forecast these are series: the prediction, then the ends of its interval.
 
     Raises:
         InvalidArgument: a carried column has the name of one of them.
@@ -72,6 +78,10 @@ def answer_columns(answers: Answers, model: LoadedModel, carried: Sequence[str])
 def _named_columns(answers: Answers, model: LoadedModel, carried: Sequence[str]) -> dict[str, pa.Array]:
     target = model.target or "prediction"
     prediction = answers.prediction
+    if answers.interval is not None:
+        name = f"{target}{_PREDICTED}" if target in carried else target
+        lists = (prediction, *answers.interval)
+        return {key: _lists(values) for key, values in zip((name, "lower", "upper"), lists, strict=True)}
     if prediction.shape[1] != 1:
         return {f"{target}_{place}": _arrow(prediction[:, place]) for place in range(prediction.shape[1])}
     # The truth stays beside what was predicted.
@@ -91,6 +101,23 @@ def _arrow(values: Array) -> pa.Array:
     return pa.array(values.astype(np.float32) if values.dtype == np.float16 else np.ascontiguousarray(values))
 
 
+def _lists(values: Array) -> pa.Array:
+    offsets = pa.array(np.arange(len(values) + 1, dtype=np.int32) * values.shape[1])
+    return pa.ListArray.from_arrays(offsets, pa.array(values.astype(np.float64).reshape(-1)))
+
+
+def _series(column: pa.Array, spec: InputSpec, model: LoadedModel, problems: Problems) -> Array:
+    if not (pa.types.is_list(column.type) and pa.types.is_floating(column.type.value_type)):
+        raise _wrong_type(column, spec, model)
+    lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    steps = column.flatten().fill_null(np.nan).to_numpy(zero_copy_only=False)
+    items = np.split(steps, np.cumsum(lengths)[:-1])
+    for row, item in enumerate(items):
+        if np.isnan(item).all():
+            problems.add(row, spec.name, "a series of numbers, one at least", f"a series of {len(item)} values")
+    return as_series(items, spec)
+
+
 def _array(column: pa.Array, spec: InputSpec, model: LoadedModel) -> Array:
     wanted, takes = _wanted(column.type, spec)
     try:
@@ -101,14 +128,19 @@ def _array(column: pa.Array, spec: InputSpec, model: LoadedModel) -> Array:
         # Integers beyond 2**53 may round on their way to doubles; a fraction never becomes an integer.
         filled = pc.fill_null(column.cast(wanted, safe=not pa.types.is_floating(wanted)), _filler(wanted))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InvalidArgument(
-            f"model {model.deployment!r}, column {spec.name!r}: expected {spec.datatype} values, got {column.type} "
-            "ones that do not convert",
-            reason="COLUMN_TYPE",
-            metadata={"model": model.deployment, "column": spec.name},
-            violations=[(f"dataset column {spec.name!r}", f"expected {spec.datatype}, got {column.type}")],
-        ) from error
+        raise _wrong_type(column, spec, model) from error
     return as_column(filled.to_numpy(zero_copy_only=False), spec)
+
+
+def _wrong_type(column: pa.Array, spec: InputSpec, model: LoadedModel) -> InvalidArgument:
+    wanted = "series of numbers" if spec.is_series else f"{spec.datatype} values"
+    return InvalidArgument(
+        f"model {model.deployment!r}, column {spec.name!r}: expected {wanted}, got {column.type} ones that do not "
+        "convert",
+        reason="COLUMN_TYPE",
+        metadata={"model": model.deployment, "column": spec.name},
+        violations=[(f"dataset column {spec.name!r}", f"expected {wanted}, got {column.type}")],
+    )
 
 
 def _wanted(found: pa.DataType, spec: InputSpec) -> tuple[pa.DataType, bool]:

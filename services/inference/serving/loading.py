@@ -67,6 +67,7 @@ def _input(item: Any, spec: common_pb2.TensorSpec | None, signature: common_pb2.
         nullable=spec.nullable,
         known=known,
         is_boolean=spec.kind == common_pb2.COLUMN_KIND_BOOLEAN,
+        is_series=spec.kind == common_pb2.COLUMN_KIND_SERIES,
     )
 
 

@@ -33,6 +33,7 @@ class InputSpec:
         nullable: whether NaN or an empty text may stand for a missing value.
         known: the categories to insist on; None to take any.
         is_boolean: whether it is a column of truth values, whatever its datatype.
+        is_series: whether it is a column of series, (rows, steps), of which shorter ones end in NaN.
     """
 
     name: str
@@ -43,6 +44,7 @@ class InputSpec:
     nullable: bool = False
     known: frozenset[str] | None = None
     is_boolean: bool = False
+    is_series: bool = False
 
 
 @dataclass(frozen=True)

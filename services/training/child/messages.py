@@ -12,15 +12,16 @@ KINDS: dict[str, "common_pb2.ColumnKind.ValueType"] = {
     "numeric": common_pb2.COLUMN_KIND_NUMERIC,
     "categorical": common_pb2.COLUMN_KIND_CATEGORICAL,
     "boolean": common_pb2.COLUMN_KIND_BOOLEAN,
+    "series": common_pb2.COLUMN_KIND_SERIES,
 }
 
 
 def signature_to_proto(model: Model) -> common_pb2.Signature:
     """Return what a model takes and gives."""
-    target, width = model.target, 1
-    if isinstance(model, TextModel) and target.task == EMBEDDING:
-        width = model.width
-    outputs = [common_pb2.TensorSpec(name=target.output, datatype=target.datatype, shape=[-1, width])]
+    target = model.target
+    names = ("prediction", "lower", "upper") if target.horizon else (target.output,)
+    width = model.width if isinstance(model, TextModel) and target.task == EMBEDDING else target.horizon or 1
+    outputs = [common_pb2.TensorSpec(name=name, datatype=target.datatype, shape=[-1, width]) for name in names]
     if target.classes:
         shape = [-1, len(target.classes)]
         outputs.append(common_pb2.TensorSpec(name="probabilities", datatype="FP32", shape=shape))

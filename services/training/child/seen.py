@@ -68,11 +68,12 @@ class Seen:
         if parent is not None and spec.evaluation_dataset:
             self.look_at_lineage(spec.evaluation_dataset, "", parent)
         try:
-            found = [] if schema.is_single else cautions.cautions_of_columns(seen, schema.target)
+            is_table = not (schema.is_single or schema.is_series)
+            found = cautions.cautions_of_columns(seen, schema.target) if is_table else []
             found += cautions.caution_of_imbalance(seen, schema.target, settings.get("class_weight", "none"))
             if spec.evaluation_dataset == spec.dataset:
                 found.append(_scored_on_its_own(spec.dataset, "the model"))
-            elif train is not None:
+            elif train is not None and not schema.is_series:
                 found += cautions.caution_of_shared_rows(train, held_out)
         except Exception as error:
             # A caution must not cost a job.
@@ -90,10 +91,11 @@ class Seen:
         self, target: Target, judgement: Judgement | None, scores: Scores, table: pa.Table, family: str
     ) -> None:
         """Keep the report of a model on some rows; a warning where that cannot be: the model is worth more."""
-        images = family in FAMILIES and FAMILIES[family].reads == "images"
+        # Neither is a way to slice rows.
+        has_slices = family not in FAMILIES or FAMILIES[family].reads not in ("images", "series")
         try:
             request = self._request
-            made = report(target, judgement, scores, table, table.column_names if images else ())
+            made = report(target, judgement, scores, table, () if has_slices else table.column_names)
             request.content = made.to_json()
             await self._patience(lambda: self._training.save_report(self._workspace, request))
         except Stopped:

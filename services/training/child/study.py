@@ -324,6 +324,9 @@ def _distribution(dimension: Dimension) -> optuna.distributions.BaseDistribution
 
 def _default_metric(job: pb.Job) -> str:
     names = {metric.name for metric in job.evaluation.metrics}
+    if "coverage" in names:
+        # Forecasts have an rmse, too.
+        return DEFAULT_METRICS["forecasting"]
     return next((name for name in DEFAULT_METRICS.values() if name in names), "")
 
 

@@ -15,8 +15,14 @@ from services.training.domain.families.hyperparameters import Hyperparameter, ch
 SAMPLERS = ("bayesian", "random", "grid")
 PRUNERS = ("median", "asha", "none")
 # Of a study that is not told what to look at: better when lower, as the losses are that trials tell while they run.
-DEFAULT_METRICS = {"regression": "rmse", "binary": "log_loss", "multiclass": "log_loss", "embedding": "mean_rank"}
-LOWER_IS_BETTER = ("rmse", "mae", "log_loss", "mean_rank")
+DEFAULT_METRICS = {
+    "regression": "rmse",
+    "binary": "log_loss",
+    "multiclass": "log_loss",
+    "forecasting": "mae",
+    "embedding": "mean_rank",
+}
+LOWER_IS_BETTER = ("rmse", "mae", "mase", "log_loss", "mean_rank")
 HIGHER_IS_BETTER = ("accuracy", "f1", "roc_auc", "r2", "spearman", "recall@1", "recall@10", "mrr")
 _GRID_LEVELS = 3
 _MOST_GRID_TRIALS = 10_000
@@ -94,6 +100,7 @@ DEFAULT_SPACES: Mapping[str, Mapping[str, object]] = {
     },
     "mlp": {**_TRAINING, "hidden_units": {"low": 16, "high": 256, "log": True}, "hidden_layers": [1, 2, 3]},
     "cnn": {**_TRAINING, "width": [8, 16, 32], "augmentation": ["none", "shift", "flip", "shift_and_flip"]},
+    "rnn": {**_TRAINING, "hidden_size": [16, 32, 48, 64, 96], "cell": ["gru", "lstm"], "scaling": ["window", "global"]},
     "transformer": {**_TRAINING, "token_dropout": {"low": 0.0, "high": 0.4}, "layers": [1, 2, 3]},
 }
 

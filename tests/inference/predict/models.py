@@ -108,6 +108,44 @@ def price_signature() -> common_pb2.Signature:
     )
 
 
+def series_model() -> bytes:
+    """Return a forecaster of two steps from the series x and z, NaN as 0: the sum of x, and of both; 1 about them."""
+    nodes = []
+    for name in ("x", "z"):
+        nodes += [
+            helper.make_node("IsNaN", [name], [f"{name}_none"]),
+            helper.make_node("Where", [f"{name}_none", "zero", name], [f"{name}_known"]),
+            helper.make_node("ReduceSum", [f"{name}_known", "axis"], [f"{name}_sum"], keepdims=1),
+        ]
+    nodes += [
+        helper.make_node("Add", ["x_sum", "z_sum"], ["both"]),
+        helper.make_node("Concat", ["x_sum", "both"], ["prediction"], axis=1),
+        helper.make_node("Sub", ["prediction", "one"], ["lower"]),
+        helper.make_node("Add", ["prediction", "one"], ["upper"]),
+    ]
+    constants = {"zero": np.float32(0.0), "one": np.float32(1.0), "axis": np.array([1])}
+    return _model(
+        nodes,
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", "steps"]) for name in ("x", "z")],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 2])
+            for name in ("prediction", "lower", "upper")
+        ],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+
+
+def series_signature() -> common_pb2.Signature:
+    """Return the forecaster's signature."""
+    inputs = [_spec(name, "FP32", common_pb2.COLUMN_KIND_SERIES, nullable=True) for name in ("x", "z")]
+    for spec in inputs:
+        spec.shape[:] = [-1, -1]
+    outputs = [
+        common_pb2.TensorSpec(name=name, datatype="FP32", shape=[-1, 2]) for name in ("prediction", "lower", "upper")
+    ]
+    return common_pb2.Signature(inputs=inputs, outputs=outputs, target="x_next", task="forecasting")
+
+
 def row(**values: Any) -> pb.Row:
     """Return a row of Python values; None is missing."""
     return pb.Row(values={name: to_value(value) for name, value in values.items()})
@@ -117,6 +155,8 @@ def to_value(value: Any) -> pb.Value:
     """Return a Python value's message."""
     if value is None:
         return pb.Value(missing=pb.Missing())
+    if isinstance(value, list):
+        return pb.Value(series=pb.Series(values=[math.nan if item is None else item for item in value]))
     if isinstance(value, bool):
         return pb.Value(boolean=value)
     if isinstance(value, int):

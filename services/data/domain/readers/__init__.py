@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from servicekit.errors import InvalidArgument
+from services.data.domain.columns import SERIES, series
 from services.data.domain.readers.csv_file import MISSING, read_csv
 from services.data.domain.readers.encodings import as_utf8
 from services.data.domain.readers.json_lines import read_json_lines
@@ -48,6 +49,7 @@ def read_file(
 
 def _checked(batches: Batches, schema: pa.Schema) -> Batches:
     """Refuse infinities, and read NaN as a missing value, which it is everywhere here."""
+    all_series = [index for index, field in enumerate(schema) if field.type == SERIES]
     floats = [index for index, field in enumerate(schema) if pa.types.is_floating(field.type)]
     row = 0
     for batch in batches:
@@ -59,16 +61,40 @@ def _checked(batches: Batches, schema: pa.Schema) -> Batches:
             infinite = pc.is_inf(column).fill_null(False)
             if pc.any(infinite).as_py():
                 place = row + int(np.argmax(infinite.to_numpy(zero_copy_only=False))) + 1
-                raise InvalidArgument(
-                    f"column {schema.names[index]!r} holds an infinity in data row {place:,}",
-                    reason="INFINITE_VALUE",
-                    metadata={"row": str(place), "column": schema.names[index]},
-                )
+                raise _infinite(schema.names[index], place)
             cleaned = cleaned.set_column(
                 index, schema.field(index), pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
             )
+        for index in all_series:
+            column = _checked_series(batch.column(index), schema.names[index], row)
+            cleaned = cleaned.set_column(index, schema.field(index), column)
         row += batch.num_rows
         yield cleaned
+
+
+def _checked_series(column: pa.Array, name: str, row: int) -> pa.Array:
+    """Refuse infinities among a series column's steps, and read NaN as a missing one.
+
+    Args:
+        column: lists of doubles.
+        name: of the column.
+        row: rows before it.
+    """
+    lengths, steps = series(column)
+    infinite = np.flatnonzero(np.isinf(steps))
+    if len(infinite):
+        raise _infinite(name, row + int(np.searchsorted(np.cumsum(lengths), infinite[0], "right")) + 1)
+    offsets = pa.array(np.r_[0, np.cumsum(lengths)].astype(np.int32))
+    mask = column.is_null() if column.null_count else None
+    return pa.ListArray.from_arrays(offsets, pa.array(steps, from_pandas=True), type=SERIES, mask=mask)
+
+
+def _infinite(name: str, row: int) -> InvalidArgument:
+    return InvalidArgument(
+        f"column {name!r} holds an infinity in data row {row:,}",
+        reason="INFINITE_VALUE",
+        metadata={"row": str(row), "column": name},
+    )
 
 
 __all__ = ["MISSING", "Batches", "OpenFile", "read_file"]

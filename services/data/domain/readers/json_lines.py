@@ -1,16 +1,18 @@
 """Reads JSON Lines: an object a line; a name that a line lacks is a missing value.
 
 JSON has types, so nothing is guessed: a column of integers is int64, of integers and other numbers double, of true and
-false bool, of strings string; a column of several is of strings, its numbers as JSON writes them.
+false bool, of strings string, of lists of numbers series; a column of several is of strings, its numbers as JSON
+writes them.
 """
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias, cast
 
 import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
+from services.data.domain.columns import SERIES
 from services.data.domain.readers.source import (
     BATCH_ROWS,
     BLOCK_BYTES,
@@ -23,7 +25,8 @@ from services.data.domain.readers.source import (
     skip_mark,
 )
 
-Value: TypeAlias = str | int | float | bool | None
+Value: TypeAlias = str | int | float | bool | list[float | None] | None
+_BATCH_VALUES = 1_000_000
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -65,23 +68,23 @@ def _type(kinds: set[type]) -> pa.DataType:
         return pa.int64()
     if kinds == {bool}:
         return pa.bool_()
+    if kinds == {list}:
+        return SERIES
     return pa.float64() if kinds and kinds <= {int, float} else pa.string()
 
 
 def _batches(open_file: OpenFile, schema: pa.Schema) -> Batches:
     rows: list[dict[str, Value]] = []
+    values = 0
     for _, row in _rows(open_file):
         rows.append(row)
-        if len(rows) >= _batch_rows(len(schema)):
+        values += len(schema) + sum(len(value) for value in row.values() if isinstance(value, list))
+        # A Python value takes some 50 bytes: a batch of a wide table, or of long series, has fewer rows.
+        if len(rows) >= BATCH_ROWS or values >= _BATCH_VALUES:
             yield _batch(rows, schema)
-            rows = []
+            rows, values = [], 0
     if rows:
         yield _batch(rows, schema)
-
-
-def _batch_rows(columns: int) -> int:
-    # A Python value takes some 50 bytes: a batch of a wide table has fewer rows.
-    return max(1, min(BATCH_ROWS, 1_000_000 // columns))
 
 
 def _batch(rows: list[dict[str, Value]], schema: pa.Schema) -> pa.RecordBatch:
@@ -91,7 +94,8 @@ def _batch(rows: list[dict[str, Value]], schema: pa.Schema) -> pa.RecordBatch:
         if pa.types.is_string(field.type):
             arrays.append(pa.array([_text(value) for value in values], pa.string()))
         elif pa.types.is_floating(field.type):
-            arrays.append(pa.array([None if value is None else float(value) for value in values], pa.float64()))
+            numbers = cast(list[float | None], values)
+            arrays.append(pa.array([None if value is None else float(value) for value in numbers], pa.float64()))
         else:
             arrays.append(pa.array(values, field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -145,13 +149,23 @@ def _object(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
 
 
 def _check_flat(row: Mapping[str, object], number: int) -> None:
-    nested = next((name for name, value in row.items() if isinstance(value, dict | list)), None)
+    nested = next(
+        (name for name, value in row.items() if isinstance(value, dict | list) and not _is_series(value)), None
+    )
     if nested is not None:
         raise InvalidArgument(
-            f"line {number:,}: {nested[:100]!r} holds a nested value, which tables do not: flatten it first",
+            f"line {number:,}: {nested[:100]!r} holds a nested value, which tables do not: flatten it first (a list of "
+            "numbers alone is a series)",
             reason="UNSUPPORTED_TYPE",
             metadata={"line": str(number)},
         )
+
+
+def _is_series(value: object) -> bool:
+    # A number beyond what doubles hold is none of a series.
+    return isinstance(value, list) and all(
+        item is None or type(item) is float or (type(item) is int and item in _INT64) for item in value
+    )
 
 
 def _bad(number: int, what: str) -> InvalidArgument:

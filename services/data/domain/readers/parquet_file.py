@@ -1,10 +1,13 @@
-"""Reads Parquet: flat columns as they are, decimals and half floats as doubles; nested and binary ones are refused."""
+"""Reads Parquet: flat columns as they are, decimals and half floats as doubles, lists of numbers as series.
+
+Other nested and binary columns are refused.
+"""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from servicekit.errors import InvalidArgument
-from services.data.domain.columns import is_supported
+from services.data.domain.columns import SERIES, is_number_list, is_supported
 from services.data.domain.readers.source import BATCH_ROWS, Batches, OpenFile, check_names, empty, first_line
 
 # What all columns' read buffers take together, and what one batch should.
@@ -66,6 +69,8 @@ def _plain_type(field: pa.Field) -> pa.DataType:
         return pa.float64()
     if pa.types.is_date64(kind):
         return pa.timestamp("ms")
+    if is_number_list(kind):
+        return SERIES
     if not is_supported(kind):
         raise InvalidArgument(
             f"column {field.name!r} is of type {field.type}, which tables do not hold: flatten or convert it first",

@@ -16,9 +16,10 @@ class Family:
     Args:
         name: its id.
         description: what it is for.
-        tasks: regression, binary, multiclass, embedding.
+        tasks: regression, binary, multiclass, forecasting, embedding.
         hyperparameters: what can be set.
-        reads: columns of numbers and categories, or columns of texts, one or two, or one of images in base64.
+        reads: columns of numbers and categories, or columns of texts, one or two, or one of images in
+            base64, or columns of series.
         from_scratch: hyperparameters that a body to begin from brings along, or that only count without one.
         from_body: other defaults where a fit begins from a body, by what is `trainable`; None where it does not.
     """
@@ -27,7 +28,7 @@ class Family:
     description: str
     tasks: tuple[str, ...]
     hyperparameters: tuple[Hyperparameter, ...]
-    reads: Literal["columns", "texts", "images"] = "columns"
+    reads: Literal["columns", "texts", "images", "series"] = "columns"
     from_scratch: tuple[str, ...] = ()
     from_body: Mapping[str, Mapping[str, int | float | str]] | None = field(default=None, hash=False)
 
@@ -251,6 +252,50 @@ FAMILIES: Mapping[str, Family] = {
             reads="images",
             from_scratch=("image_size", "channels", "width", "stages", "blocks"),
             from_body={"all": {}, "last": {}},
+        ),
+        Family(
+            "rnn",
+            "A forecast with intervals, or a class, by a GRU or LSTM that reads series: columns of lists of numbers.",
+            ("forecasting", "binary", "multiclass"),
+            (
+                Hyperparameter("cell", "Of the recurrent layers.", "gru", choices=("gru", "lstm")),
+                Hyperparameter("hidden_size", "Of each layer's state.", 48, 1, 4096),
+                Hyperparameter("layers", "Recurrent layers, one above the other.", 1, 1, 16),
+                Hyperparameter(
+                    "bidirectional",
+                    "Whether series are read backwards, too; for classification.",
+                    "no",
+                    choices=("no", "yes"),
+                ),
+                Hyperparameter(
+                    "linear_steps",
+                    "Last steps that also go to the answer by a linear model of their own (LSTNet); 0 for none.",
+                    24,
+                    0,
+                    10_000,
+                ),
+                Hyperparameter(
+                    "scaling",
+                    "By the mean and spread of each series' own window, or of all rows together.",
+                    "window",
+                    choices=("window", "global"),
+                ),
+                Hyperparameter(
+                    "season", "Steps after which the series repeats itself; mase compares with that.", 1, 1, 10_000
+                ),
+                Hyperparameter(
+                    "start",
+                    "What a forecast is learned as the difference to: its series' mean, or the value a season before.",
+                    "mean",
+                    choices=("mean", "season"),
+                ),
+                Hyperparameter("coverage", "Share of the truth that a forecast's intervals hold.", 0.9, 0.01, 0.999),
+                Hyperparameter("dropout", "Share of the state's values left out at each step.", 0.1, 0.0, 0.9),
+                _CLASS_WEIGHT,
+                _TRAINABLE,
+                *training(epochs=30, learning_rate=5e-3),
+            ),
+            reads="series",
         ),
     )
 }

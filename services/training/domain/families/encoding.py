@@ -148,10 +148,19 @@ class Graph:
         while any(name.startswith(self._prefix) for name in taken):
             self._prefix += "_"
 
-    def add(self, operator: str, inputs: list[str], *, output: str = "", domain: str = "", **attributes: Any) -> str:
-        """Add a node; return its output's name."""
+    def add(
+        self,
+        operator: str,
+        inputs: list[str],
+        *,
+        output: str = "",
+        domain: str = "",
+        skipped: int = 0,
+        **attributes: Any,
+    ) -> str:
+        """Add a node; return the name of its output, the first one behind those that are skipped."""
         output = output or f"{self._prefix}{operator.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, inputs, [output], domain=domain, **attributes))
+        self.nodes.append(helper.make_node(operator, inputs, [""] * skipped + [output], domain=domain, **attributes))
         return output
 
     def constant(self, value: Array) -> str:
@@ -160,7 +169,7 @@ class Graph:
         if value.dtype == object:
             tensor = _string_tensor(name, list(value.shape), [str(item) for item in value.reshape(-1)])
         else:
-            tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)
         self.initializers.append(tensor)
         return name
 

@@ -10,7 +10,7 @@ from services.training.domain.families.bodies import Body
 from services.training.domain.families.catalog import find_family
 from services.training.domain.families.checkpoints import Checkpoints, NoCheckpoints
 from services.training.domain.families.encoding import Encoded, Encoding
-from services.training.domain.families.frame import Array, describe_columns, normalize
+from services.training.domain.families.frame import Array, describe_columns, is_number_list, normalize
 from services.training.domain.families.image.fit import fit_cnn
 from services.training.domain.families.image.model import ImageModel
 from services.training.domain.families.image.pixels import broken_images, readable
@@ -31,8 +31,11 @@ from services.training.domain.families.model import (
 from services.training.domain.families.neural.mlp import MlpCore, fit_mlp
 from services.training.domain.families.regression import fit_linear
 from services.training.domain.families.schema import Schema
+from services.training.domain.families.series.fit import fit_rnn
+from services.training.domain.families.series.model import SeriesModel
+from services.training.domain.families.series.steps import describe_series, series_steps
 from services.training.domain.families.single_column import describe_single, row_texts
-from services.training.domain.families.target import Target, describe_target, target_values
+from services.training.domain.families.target import Target, describe_forecast, describe_target, target_values
 from services.training.domain.families.text.columns import describe_texts, readings, task_of
 from services.training.domain.families.text.fit import fit_transformer
 from services.training.domain.families.text.model import TextModel
@@ -68,6 +71,8 @@ def describe(
     table = normalize(table)
     if base is None and reads == "texts":
         return Schema(*describe_texts(table, target, settings), handle_unknown)
+    if base is None and reads == "series":
+        return Schema(describe_series(table, target), _series_target(table, target), handle_unknown)
     if base is None:
         goal = describe_target(table, target, classify=wants_classes(family, settings))
         if reads != "columns":
@@ -106,6 +111,8 @@ def check(schema: Schema, table: pa.Table) -> None:
     table = normalize(table)
     if schema.is_single:
         readings(table, schema.columns)
+    elif schema.is_series:
+        series_steps(table, schema.columns)
     else:
         _encode(schema, table)
     target_values(table, schema.target)
@@ -130,8 +137,12 @@ def readable_rows(family: str, schema: Schema, table: pa.Table, settings: Settin
 def hold_out(table: pa.Table, target: Target, seed: int, fraction: float = 0.1) -> tuple[pa.Table, pa.Table]:
     """Return the rows without, and those of, a held-out share; drawn by seed, from each class its share, order kept.
 
-    One row at least is held out, and one row of each class at least stays.
+    One row at least is held out, and one row of each class at least stays. Of forecasts the last rows are held out:
+    rows beside each other hold the same steps.
     """
+    if target.horizon:
+        cut = table.num_rows - max(1, round(table.num_rows * fraction))
+        return table.slice(0, cut), table.slice(cut)
     draw = np.random.default_rng(seed)
     chosen = np.zeros(table.num_rows, dtype=bool)
     groups = [np.arange(table.num_rows)]
@@ -190,6 +201,9 @@ def fit(
         features = body if isinstance(body, ImageModel) else None
         images = row_texts(table, schema.columns)
         return fit_cnn(schema.columns, images, truth, schema.target, run, seer, features)
+    if family == "rnn":
+        follower = base if isinstance(base, SeriesModel) else None
+        return fit_rnn(schema.columns, table, truth, schema.target, run, follower)
     return _fit_columns(family, schema, table, truth, run, base if isinstance(base, TrainedModel) else None)
 
 
@@ -218,6 +232,8 @@ def load(files: dict[str, bytes]) -> Model:
     reads = find_family(Description.read(files).family).reads
     if reads == "texts":
         return TextModel.load(files)
+    if reads == "series":
+        return SeriesModel.load(files)
     return ImageModel.load(files) if reads == "images" else load_model(files, CORES)
 
 
@@ -242,6 +258,12 @@ def judge(model: Model, table: pa.Table) -> tuple[Scores, Judgement | None]:
         return judge_texts(model, table)
     judgement = Judgement(model.predict(table), target_values(normalize(table), model.target), model.target)
     return judgement.scores(), judgement
+
+
+def _series_target(table: pa.Table, target: str) -> Target:
+    if target in table.column_names and is_number_list(table.column(target).type):
+        return describe_forecast(table, target)
+    return describe_target(table, target, classify=True)
 
 
 def _encode(schema: Schema, table: pa.Table) -> Encoded:
@@ -277,6 +299,6 @@ def wants_classes(family: str, settings: Mapping[str, object]) -> bool | None:
     """Return whether a family predicts classes; None where the target's values decide."""
     if family == "linear_regression":
         return False
-    if family in ("logistic_regression", "cnn"):
+    if family in ("logistic_regression", "cnn", "rnn"):
         return True
     return {"auto": None, "classification": True, "regression": False}[str(settings["task"])]

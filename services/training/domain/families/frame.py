@@ -22,8 +22,8 @@ class Column:
 
     Args:
         name: as in the table.
-        kind: numeric, boolean or categorical.
-        datatype: Open Inference name on the wire: FP64, INT64, BOOL or BYTES.
+        kind: numeric, boolean, categorical, text or series.
+        datatype: Open Inference name on the wire: FP64, FP32, INT64, BOOL or BYTES.
         nullable: whether rows lacked a value; then NaN or an empty text means missing.
         categories: the known values, most frequent first, missing as the empty text; for categorical ones.
     """
@@ -114,6 +114,11 @@ def is_numeric(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
+def is_number_list(kind: pa.DataType) -> bool:
+    """Tell whether a normalised column's type is lists of numbers: series."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind)) and is_numeric(kind.value_type)
+
+
 def texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a column as texts, missing values as empty ones."""
     return pc.fill_null(column.cast(pa.string()), "")
@@ -122,6 +127,9 @@ def texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _normalized(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if pa.types.is_list(column.type) and pa.types.is_null(column.type.value_type):
+        # Lists of nothing say no type of their own.
+        return column.cast(pa.list_(pa.float64()))
     if pa.types.is_decimal(column.type):
         column = column.cast(pa.float64())
     if pa.types.is_floating(column.type):
@@ -162,6 +170,12 @@ class _ColumnSummary:
         if _is_text(self._kind):
             categories = self._counts.most_frequent(max_categories)
             return Column(self._name, "categorical", "BYTES", self._has_empty, categories)
+        if is_number_list(self._kind):
+            raise InvalidArgument(
+                f"column {self._name!r} holds series ({self._kind}), which the family rnn alone reads: drop it, or use "
+                "rnn",
+                reason="UNSUPPORTED_COLUMN",
+            )
         raise InvalidArgument(
             f"column {self._name!r} holds {self._kind} values, which no model here reads: cast it to a number "
             "or text, or drop it",

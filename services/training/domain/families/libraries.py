@@ -7,6 +7,7 @@ _NETWORKS = ("neural.loop", "neural.export")
 _MODULES = {
     "mlp": ("neural.loop",),
     "cnn": (*_NETWORKS, "image.network"),
+    "rnn": ("neural.loop", "series.network"),
     "transformer": (*_NETWORKS, "text.network", "text.pretraining"),
 }
 

@@ -75,12 +75,16 @@ def row_losses(judgement: Judgement) -> Array:
 def score(predictions: Predictions, truth: Array, target: Target) -> Scores:
     """Return the metrics of a task: R2, RMSE, MAE; or accuracy, F1, ROC AUC, log loss and the confusion matrix.
 
+    Of forecasts RMSE, MAE, MASE, and of their intervals the coverage and the mean width.
+
     F1 is that of the second class where there are two, else the mean over classes; ROC AUC is one against the rest, the
     mean over classes, and left out where only one class occurs. What needs probabilities is left out where there are
     none.
     """
     if target.task == "regression":
         return Scores(len(truth), _regression(predictions.values, truth))
+    if target.task == "forecasting":
+        return Scores(len(truth), _forecasting(predictions, truth))
     count = len(target.classes)
     confusion = np.zeros((count, count), dtype=np.int64)
     np.add.at(confusion, (truth, predictions.values), 1)
@@ -117,6 +121,28 @@ def _regression(values: Array, truth: Array) -> dict[str, float]:
         "rmse": float(np.sqrt((errors**2).mean())),
         "mae": float(np.abs(errors).mean()),
     }
+
+
+def _forecasting(predictions: Predictions, truth: Array) -> dict[str, float]:
+    """Return the metrics of forecasts, over all rows and steps.
+
+    MASE is the mean absolute error in units of that of the seasonal naive forecast on the rows' own past: below 1 is
+    better than repeating the last season.
+
+    Source: Hyndman and Koehler, Another look at measures of forecast accuracy, IJF 22, 2006.
+    """
+    assert predictions.interval is not None
+    errors = predictions.values - truth
+    lower, upper = predictions.interval
+    metrics = {
+        "mae": float(np.abs(errors).mean()),
+        "rmse": float(np.sqrt((errors**2).mean())),
+        "coverage": float(((lower <= truth) & (truth <= upper)).mean()),
+        "mean_interval_width": float((upper - lower).mean()),
+    }
+    if predictions.seasonal_error:
+        metrics["mase"] = metrics["mae"] / predictions.seasonal_error
+    return metrics
 
 
 def _f1(confusion: Array) -> float:

@@ -21,6 +21,7 @@ WIRE_TYPES = {
     "INT64": TensorProto.INT64,
     "BOOL": TensorProto.BOOL,
     "FP64": TensorProto.DOUBLE,
+    "FP32": TensorProto.FLOAT,
 }
 
 
@@ -80,12 +81,17 @@ class Predictions:
     """What a model says of some rows.
 
     Args:
-        values: (rows,) numbers, or class indexes; (rows, size) for embeddings.
+        values: (rows,) numbers, or class indexes; of forecasts (rows, horizon); of embeddings (rows, size).
         probabilities: (rows, classes) for classification; None otherwise.
+        interval: of forecasts, the lower and upper ends, (rows, horizon) each.
+        seasonal_error: of forecasts, the mean of how far the rows' own steps lie from those a season before; None
+            where that is unknown.
     """
 
     values: Array
     probabilities: Array | None
+    interval: tuple[Array, Array] | None = None
+    seasonal_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,7 @@ class Model(Protocol):
         ...
 
     def export(self) -> bytes:
-        """Return the ONNX model: `prediction`, and for classes `probabilities`, or `embedding`, out."""
+        """Return the ONNX model; out: `prediction` with `probabilities` or `lower` and `upper`, or `embedding`."""
         ...
 
     def files(self) -> dict[str, bytes]:

@@ -24,3 +24,8 @@ class Schema:
     def is_single(self) -> bool:
         """Whether its input is columns of texts, or one of images."""
         return self.columns[0].kind == "text"
+
+    @property
+    def is_series(self) -> bool:
+        """Whether its inputs are columns of series."""
+        return self.columns[0].kind == "series"

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from servicekit.errors import InvalidArgument
-from services.training.domain.families.frame import Array, is_numeric
+from services.training.domain.families.frame import Array, is_number_list, is_numeric
 
 # The task, and its output, of a model that gives vectors.
 EMBEDDING = "embedding"
@@ -25,15 +25,17 @@ class Target:
 
     Args:
         name: of the column.
-        task: regression, binary, multiclass or embedding.
-        classes: their labels in order, as texts; empty for regression and embedding.
-        datatype: of the labels on the wire: BYTES, INT64, BOOL or FP64; of an embedding's numbers: FP32.
+        task: regression, binary, multiclass, forecasting or embedding.
+        classes: their labels in order, as texts; empty for all else.
+        datatype: of the labels or values on the wire: BYTES, INT64, BOOL, FP64 or FP32.
+        horizon: steps that a forecast has; 0 for one value.
     """
 
     name: str
     task: str
     classes: tuple[str, ...]
     datatype: str
+    horizon: int = 0
 
     @property
     def output(self) -> str:
@@ -79,9 +81,14 @@ class TargetSummary:
         """Add rows of a normalised table.
 
         Raises:
-            InvalidArgument: it lacks the target.
+            InvalidArgument: it lacks the target, or that holds series.
         """
         column = _found(table, self._name)
+        if is_number_list(column.type):
+            raise InvalidArgument(
+                f"the target {self._name!r} holds series: forecasts are made by the family rnn",
+                reason="TARGET_IS_SERIES",
+            )
         self._kind = column.type
         self._rows += len(column)
         self._missing += column.null_count
@@ -185,15 +192,29 @@ def describe_positives(table: pa.Table, name: str) -> Target:
     return Target(name, EMBEDDING, (), "FP32")
 
 
-def target_values(table: pa.Table, target: Target) -> Array:
-    """Return the target of a normalised table as floats (regression), class indexes or texts (embedding): (rows,).
+def describe_forecast(table: pa.Table, name: str) -> Target:
+    """Return what is to be forecast: a column of lists of the steps to come, of one length.
 
     Raises:
-        InvalidArgument: the table lacks it, or a row has a class that training did not see.
+        InvalidArgument: the lists differ in length, a step is missing, or nothing ever changes.
+    """
+    values = _steps_to_come(name, _complete(table, name), None)
+    if values.min() == values.max():
+        raise _constant(name)
+    return Target(name, "forecasting", (), "FP32", horizon=values.shape[1])
+
+
+def target_values(table: pa.Table, target: Target) -> Array:
+    """Return the target of a normalised table: (rows,) floats, class indexes or texts; of forecasts (rows, horizon).
+
+    Raises:
+        InvalidArgument: the table lacks it, a row has a class that training did not see, or another horizon.
     """
     column = _complete(table, target.name)
     if target.task == EMBEDDING:
         return np.array(_positives(target.name, column), dtype=object)
+    if target.horizon:
+        return _steps_to_come(target.name, column, target.horizon)
     if target.task == "regression":
         if not is_numeric(column.type):
             raise InvalidArgument(f"the target {target.name!r} is not numeric", reason="TARGET_NOT_NUMERIC")
@@ -243,6 +264,31 @@ def _enough(column: pa.ChunkedArray) -> pa.ChunkedArray:
             f"{len(column)} rows are too few to learn from: there must be {_LEAST_ROWS}", reason="TOO_FEW_ROWS"
         )
     return column
+
+
+def _steps_to_come(name: str, column: pa.ChunkedArray, horizon: int | None) -> Array:
+    """Return (rows, horizon) floats; None for the horizon takes the first row's."""
+    if not is_number_list(column.type):
+        raise InvalidArgument(f"the target {name!r} holds {column.type} values, no series", reason="TARGET_NOT_SERIES")
+    if len(column) == 0:
+        return np.zeros((0, horizon or 0))
+    lengths = pc.list_value_length(column).to_numpy()
+    wanted = int(lengths[0]) if horizon is None else horizon
+    wrong = np.flatnonzero(lengths != wanted)
+    if len(wrong) or not wanted:
+        raise InvalidArgument(
+            f"the target {name!r} has {lengths[wrong[0]] if len(wrong) else 0} steps in row "
+            f"{wrong[0] + 1 if len(wrong) else 1}, not {wanted or 'one at least'}: forecasts are of one length",
+            reason="TARGET_LENGTHS",
+        )
+    values = pc.list_flatten(column).cast(pa.float64()).to_numpy()
+    missing = np.flatnonzero(~np.isfinite(values))
+    if len(missing):
+        raise InvalidArgument(
+            f"the target {name!r} lacks a step in row {missing[0] // wanted + 1}, or holds an infinity: drop such rows",
+            reason="TARGET_MISSING",
+        )
+    return np.asarray(values.reshape(-1, wanted))
 
 
 def _positives(name: str, column: pa.ChunkedArray) -> list[str]:

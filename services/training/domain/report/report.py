@@ -91,6 +91,9 @@ def report(
     """
     if judgement is None:
         return Report(target.task, target.name, scores.rows, scores.metrics, (), [], (), (), None, 0, ())
+    if target.horizon:
+        drawn = residuals(judgement.values.reshape(-1), judgement.truth.reshape(-1))
+        return Report(target.task, target.name, scores.rows, scores.metrics, (), [], (), (), drawn, 0, ())
     frequent = _by_frequency(judgement)
     labels = [shortened(label) for label in target.classes]
     kept = frequent[:_MOST_CONFUSED] if len(frequent) > _MOST_CONFUSED else list(range(len(target.classes)))

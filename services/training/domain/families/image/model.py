@@ -72,10 +72,10 @@ class ImageModel:
         """Return the ONNX model: values of images in; `prediction` and `probabilities` out."""
         import torch
 
-        from services.training.domain.families.neural.export import export_classifier
+        from services.training.domain.families.neural.export import export_network
 
         sample = torch.zeros((2, *self.inputs()[0].shape[1:]))
-        return export_classifier(self.network, (sample,), ("image",), ({0: torch.export.Dim("rows")},), self.target)
+        return export_network(self.network, (sample,), ("image",), ({0: torch.export.Dim("rows")},), self.target)
 
     def files(self) -> dict[str, bytes]:
         """Return the trainable state, from which `load` makes the model again, and how images are read."""

@@ -18,13 +18,6 @@ _NUMBER = "number"
 _VECTOR = "vector"
 
 
-def export_classifier(
-    network: nn.Module, samples: Sequence[Tensor], inputs: Sequence[str], free: Sequence[dict[int, Any]], target: Target
-) -> bytes:
-    """Return the ONNX model of a network that gives log odds; arguments as for `export_network`."""
-    return export_network(network, samples, inputs, free, target)
-
-
 def export_network(
     network: nn.Module, samples: Sequence[Tensor], inputs: Sequence[str], free: Sequence[dict[int, Any]], target: Target
 ) -> bytes:
