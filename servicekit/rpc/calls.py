@@ -81,6 +81,11 @@ async def serving(method: str, context: ServerContext) -> AsyncIterator[Call]:
             call.code = "DEADLINE_EXCEEDED" if context.time_remaining() == 0 else "CANCELLED"
             span.set_status(Status(StatusCode.ERROR, call.code))
             raise
+        except grpc.aio.InternalError as error:
+            # The caller hung up while an answer was being sent: gRPC says so by this, and nobody is left to be told.
+            call.code = "CANCELLED"
+            span.set_status(Status(StatusCode.ERROR, call.code))
+            raise asyncio.CancelledError from error
         except Exception as error:
             await call.abort(error)
         finally:

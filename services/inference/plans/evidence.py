@@ -12,6 +12,7 @@ from services.inference.plans.wire import Source, frame
 
 # At rest, where tables take a fraction of what they do on their way. Of a larger dataset its first rows count alone.
 _MOST_BYTES = 256 << 20
+_HELD_OUT_FRACTION = 0.1
 _SPREAD = re.compile(r"_\d+$")
 
 
@@ -40,7 +41,17 @@ async def find_source(
         found = await data.version(ref)
     except (NotFound, InvalidArgument):
         return None, f"there is no dataset {ref}, which its evaluation names"
-    return _source(version, ref, target, found, is_own=not dataset), ""
+    source = _source(version, ref, target, found, is_own=not dataset)
+    if source.seed is not None and not _is_drawn_alike(version, found.rows):
+        why = f"{ref} streamed into its training, which drew the rows to judge by in another way"
+        return None, f"{why}: name a dataset in the deployment's tuning"
+    return source, ""
+
+
+def _is_drawn_alike(version: registry_pb2.Version, rows: int) -> bool:
+    """Return whether a version was evaluated on the share that is drawn from a table in memory."""
+    # Each class is rounded for itself; one row at least is drawn.
+    return abs(version.evaluations[0].rows - _HELD_OUT_FRACTION * rows) <= max(1, len(version.signature.classes))
 
 
 def _source(

@@ -21,10 +21,11 @@ from servicekit import telemetry
 from servicekit.auth import Identity, act_as, current_identity
 from servicekit.errors import InvalidArgument, LeptonError, NotFound
 from servicekit.rpc import open_channel
-from services.training.adapters.data_client import DataClient
+from services.training.adapters.data_client import DataClient, least_bytes
 from services.training.adapters.registry_client import RegistryClient
 from services.training.adapters.training_client import TrainingClient
 from services.training.child.checkpoints import JobCheckpoints
+from services.training.child.memory import give_back_what_is_freed
 from services.training.child.messages import (
     evaluation_to_proto,
     foreign_from_proto,
@@ -242,7 +243,9 @@ class _JobRun:
         """Return the fit that can begin: on a table in memory, or on one that streams where it is too large."""
         family, target, handle_unknown = self._spec.family, self._spec.target, self._spec.handle_unknown
         most_bytes = self._budget.held_bytes if can_stream(family, base) else self._budget.memory_bytes
-        table = await self._read(self._spec.dataset, most_bytes)
+        # Not even begun to be read where it is known to be too large.
+        fits = least_bytes(dataset) <= most_bytes
+        table = await self._read(self._spec.dataset, most_bytes) if fits else None
         if table is None:
             check_streams(family, self._budget.memory_bytes, base)
             return await self._ready_to_stream(dataset, settings, base)
@@ -292,6 +295,7 @@ class _JobRun:
 
     def _stream(self, dataset: data_pb2.DatasetVersion, message: str) -> RemoteRows:
         """Return a version's rows as they come, and say so."""
+        give_back_what_is_freed()
         ref = f"{dataset.dataset}@{dataset.number}"
         self._streamed = RemoteRows(
             self._data, ref, dataset.rows, _PATIENCE_SECONDS, self._check_stopped, self._tell_streamed
