@@ -18,7 +18,7 @@ from lepton.v1 import common_pb2, data_pb2, registry_pb2
 from lepton.v1 import training_pb2 as pb
 from servicekit import telemetry
 from servicekit.auth import Identity, act_as, current_identity
-from servicekit.errors import InvalidArgument, LeptonError, NotFound
+from servicekit.errors import FailedPrecondition, InvalidArgument, LeptonError, NotFound
 from servicekit.rpc import open_channel
 from services.training.adapters.data_client import DataClient
 from services.training.adapters.registry_client import RegistryClient
@@ -32,6 +32,8 @@ from services.training.child.messages import (
 )
 from services.training.child.patience import Patience
 from services.training.domain.families import fitting
+from services.training.domain.families.catalog import find_family
+from services.training.domain.families.engine import EmbeddedEngine, Engine
 from services.training.domain.families.model import ONNX_FILE, Model, Progress, Stopped
 from services.training.domain.families.parity import Parity, measure_parity
 from services.training.domain.foreign import ForeignModel, score_foreign
@@ -86,7 +88,8 @@ async def _outcome(settings: WorkerSettings, job: pb.Job, epoch: int, tell: Tell
             claim = pb.SaveCheckpointHeader(name=job.name, worker=job.worker, epoch=epoch)
             workspace = current_identity().workspace
             checkpoints = JobCheckpoints(training, workspace, claim, settings.checkpoint_seconds)
-            return await _JobRun(job, epoch, data, registry, training, checkpoints, tell).run()
+            engine = _engine(settings, job.spec)
+            return await _JobRun(job, epoch, data, registry, training, checkpoints, engine, tell).run()
     except Stopped:
         return pb.FinishJobRequest(state=pb.JOB_STATE_CANCELLED)
     except LeptonError as error:
@@ -96,6 +99,32 @@ async def _outcome(settings: WorkerSettings, job: pb.Job, epoch: int, tell: Tell
             return _failed("OUT_OF_MEMORY", "it needs more memory than it declares: declare more")
         _log.error("job failed", exc_info=error)
         return _failed("INTERNAL", "an internal error: the worker's log has it, under this job's name")
+
+
+def _engine(settings: WorkerSettings, spec: pb.JobSpec) -> Engine:
+    """Return where a job's network is trained.
+
+    Raises:
+        FailedPrecondition: this worker cannot run it.
+    """
+    if settings.engine == "embedded" and spec.workers > 1:
+        raise FailedPrecondition(
+            f"{spec.workers} workers train side by side on Ray alone: start the training workers with "
+            "LEPTON_ENGINE=ray and LEPTON_RAY_ADDRESS, or ask for one",
+            reason="RAY_ENGINE_REQUIRED",
+        )
+    is_fit = spec.kind in (pb.JOB_KIND_FIT, pb.JOB_KIND_FINE_TUNE)
+    if settings.engine == "embedded" or not is_fit or not find_family(spec.family).is_network:
+        return EmbeddedEngine()
+    try:
+        # Here, for it is optional, and takes a second.
+        from services.training.adapters.ray.engine import RayEngine
+    except ModuleNotFoundError as error:
+        raise FailedPrecondition(
+            f"the Ray engine needs {error.name}: pip install 'lepton[ray]' where the training worker runs",
+            reason="RAY_NOT_INSTALLED",
+        ) from error
+    return RayEngine(settings.ray_address, max(1, spec.workers), spec.resources.cores, spec.resources.gpus)
 
 
 class _JobRun:
@@ -109,6 +138,7 @@ class _JobRun:
         registry: RegistryClient,
         training: TrainingClient,
         checkpoints: JobCheckpoints,
+        engine: Engine,
         tell: Tell,
     ) -> None:
         self._job = job
@@ -118,6 +148,7 @@ class _JobRun:
         self._registry = registry
         self._training = training
         self._checkpoints = checkpoints
+        self._engine = engine
         self._tell = tell
         self._is_stopped = False
         self._patience = Patience(_PATIENCE_SECONDS, self._check_stopped)
@@ -213,6 +244,7 @@ class _JobRun:
                     base,
                     threads=max(1, round(self._spec.resources.cores)),
                     checkpoints=self._checkpoints,
+                    engine=self._engine,
                 )
             except (Stopped, LeptonError):
                 # Whoever tries it again goes on from there.

@@ -27,6 +27,11 @@ class Family:
     hyperparameters: tuple[Hyperparameter, ...]
     reads: Literal["columns", "texts", "images"] = "columns"
 
+    @property
+    def is_network(self) -> bool:
+        """Whether it is trained by the loop of all networks."""
+        return {setting.name for setting in TRAINING} <= {setting.name for setting in self.hyperparameters}
+
 
 _CATEGORIES = Hyperparameter(
     "max_categories",

@@ -10,6 +10,7 @@ from servicekit.errors import InvalidArgument
 from services.training.domain.families.catalog import find_family
 from services.training.domain.families.checkpoints import Checkpoints, NoCheckpoints
 from services.training.domain.families.encoding import Encoded, Encoding
+from services.training.domain.families.engine import EmbeddedEngine, Engine
 from services.training.domain.families.frame import Array, Column, describe_columns, normalize
 from services.training.domain.families.image.fit import fit_cnn
 from services.training.domain.families.image.model import ImageModel
@@ -160,6 +161,7 @@ def fit(
     base: Model | None = None,
     threads: int = 1,
     checkpoints: Checkpoints | None = None,
+    engine: Engine | None = None,
 ) -> Model:
     """Train a family on a table's rows; from a base, continue it.
 
@@ -174,6 +176,7 @@ def fit(
         base: a model of the same family to go on from, with its columns and classes.
         threads: to compute with.
         checkpoints: what networks keep, and go on from; other families are soon fitted anew.
+        engine: where networks are trained; other families are fitted here.
 
     Raises:
         InvalidArgument: the rows do not fit the schema, or the loss is no longer a number.
@@ -181,7 +184,7 @@ def fit(
     """
     table = normalize(table)
     truth = target_values(table, schema.target)
-    run = Run(settings, seed, report, is_cancelled, threads, checkpoints or NoCheckpoints())
+    run = Run(settings, seed, report, is_cancelled, threads, checkpoints or NoCheckpoints(), engine or EmbeddedEngine())
     if family == "transformer":
         reader = base if isinstance(base, TextModel) else None
         return fit_transformer(schema.columns, row_texts(table, schema.columns), truth, schema.target, run, reader)

@@ -27,7 +27,8 @@ def fit_transformer(
     from torch import from_numpy, nn, tensor
 
     from services.training.domain.families.neural.batches import Rows
-    from services.training.domain.families.neural.loop import TRAINING_PHASE, is_under_way, train_network
+    from services.training.domain.families.neural.loop import is_under_way, train_network
+    from services.training.domain.families.neural.training import TRAINING_PHASE
     from services.training.domain.families.text.network import (
         Learner,
         classifier_files,
