@@ -44,8 +44,8 @@ test-ray: install  ## The tests that start a Ray cluster.
 	$(PYTEST) --numprocesses 0 -m ray tests/training/ray
 
 .PHONY: test-all
-test-all: check  ## Every check and every test.
-	$(PYTEST) $(TESTS)
+test-all: check test-ray  ## Every check and every test.
+	$(PYTEST) -m 'not ray' $(TESTS)
 
 # Coverage-guided; the fuzzer has an environment of its own beside the project's, for it has wheels for few Pythons.
 FUZZ_VENV := .venv-fuzz

@@ -2,6 +2,7 @@
 
 import io
 from collections import deque
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -32,11 +33,16 @@ class DataClient:
     async def read(self, ref: str) -> pa.Table:
         """Return a version's rows."""
         chunks = Chunks()
-        async for answer in self._stub.ReadDataset(data_pb2.ReadDatasetRequest(ref=ref)):
-            chunks.add(answer.arrow)
+        async for chunk in self.chunks(ref):
+            chunks.add(chunk)
         # Arrow takes a short read for the end of the file, and a batch's columns are longer than a chunk.
         with pa.ipc.open_stream(pa.PythonFile(io.BufferedReader(chunks), mode="r")) as reader:
             return reader.read_all()
+
+    async def chunks(self, ref: str) -> AsyncIterator[bytes]:
+        """Yield a version's rows as the bytes of an Arrow stream."""
+        async for answer in self._stub.ReadDataset(data_pb2.ReadDatasetRequest(ref=ref)):
+            yield answer.arrow
 
 
 class Chunks(io.RawIOBase):

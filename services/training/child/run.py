@@ -49,8 +49,6 @@ _READ, _FITTED, _EXPORTED = 0.05, 0.85, 0.9
 _PATIENCE_SECONDS = 120.0
 # Less than a child has to stop: what it did since the last checkpoint should not be lost.
 _SETTLE_SECONDS = 4.0
-# Of the rows that a trial may see, what it is judged by.
-_TRIAL_SHARE = 0.2
 _STUDY_FILE = "study.json"
 # As the contract has it.
 _LONGEST_MESSAGE = 1024
@@ -88,8 +86,7 @@ async def _outcome(settings: WorkerSettings, job: pb.Job, epoch: int, tell: Tell
             claim = pb.SaveCheckpointHeader(name=job.name, worker=job.worker, epoch=epoch)
             workspace = current_identity().workspace
             checkpoints = JobCheckpoints(training, workspace, claim, settings.checkpoint_seconds)
-            engine = _engine(settings, job.spec)
-            return await _JobRun(job, epoch, data, registry, training, checkpoints, engine, tell).run()
+            return await _JobRun(job, epoch, data, registry, training, checkpoints, settings, tell).run()
     except Stopped:
         return pb.FinishJobRequest(state=pb.JOB_STATE_CANCELLED)
     except LeptonError as error:
@@ -138,7 +135,7 @@ class _JobRun:
         registry: RegistryClient,
         training: TrainingClient,
         checkpoints: JobCheckpoints,
-        engine: Engine,
+        settings: WorkerSettings,
         tell: Tell,
     ) -> None:
         self._job = job
@@ -148,7 +145,8 @@ class _JobRun:
         self._registry = registry
         self._training = training
         self._checkpoints = checkpoints
-        self._engine = engine
+        self._settings = settings
+        self._engine = _engine(settings, job.spec)
         self._tell = tell
         self._is_stopped = False
         self._patience = Patience(_PATIENCE_SECONDS, self._check_stopped)
@@ -164,14 +162,15 @@ class _JobRun:
     async def _tune(self) -> pb.FinishJobRequest:
         # Here, for no other job needs the optimiser.
         from services.training.child.study import Study
+        from services.training.child.trials import running_trials
 
-        workspace = current_identity().workspace
-        study = Study(self._job, workspace, self._training, self._patience, self._say)
-        try:
-            return await study.run()
-        except Stopped:
-            await study.stop()
-            raise
+        async with running_trials(self._settings, self._job, self._data, self._training, self._patience) as trials:
+            study = Study(self._job, current_identity().workspace, self._training, trials, self._patience, self._say)
+            try:
+                return await study.run()
+            except Stopped:
+                await study.stop()
+                raise
 
     async def _evaluate(self) -> pb.FinishJobRequest:
         self._say(0.1, "reading")
@@ -269,11 +268,8 @@ class _JobRun:
 
     async def _held_out(self, table: pa.Table, schema: fitting.Schema) -> tuple[pa.Table, pa.Table, str]:
         if self._spec.trial:
-            # What the study's best is judged by in the end, no trial may see.
-            left = (
-                table if self._spec.evaluation_dataset else fitting.hold_out(table, schema.target, self._spec.seed)[0]
-            )
-            train, judged = fitting.hold_out(left, schema.target, self._spec.seed + 1, _TRIAL_SHARE)
+            judges_apart = bool(self._spec.evaluation_dataset)
+            train, judged = fitting.trial_rows(table, schema.target, self._spec.seed, judges_apart=judges_apart)
             return train, judged, self._spec.dataset
         if self._spec.evaluation_dataset:
             return table, await self._read(self._spec.evaluation_dataset), self._spec.evaluation_dataset

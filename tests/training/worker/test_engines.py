@@ -13,8 +13,6 @@ async def test_several_workers_are_refused_where_the_engine_is_embedded(busy_hou
 
 
 async def test_several_workers_are_refused_for_what_is_no_network(house: House) -> None:
-    error = await refused(
-        house.people.create(family="boosted_trees", workers=2), "INVALID_ARGUMENT", "ONE_WORKER_ONLY"
-    )
+    error = await refused(house.people.create(family="boosted_trees", workers=2), "INVALID_ARGUMENT", "ONE_WORKER_ONLY")
     assert "mlp" in error.message
     await house.people.create(family="boosted_trees", workers=1)
