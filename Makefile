@@ -36,12 +36,16 @@ demo: install  ## From a CSV to a gRPC prediction, on a platform of its own.
 	$(BIN)/python examples/credit/demo.py
 
 .PHONY: test
-test: check  ## Every check, and every test but those marked slow or gpu.
-	$(PYTEST) -m 'not slow and not gpu' $(TESTS)
+test: check  ## Every check, and every test but those marked slow, gpu or ray.
+	$(PYTEST) -m 'not slow and not gpu and not ray' $(TESTS)
+
+.PHONY: test-ray
+test-ray: install  ## The tests that start a Ray cluster.
+	$(PYTEST) --numprocesses 0 -m ray tests/training/ray
 
 .PHONY: test-all
-test-all: check  ## Every check and every test.
-	$(PYTEST) $(TESTS)
+test-all: check test-ray  ## Every check and every test.
+	$(PYTEST) -m 'not ray' $(TESTS)
 
 # Coverage-guided; the fuzzer has an environment of its own beside the project's, for it has wheels for few Pythons.
 FUZZ_VENV := .venv-fuzz

@@ -76,6 +76,7 @@ class Model:
         target: str | None = None,
         evaluation_data: Data | None = None,
         resources: dict[str, float] | None = None,
+        workers: int = 1,
     ) -> Self:
         """Train on the platform and register the model as a new version; return the model.
 
@@ -84,13 +85,17 @@ class Model:
             target: the column to predict; by default the declared label, else the last column, saying so.
             evaluation_data: held-out rows; by default a tenth of the rows is held out, by seed.
             resources: what the job needs: cores, memory_bytes, gpus.
+            workers: processes that train a network side by side, each with these resources; more than one needs a
+                platform whose training workers have the Ray engine.
 
         Raises:
             KeyError: the target is no column of the data.
             JobFailed: the platform could not train it; the message says why.
         """
         with tracing.span("lepton.fit"):
-            self._run(self._fit_spec(data, target, evaluation_data, resources))
+            spec = self._fit_spec(data, target, evaluation_data, resources)
+            spec.workers = workers
+            self._run(spec)
         return self
 
     def fine_tune(self, data: Data, *, evaluation_data: Data | None = None, **hyperparameters: object) -> Self:

@@ -48,6 +48,10 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     handle_unknown: Annotated[str, typer.Option(help="Unknown categories at prediction: ignore or error.")] = "ignore",
     cores: Annotated[float, typer.Option(help="Cores that the job needs; 0 for the default.", min=0)] = 0,
+    workers: Annotated[
+        int,
+        typer.Option(help="Processes that train a network side by side; more than one needs the Ray engine.", min=1),
+    ] = 1,
     detach: Annotated[bool, typer.Option("--detach", help="Return once the job is queued.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show live curves of its metrics.")] = False,
     as_json: Json = False,
@@ -66,6 +70,7 @@ def train(
         handle_unknown=handle_unknown,
         resources=common_pb2.Resources(cores=cores) if cores else None,
         base_version=base_version(pretrained, current()).ref if pretrained else "",
+        workers=workers,
     )
     job = Job.submit(spec)
     if watch and not detach:

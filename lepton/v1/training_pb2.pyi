@@ -130,6 +130,7 @@ class JobSpec(_message.Message):
     TRIAL_FIELD_NUMBER: _builtins.int
     SEARCH_FIELD_NUMBER: _builtins.int
     STUDY_RESULTS_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     kind: Global___JobKind.ValueType
     """What the job does."""
     family: _builtins.str
@@ -154,6 +155,10 @@ class JobSpec(_message.Message):
     """Its number among the study's trials, from 1; a trial is scored on rows that it sets aside, and registers nothing."""
     study_results: _builtins.str
     """What the study found, as JSON; for the job that registers its best, and stored beside that."""
+    workers: _builtins.int
+    """Processes that train a network side by side, each with the job's cores and GPUs; 0 or 1 means one. More than one
+    needs training workers whose engine is Ray.
+    """
     @_builtins.property
     def hyperparameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Hyperparameters as JSON values by name; unknown names are refused, naming the known ones."""
@@ -184,10 +189,11 @@ class JobSpec(_message.Message):
         trial: _builtins.int = ...,
         search: Global___Search | None = ...,
         study_results: _builtins.str = ...,
+        workers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "search", b"search"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "dataset", b"dataset", "evaluation_dataset", b"evaluation_dataset", "family", b"family", "handle_unknown", b"handle_unknown", "hyperparameters", b"hyperparameters", "kind", b"kind", "model", b"model", "resources", b"resources", "search", b"search", "seed", b"seed", "study", b"study", "study_results", b"study_results", "target", b"target", "trial", b"trial"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_version", b"base_version", "dataset", b"dataset", "evaluation_dataset", b"evaluation_dataset", "family", b"family", "handle_unknown", b"handle_unknown", "hyperparameters", b"hyperparameters", "kind", b"kind", "model", b"model", "resources", b"resources", "search", b"search", "seed", b"seed", "study", b"study", "study_results", b"study_results", "target", b"target", "trial", b"trial", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,5 +1,7 @@
 """Settings of the training service and of its workers."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from servicekit.settings import ProcessSettings, StatefulSettings
@@ -22,6 +24,12 @@ class WorkerSettings(ProcessSettings):
     )
     checkpoint_seconds: float = Field(
         30.0, ge=0, description="How far apart a job's checkpoints are, seconds; it may lose as much work and no more."
+    )
+    engine: Literal["embedded", "ray"] = Field(
+        "embedded", description="Where networks are trained: in the job's own process, or on a Ray cluster."
+    )
+    ray_address: str = Field(
+        "auto", description="The Ray cluster's head, host:port; auto for the one that this machine is a node of."
     )
     standby: bool = Field(True, description="Keep a child ready with its libraries loaded, so that jobs start at once.")
     stop_seconds: float = Field(

@@ -8,7 +8,7 @@ from servicekit.errors import InvalidArgument
 from services.training.adapters.data_client import DataClient
 from services.training.adapters.registry_client import RegistryClient
 from services.training.convert import hyperparameters_from_proto
-from services.training.domain.families.catalog import find_family, resolve_hyperparameters
+from services.training.domain.families.catalog import FAMILIES, find_family, resolve_hyperparameters
 from services.training.domain.search import (
     HIGHER_IS_BETTER,
     LOWER_IS_BETTER,
@@ -66,6 +66,7 @@ class SpecCheck:
             # Completed: what a job was run with stays readable, whatever later defaults are.
             for name, value in settings.items():
                 spec.hyperparameters[name] = json.dumps(value)
+            _check_workers(spec)
             spec.model = spec.model or find_family(spec.family).name.replace("_", "-")
         await self._resolve_dataset(spec)
         if spec.kind == pb.JOB_KIND_TUNE:
@@ -131,6 +132,15 @@ class SpecCheck:
                 raise InvalidArgument(
                     f"{spec.evaluation_dataset} lacks the target column {spec.target!r}", reason="TARGET_NOT_FOUND"
                 )
+
+
+def _check_workers(spec: pb.JobSpec) -> None:
+    if spec.workers > 1 and not find_family(spec.family).is_network:
+        networks = ", ".join(family.name for family in FAMILIES.values() if family.is_network)
+        raise InvalidArgument(
+            f"{spec.family} is trained by one process: leave workers out, or choose one of {networks}",
+            reason="ONE_WORKER_ONLY",
+        )
 
 
 def _resolve_search(spec: pb.JobSpec, fixed: dict[str, object]) -> None:

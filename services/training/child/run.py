@@ -25,6 +25,7 @@ from services.training.adapters.data_client import DataClient, least_bytes
 from services.training.adapters.registry_client import RegistryClient
 from services.training.adapters.training_client import TrainingClient
 from services.training.child.checkpoints import JobCheckpoints
+from services.training.child.engines import engine_of
 from services.training.child.memory import give_back_what_is_freed
 from services.training.child.messages import (
     evaluation_to_proto,
@@ -57,8 +58,6 @@ _READ, _FITTED, _EXPORTED = 0.05, 0.85, 0.9
 _PATIENCE_SECONDS = 120.0
 # Less than a child has to stop: what it did since the last checkpoint should not be lost.
 _SETTLE_SECONDS = 4.0
-# Of the rows that a trial may see, what it is judged by.
-_TRIAL_SHARE = 0.2
 _STUDY_FILE = "study.json"
 # As the contract has it.
 _LONGEST_MESSAGE = 1024
@@ -100,7 +99,7 @@ async def _outcome(settings: WorkerSettings, job: pb.Job, epoch: int, tell: Tell
             claim = pb.SaveCheckpointHeader(name=job.name, worker=job.worker, epoch=epoch)
             workspace = current_identity().workspace
             checkpoints = JobCheckpoints(training, workspace, claim, settings.checkpoint_seconds)
-            return await _JobRun(job, epoch, data, registry, training, checkpoints, tell).run()
+            return await _JobRun(job, epoch, data, registry, training, checkpoints, settings, tell).run()
     except Stopped:
         return pb.FinishJobRequest(state=pb.JOB_STATE_CANCELLED)
     except LeptonError as error:
@@ -142,6 +141,7 @@ class _JobRun:
         registry: RegistryClient,
         training: TrainingClient,
         checkpoints: JobCheckpoints,
+        settings: WorkerSettings,
         tell: Tell,
     ) -> None:
         self._job = job
@@ -151,6 +151,8 @@ class _JobRun:
         self._registry = registry
         self._training = training
         self._checkpoints = checkpoints
+        self._settings = settings
+        self._engine = engine_of(settings, job.spec)
         self._tell = tell
         self._is_stopped = False
         self._budget = Budget(job.spec.resources.memory_bytes)
@@ -171,14 +173,15 @@ class _JobRun:
     async def _tune(self) -> pb.FinishJobRequest:
         # Here, for no other job needs the optimiser.
         from services.training.child.study import Study
+        from services.training.child.trials import running_trials
 
-        workspace = current_identity().workspace
-        study = Study(self._job, workspace, self._training, self._patience, self._say)
-        try:
-            return await study.run()
-        except Stopped:
-            await study.stop()
-            raise
+        async with running_trials(self._settings, self._job, self._data, self._training, self._patience) as trials:
+            study = Study(self._job, current_identity().workspace, self._training, trials, self._patience, self._say)
+            try:
+                return await study.run()
+            except Stopped:
+                await study.stop()
+                raise
 
     async def _evaluate(self) -> pb.FinishJobRequest:
         self._say(0.1, "reading")
@@ -268,6 +271,7 @@ class _JobRun:
                 threads,
                 checkpoints,
                 body,
+                run.engine,
             )
 
         return _Ready(schema, held_out, held_out_name, fit, train)
@@ -308,7 +312,9 @@ class _JobRun:
         if self._checkpoints.found is not None:
             self._say(_READ, "going on from its checkpoint")
         threads = max(1, round(self._spec.resources.cores))
-        run = Run(settings, self._spec.seed, self._report, lambda: self._is_stopped, threads, self._checkpoints)
+        run = Run(
+            settings, self._spec.seed, self._report, lambda: self._is_stopped, threads, self._checkpoints, self._engine
+        )
         with _span("fit"):
             try:
                 # In a thread, so that checkpoints leave meanwhile.
@@ -336,11 +342,8 @@ class _JobRun:
 
     async def _held_out(self, table: pa.Table, schema: Schema) -> tuple[pa.Table, pa.Table, str]:
         if self._spec.trial:
-            # What the study's best is judged by in the end, no trial may see.
-            left = (
-                table if self._spec.evaluation_dataset else fitting.hold_out(table, schema.target, self._spec.seed)[0]
-            )
-            train, judged = fitting.hold_out(left, schema.target, self._spec.seed + 1, _TRIAL_SHARE)
+            judges_apart = bool(self._spec.evaluation_dataset)
+            train, judged = fitting.trial_rows(table, schema.target, self._spec.seed, judges_apart=judges_apart)
             return train, judged, self._spec.dataset
         if self._spec.evaluation_dataset:
             return table, await self._judging(self._spec.evaluation_dataset), self._spec.evaluation_dataset

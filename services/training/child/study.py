@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from lepton.v1 import training_pb2 as pb
 from services.training.adapters.training_client import TrainingClient
 from services.training.child.patience import Patience
+from services.training.child.trials import ENDED, TRIAL_SECONDS, Trials
 from services.training.domain.families.catalog import resolve_hyperparameters
 from services.training.domain.search import (
     DEFAULT_METRICS,
@@ -31,7 +32,6 @@ from services.training.domain.search import (
 )
 
 _LOOK_SECONDS = 0.5
-_ENDED = (pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED)
 _STATES = {
     pb.JOB_STATE_SUCCEEDED: TrialState.COMPLETE,
     pb.JOB_STATE_CANCELLED: TrialState.PRUNED,
@@ -68,16 +68,20 @@ class Study:
         job: of the study.
         workspace: its.
         training: the training service.
+        trials: how they are run.
         patience: for the service while it is away.
         say: tells how far it is.
     """
 
-    def __init__(self, job: pb.Job, workspace: str, training: TrainingClient, patience: Patience, say: Say) -> None:
+    def __init__(
+        self, job: pb.Job, workspace: str, training: TrainingClient, trials: Trials, patience: Patience, say: Say
+    ) -> None:
         self._job = job
         self._spec = job.spec
         self._search = job.spec.search
         self._workspace = workspace
         self._training = training
+        self._trials = trials
         self._patience = patience
         self._say = say
         fixed = _parsed(job.spec.hyperparameters)
@@ -111,7 +115,7 @@ class Study:
         """End the trials where a user stopped the study; where only its worker leaves, they go on."""
         if (await self._training.get(self._workspace, self._job.name)).cancel_requested:
             for trial in self._running.values():
-                await self._training.cancel(self._workspace, trial.job.name)
+                await self._trials.end(trial.job)
 
     def _has_budget(self) -> bool:
         count = len(self._running) + len(self._ended)
@@ -141,24 +145,21 @@ class Study:
         sampled = study.ask(_distributions(self._space))
         spec = self._spec_of(sampled.params)
         spec.trial = number
-        # A repeat after a crash gets the same job.
-        request = pb.CreateJobRequest(spec=spec, request_id=f"{self._job.name}-{number}")
-        job = await self._patience(lambda: self._training.create(self._workspace, request))
-        self._running[number] = _Trial(job, sampled)
+        self._running[number] = _Trial(await self._trials.begin(spec), sampled)
 
     async def _look(self) -> None:
         """See how the trials stand; end those that promise nothing."""
-        for job in await self._patience(lambda: self._training.jobs_of(self._workspace, self._job.name)):
+        for job in await self._trials.jobs():
             number = job.spec.trial
             if not number:
                 self._best_job = job
             elif number in self._ended:
                 continue
-            elif number not in self._running and job.state not in _ENDED:
+            elif number not in self._running and job.state not in ENDED:
                 # Begun by an earlier run of the study.
                 self._optimiser().enqueue_trial(self._values(job))
                 self._running[number] = _Trial(job, self._optimiser().ask(_distributions(self._space)))
-            elif job.state in _ENDED:
+            elif job.state in ENDED:
                 self._end(number, job)
             else:
                 self._running[number].job = job
@@ -186,7 +187,7 @@ class Study:
             return
         trial.sampled.report(loss if self._is_lower_better() else -loss, int(trial.job.progress * _WHOLE))
         if trial.sampled.should_prune():
-            await self._training.cancel(self._workspace, trial.job.name)
+            await self._trials.end(trial.job)
 
     def _optimiser(self) -> optuna.Study:
         if self._study is None:
@@ -254,7 +255,7 @@ class Study:
         job = self._best_job
         if job is None:
             job = await self._patience(lambda: self._training.create(self._workspace, request))
-        while job.state not in _ENDED:
+        while job.state not in ENDED:
             await asyncio.sleep(_LOOK_SECONDS)
             job = await self._patience(partial(self._training.get, self._workspace, job.name))
             self._say(0.9 + 0.1 * job.progress, f"registering trial {best.spec.trial}", len(self._ended), {})
@@ -335,6 +336,9 @@ def _parsed(values: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _seconds(job: pb.Job) -> float:
+    told = [metric.value for metric in job.metrics if metric.name == TRIAL_SECONDS]
+    if told:
+        return told[0]
     if not job.HasField("start_time") or not job.HasField("end_time"):
         return 0.0
     return (job.end_time.ToDatetime() - job.start_time.ToDatetime()).total_seconds()

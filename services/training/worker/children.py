@@ -20,7 +20,8 @@ _LINE_BYTES = 8 << 20
 _KEPT = frozenset(
     ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD", "LEPTON_HOME")
 )
-_KEPT_PREFIXES = ("LC_", "PYTHON", "OTEL_", "CUDA_", "NVIDIA_", "MALLOC_")
+# RAY_: how a Ray cluster is reached, where one trains: TLS and its token.
+_KEPT_PREFIXES = ("LC_", "PYTHON", "OTEL_", "CUDA_", "NVIDIA_", "MALLOC_", "RAY_")
 _KEPT_SETTINGS = (
     "tls_ca",
     "tls_certificate",
@@ -30,6 +31,8 @@ _KEPT_SETTINGS = (
     "registry_address",
     "training_address",
     "checkpoint_seconds",
+    "engine",
+    "ray_address",
     "max_message_bytes",
     "log_level",
 )

@@ -32,6 +32,11 @@ class Family:
     from_scratch: tuple[str, ...] = ()
     from_body: Mapping[str, Mapping[str, int | float | str]] | None = field(default=None, hash=False)
 
+    @property
+    def is_network(self) -> bool:
+        """Whether it is trained by the loop of all networks."""
+        return {setting.name for setting in TRAINING} <= {setting.name for setting in self.hyperparameters}
+
 
 _CATEGORIES = Hyperparameter(
     "max_categories",

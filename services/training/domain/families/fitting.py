@@ -10,6 +10,7 @@ from services.training.domain.families.bodies import Body
 from services.training.domain.families.catalog import find_family
 from services.training.domain.families.checkpoints import Checkpoints, NoCheckpoints
 from services.training.domain.families.encoding import Encoded, Encoding
+from services.training.domain.families.engine import EmbeddedEngine, Engine
 from services.training.domain.families.frame import Array, describe_columns, is_number_list, normalize
 from services.training.domain.families.image.fit import fit_cnn
 from services.training.domain.families.image.model import ImageModel
@@ -49,6 +50,8 @@ CORES: dict[str, type[Core]] = {
     "mlp": MlpCore,
 }
 HANDLE_UNKNOWN = ("ignore", "error")
+# Of the rows that a trial may see, what it is judged by.
+_TRIAL_SHARE = 0.2
 
 
 def describe(
@@ -156,6 +159,20 @@ def hold_out(table: pa.Table, target: Target, seed: int, fraction: float = 0.1) 
     return table.filter(pa.array(~chosen)), table.filter(pa.array(chosen))
 
 
+def trial_rows(table: pa.Table, target: Target, seed: int, *, judges_apart: bool) -> tuple[pa.Table, pa.Table]:
+    """Return the rows that a study's trial learns from, and those that judge it.
+
+    Args:
+        table: the study's rows.
+        target: what is predicted.
+        seed: of the study.
+        judges_apart: whether the study's best is judged by rows of another dataset; else by a share of these, which no
+            trial may see.
+    """
+    left = table if judges_apart else hold_out(table, target, seed)[0]
+    return hold_out(left, target, seed + 1, _TRIAL_SHARE)
+
+
 def fit(
     family: str,
     schema: Schema,
@@ -168,6 +185,7 @@ def fit(
     threads: int = 1,
     checkpoints: Checkpoints | None = None,
     body: "Body | None" = None,
+    engine: Engine | None = None,
 ) -> Model:
     """Train a family on a table's rows; from a base, continue it; from a body, learn other labels.
 
@@ -183,6 +201,7 @@ def fit(
         threads: to compute with.
         checkpoints: what networks keep, and go on from; other families are soon fitted anew.
         body: of a network of the same family, that a new head is put on.
+        engine: where networks are trained; other families are fitted here.
 
     Raises:
         InvalidArgument: the rows do not fit the schema, or the loss is no longer a number.
@@ -190,7 +209,7 @@ def fit(
     """
     table = normalize(table)
     truth = target_values(table, schema.target)
-    run = Run(settings, seed, report, is_cancelled, threads, checkpoints or NoCheckpoints())
+    run = Run(settings, seed, report, is_cancelled, threads, checkpoints or NoCheckpoints(), engine or EmbeddedEngine())
     if family == "transformer":
         reader = base if isinstance(base, TextModel) else None
         encoder = None if isinstance(body, ImageModel) else body

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from services.training.domain.families.checkpoints import Checkpoints, NoCheckpoints
 from services.training.domain.families.encoding import Encoded, Encoding, Graph, wire_values
+from services.training.domain.families.engine import EmbeddedEngine, Engine
 from services.training.domain.families.frame import OUTPUT_NAMES, Array, Column, normalize
 from services.training.domain.families.target import Target
 
@@ -62,6 +63,7 @@ class Run:
         is_cancelled: asked between steps.
         threads: to compute with. More than there are free cores make LightGBM wait a hundred times longer.
         checkpoints: what a long fit keeps, and goes on from.
+        engine: where networks are trained.
     """
 
     settings: Settings
@@ -70,6 +72,7 @@ class Run:
     is_cancelled: IsCancelled
     threads: int = 1
     checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
+    engine: Engine = field(default_factory=EmbeddedEngine)
 
     def number(self, name: str) -> float:
         """Return a numeric setting."""

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import pytorch_lightning as lightning
@@ -16,18 +16,20 @@ from servicekit.errors import InvalidArgument
 from services.training.domain.families.checkpoints import Checkpoint
 from services.training.domain.families.model import Progress, Run, Stopped
 from services.training.domain.families.neural.batches import Batches, Learnable, Rows
+from services.training.domain.families.neural.ranks import RankBatches, Ranks, weight_of
 from services.training.domain.families.neural.snapshot import Position, Snapshot, position_of
+from services.training.domain.families.neural.synchronised import synchronise
+from services.training.domain.families.neural.training import TRAINING_PHASE, Loss, Training
 
 _PRECISIONS: dict[str, Literal["32-true", "bf16-mixed"]] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 _WATCHED = "validation_loss"
-TRAINING_PHASE = "training"
 # Rows that are only judged, not learned from, need no gradients: more fit.
 _JUDGED_ROWS = 4096
 
 
 def train_network(
     network: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Loss,
     rows: Learnable,
     run: Run,
     aside: Rows | None = None,
@@ -36,8 +38,8 @@ def train_network(
 ) -> None:
     """Train a network in place, by the settings of `neural.settings`; with rows aside, up to where these gain no more.
 
-    The same rows, settings, seed, threads and machine give the same weights, bit by bit, on a processor; also where it
-    is cut and goes on from a checkpoint.
+    Where that happens is the run's engine's to say. The same rows, settings, seed, threads and machine give the same
+    weights, bit by bit, on a processor; also where it is cut and goes on from a checkpoint.
 
     Args:
         network: on the processor; parameters that ask for no gradients stay as they are.
@@ -52,23 +54,33 @@ def train_network(
         InvalidArgument: the loss is no longer a number; it says at which batch.
         Stopped: it was cancelled.
     """
+    run.engine.train(Training(network, loss, rows, aside, lengths, phase), run)
+
+
+def train_here(training: Training, run: Run, ranks: Ranks | None = None) -> None:
+    """Train a network in this process, which may be one of several side by side."""
+    ranks = ranks or Ranks()
+    network, rows, aside, lengths = training.network, training.rows, training.aside, training.lengths
     torch.set_num_threads(run.threads)
+    if ranks.is_many:
+        synchronise(network)
     # Lightning leaves a network in the mode that it comes in, and a loaded one comes as it predicts.
     network.train()
     found = run.checkpoints.found
-    resumed = Snapshot.from_bytes(found.content) if found and is_under_way(run, phase) else None
+    resumed = Snapshot.from_bytes(found.content) if found and is_under_way(run, training.phase) else None
     done = resumed.position.epoch if resumed else 0
     skipped = resumed.position.batch if resumed else 0
     batches = rows.in_batches(min(int(run.number("batch_size")), len(rows)), run.seed, done, lengths, skipped)
     steps = len(batches) * int(run.number("epochs"))
-    module = _Module(network, loss, run, steps, done)
+    module = _Module(network, training.loss, run, ranks, steps, done)
     stopping = _stopping(run, aside)
-    follow = _Follow(run, module, phase, stopping, resumed, keeps_best=aside is not None)
+    follow = _Follow(run, module, training.phase, stopping, resumed, keeps_best=aside is not None)
+    parts: Iterable[Any] = RankBatches(batches, ranks, weight_of(training.loss)) if ranks.is_many else batches
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed % 2**63)
         trainer = lightning.Trainer(
             accelerator="cuda" if torch.cuda.is_available() else "cpu",
-            devices=1,
+            **ranks.trainer,
             max_epochs=int(run.number("epochs")) - done,
             precision=_PRECISIONS[str(run.settings["precision"])],
             gradient_clip_val=run.number("gradient_clip") or None,
@@ -81,7 +93,7 @@ def train_network(
             enable_model_summary=False,
         )
         watched = None if aside is None else Batches(aside, _JUDGED_ROWS if lengths is None else batches.size)
-        trainer.fit(module, train_dataloaders=batches, val_dataloaders=watched)
+        trainer.fit(module, train_dataloaders=parts, val_dataloaders=watched)
     if follow.best is not None:
         network.load_state_dict({**network.state_dict(), **follow.best})
     network.cpu().eval()
@@ -90,14 +102,13 @@ def train_network(
 class _Module(lightning.LightningModule):
     """What Lightning asks of a network: its steps and its optimizer."""
 
-    def __init__(
-        self, network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], run: Run, steps: int, done: int
-    ) -> None:
+    def __init__(self, network: nn.Module, loss: Loss, run: Run, ranks: Ranks, steps: int, done: int) -> None:
         super().__init__()
         self.network = network
         self._loss = loss
         # Not `_run`, nor `run`: names of Lightning's own.
         self._asked = run
+        self.ranks = ranks
         self._steps = steps
         # Passes before this run of the loop; Lightning counts its own.
         self._done = done
@@ -105,17 +116,48 @@ class _Module(lightning.LightningModule):
         self.is_skipping = False
         self.loss_sum = torch.zeros((), dtype=torch.float64)
         self.loss_rows = 0
+        # Of several ranks: whether to stop, and whether to keep a checkpoint, as all of them know by the latest step.
+        self.wishes = (False, False)
+        self._said: tuple[int, int, Callable[[], Tensor]] | None = None
 
     @property
     def epoch(self) -> int:
         """Passes done."""
         return self._done + self.current_epoch
 
-    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor | None:
+    def training_step(self, batch: Any, index: int) -> Tensor | None:
         if self.is_skipping:
-            return None
-        inputs, goals = batch
+            return self._nothing() if self.ranks.is_many else None
+        inputs, goals = batch[:2]
         found = self._loss(self.network(inputs), goals)
+        if self.ranks.is_many:
+            share, whole = batch[2:]
+            # The others add theirs, and the gradients' mean over ranks is the batch's.
+            found = found * share
+            self._say(index, whole, found.detach())
+        else:
+            self._note(index, len(inputs), found.detach())
+        return found
+
+    def _say(self, index: int, rows: int, found: Tensor) -> None:
+        """Begin to tell the other ranks this part's loss and, of the first rank, what is wished."""
+        is_first = self.ranks.rank == 0
+        wishes = (self._asked.is_cancelled(), self._asked.checkpoints.is_due()) if is_first else (False, False)
+        values = torch.tensor([0.0, *map(float, wishes)], dtype=torch.float64, device=found.device)
+        values[0] = found.double() / self.ranks.count
+        self._said = index, rows, self.ranks.sum(values)
+
+    def hear(self) -> None:
+        """Take in what all ranks said of the step before, the same in each of them."""
+        if self._said is not None:
+            index, rows, wait = self._said
+            self._said = None
+            found, is_cancelled, is_due = wait()
+            self.wishes = bool(is_cancelled), bool(is_due)
+            self._note(index, rows, found)
+
+    def _note(self, index: int, rows: int, found: Tensor) -> None:
+        """Add a batch's loss to the pass's."""
         if not torch.isfinite(found):
             raise InvalidArgument(
                 f"the loss is no longer a number at batch {index + 1} of epoch {self.epoch + 1}: lower "
@@ -123,9 +165,13 @@ class _Module(lightning.LightningModule):
                 reason="LOSS_DIVERGED",
             )
         # Not by `log`: its sums could not be kept in a checkpoint.
-        self.loss_sum = self.loss_sum.to(found.device) + found.detach().double() * len(inputs)
-        self.loss_rows += len(inputs)
-        return found
+        self.loss_sum = self.loss_sum.to(found.device) + found.double() * rows
+        self.loss_rows += rows
+
+    def _nothing(self) -> Tensor:
+        """Return a loss that no weight changes: what runs side by side takes part in every step."""
+        weights = [one.flatten()[:1].sum() for one in self.network.parameters() if one.requires_grad]
+        return torch.stack(weights).sum() * 0.0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         inputs, goals = batch
@@ -170,14 +216,25 @@ class _Follow(Callback):
         elif not batch_idx and not pl_module.epoch:
             # Loading and reading are over: whoever watches sees when work begins.
             self._run.report(Progress(0.0, "first batch", 0, {}))
-        is_cancelled = self._run.is_cancelled()
+        is_cancelled, is_due = self._wishes(pl_module)
         # Before the place that it goes on from, what is in memory is of no time.
-        if self._resumed is None and (is_cancelled or self._run.checkpoints.is_due()):
+        if self._resumed is None and (is_cancelled or is_due):
             self._run.checkpoints.keep(Checkpoint(self._snapshot(trainer, pl_module, batch_idx).to_bytes()))
         if is_cancelled:
             raise Stopped
+        if pl_module.ranks.is_many:
+            pl_module.ranks.seed(self._run.seed, pl_module.epoch, batch_idx)
+
+    def _wishes(self, module: _Module) -> tuple[bool, bool]:
+        """Return whether to stop, and whether a checkpoint is due."""
+        if not module.ranks.is_many:
+            return self._run.is_cancelled(), self._run.checkpoints.is_due()
+        module.hear()
+        wishes, module.wishes = module.wishes, (False, False)
+        return wishes
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.hear()
         done, epochs = pl_module.epoch + 1, int(self._run.number("epochs"))
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         metrics["loss"] = float(pl_module.loss_sum) / max(pl_module.loss_rows, 1)

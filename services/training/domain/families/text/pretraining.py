@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from services.training.domain.families.model import Progress, Run
 from services.training.domain.families.neural.batches import Rows
-from services.training.domain.families.neural.loop import TRAINING_PHASE, is_under_way, train_network
+from services.training.domain.families.neural.loop import is_under_way, train_network
+from services.training.domain.families.neural.training import TRAINING_PHASE
 from services.training.domain.families.text.embedder import Embedder
 from services.training.domain.families.text.network import Classifier, cropped, token_vectors
 from services.training.domain.families.text.tokens import START_ID, UNKNOWN_ID
