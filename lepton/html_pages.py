@@ -37,6 +37,7 @@ _STYLE = """
 .lepton-page svg line.grid{stroke:#e3e7ec;stroke-width:1}
 @media print{.lepton-page{padding:0;max-width:none;font-size:12px;-webkit-print-color-adjust:exact;
  print-color-adjust:exact}.lepton-page h2{break-after:avoid}
+ .lepton-page section{break-inside:avoid}.lepton-page th,.lepton-page td{padding:3px 7px;font-size:11.5px}
  .lepton-page .side{flex-wrap:nowrap}.lepton-page .side>figure{flex:1 1 0}}
 """
 _PRINTED = "@page{size:A4;margin:16mm}body{margin:0;background:#fff}"

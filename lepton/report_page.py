@@ -110,10 +110,10 @@ def _curves(content: Mapping[str, Any]) -> Iterable[str]:
     is_binary = content["task"] == "binary"
     of = f"of class {curves[0]['label']}" if is_binary else "of each class against the rest"
     names = {place: "" if is_binary else curve["label"] for place, curve in enumerate(curves)}
-    yield f"<h2>ROC and precision-recall {escape(of)}</h2><div class='side'>"
+    yield f"<section><h2>ROC and precision-recall {escape(of)}</h2><div class='side'>"
     yield figure(_roc(curves, names), _roc_caption(curves, is_binary), "ROC")
     yield figure(_precision_recall(curves, content["rows"]), _recall_caption(curves, is_binary), "Precision-recall")
-    yield f"</div><h2>Calibration {escape(of)}</h2><div class='side'>"
+    yield f"</div></section><section><h2>Calibration {escape(of)}</h2><div class='side'>"
     yield figure(
         _calibration(curves, names),
         "Rows in up to ten groups of as many each, by probability: the share that was of the class"
@@ -124,7 +124,7 @@ def _curves(content: Mapping[str, Any]) -> Iterable[str]:
     )
     if is_binary:
         yield figure(_histogram(curves[0]), "Rows by their probability, in twentieths.", "Probabilities")
-    yield "</div>"
+    yield "</div></section>"
     yield _thresholds(curves[0]) if is_binary else _by_class(curves)
 
 
