@@ -49,12 +49,18 @@ def rows_to_arrays(rows: Sequence[pb.Row], model: LoadedModel) -> dict[str, Arra
     check_takes_columns(model)
     problems = Problems(model.deployment, lambda row, column: f'rows[{row}].values["{column}"]')
     arrays: dict[str, Array] = {}
+    lengths: dict[str, list[int]] = {}
     for spec in model.inputs.values():
         items = _items(rows, spec, problems)
-        arrays[spec.name] = as_series(items, spec) if spec.is_series else as_column(items, spec)
+        if spec.is_series:
+            arrays[spec.name] = as_series(items, spec)
+            lengths[spec.name] = [len(item) for item in items]
+        else:
+            arrays[spec.name] = as_column(items, spec)
         problems.look(arrays[spec.name], spec)
     problems.refuse()
-    return of_one_width(arrays, model)
+    refuse_other_lengths(lengths, problems)
+    return arrays
 
 
 def check_takes_columns(model: LoadedModel) -> None:
@@ -92,15 +98,17 @@ def as_series(items: Sequence[Array], spec: InputSpec) -> Array:
     return found
 
 
-def of_one_width(arrays: dict[str, Array], model: LoadedModel) -> dict[str, Array]:
-    """Return inputs whose series have as many steps, NaN at the end of shorter ones."""
-    names = [spec.name for spec in model.inputs.values() if spec.is_series]
-    width = max((arrays[name].shape[1] for name in names), default=0)
-    for name in names:
-        missing = width - arrays[name].shape[1]
-        if missing:
-            arrays[name] = np.pad(arrays[name], ((0, 0), (0, missing)), constant_values=np.nan)
-    return arrays
+def refuse_other_lengths(lengths: Mapping[str, Sequence[int]], problems: Problems) -> None:
+    """Check that the series of each row have as many steps: they are the channels of one.
+
+    Raises:
+        InvalidArgument: those of a row have not.
+    """
+    for name, sizes in lengths.items():
+        for row, (expected, got) in enumerate(zip(next(iter(lengths.values())), sizes, strict=True)):
+            if got != expected:
+                problems.add(row, name, f"{expected} steps, as the row's other series have", f"{got}")
+    problems.refuse()
 
 
 def _items(rows: Sequence[pb.Row], spec: InputSpec, problems: Problems) -> list[Any]:
@@ -141,7 +149,7 @@ def _told(value: pb.Value | None, kind: str | None) -> str:
 
 def _reader(spec: InputSpec) -> _Reader:
     if spec.is_series:
-        return _Reader("a series of numbers, one at least", {"series": _steps}, None, np.zeros(1))
+        return _Reader("a series of one step at least", {"series": _steps}, None, np.zeros(1))
     datatype = spec.datatype
     or_missing = ", or missing" if spec.nullable else ""
     if datatype == "BYTES":
@@ -163,10 +171,9 @@ def _reader(spec: InputSpec) -> _Reader:
 
 
 def _steps(value: pb.Series) -> Array:
-    steps = np.array(value.values, dtype=np.float64)
-    if np.isnan(steps).all():
+    if not value.values:
         raise ValueError(value)
-    return steps
+    return np.array(value.values, dtype=np.float64)
 
 
 def _whole_within(least: int, most: int) -> Callable[[float], int]:

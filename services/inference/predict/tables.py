@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from servicekit.errors import FailedPrecondition, InvalidArgument
 from services.inference.predict.answers import Answers
 from services.inference.predict.problems import Problems
-from services.inference.predict.rows import as_column, as_series, of_one_width
+from services.inference.predict.rows import as_column, as_series, refuse_other_lengths
 from services.inference.serving.model import NUMPY_TYPES, Array, InputSpec, LoadedModel
 
 # A table with more is no table that people look at.
@@ -30,10 +30,12 @@ def batch_to_arrays(batch: pa.RecordBatch, model: LoadedModel, first_row: int = 
     """
     problems = Problems(model.deployment, lambda row, column: f"dataset row {row}, column {column!r}", first_row)
     arrays: dict[str, Array] = {}
+    lengths: dict[str, list[int]] = {}
     for spec in model.inputs.values():
         column = batch.column(spec.name)
         if spec.is_series:
-            arrays[spec.name] = _series(column, spec, model, problems)
+            items = _series(column, spec, model, problems)
+            arrays[spec.name], lengths[spec.name] = as_series(items, spec), [len(item) for item in items]
             problems.look(arrays[spec.name], spec)
             continue
         if spec.datatype == "BOOL" or not spec.datatype.startswith(("FP", "BYTES")):
@@ -42,7 +44,8 @@ def batch_to_arrays(batch: pa.RecordBatch, model: LoadedModel, first_row: int = 
         arrays[spec.name] = _array(column, spec, model)
         problems.look(arrays[spec.name], spec)
     problems.refuse()
-    return of_one_width(arrays, model)
+    refuse_other_lengths(lengths, problems)
+    return arrays
 
 
 def missing_columns(names: Sequence[str], model: LoadedModel) -> list[str]:
@@ -106,16 +109,16 @@ def _lists(values: Array) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, pa.array(values.astype(np.float64).reshape(-1)))
 
 
-def _series(column: pa.Array, spec: InputSpec, model: LoadedModel, problems: Problems) -> Array:
+def _series(column: pa.Array, spec: InputSpec, model: LoadedModel, problems: Problems) -> list[Array]:
     if not (pa.types.is_list(column.type) and pa.types.is_floating(column.type.value_type)):
         raise _wrong_type(column, spec, model)
     lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     steps = column.flatten().fill_null(np.nan).to_numpy(zero_copy_only=False)
     items = np.split(steps, np.cumsum(lengths)[:-1])
     for row, item in enumerate(items):
-        if np.isnan(item).all():
-            problems.add(row, spec.name, "a series of numbers, one at least", f"a series of {len(item)} values")
-    return as_series(items, spec)
+        if not len(item):
+            problems.add(row, spec.name, "a series of one step at least", "none")
+    return items
 
 
 def _array(column: pa.Array, spec: InputSpec, model: LoadedModel) -> Array:

@@ -55,6 +55,7 @@ def parse_inputs(request: pb.ModelInferRequest, model: LoadedModel) -> dict[str,
         raise _refused(model, "", f"one raw_input_contents entry per input ({len(tensors)})", str(len(raw)))
     arrays: dict[str, Array] = {}
     batches: dict[str, int] = {}
+    steps: int | None = None
     for index, tensor in enumerate(tensors):
         spec = model.inputs.get(tensor.name)
         if spec is None or tensor.name in arrays:
@@ -72,6 +73,10 @@ def parse_inputs(request: pb.ModelInferRequest, model: LoadedModel) -> dict[str,
         if spec.batch is not None and batches.setdefault(spec.batch, shape[0]) != shape[0]:
             expected = f"a batch of {batches[spec.batch]}, as the inputs before"
             raise _refused(model, tensor.name, expected, str(shape[0]))
+        if spec.is_series:
+            steps = shape[1] if steps is None else steps
+            if shape[1] != steps:
+                raise _refused(model, tensor.name, f"{steps} steps, as the series before", str(shape[1]))
         check_values(array, spec, model)
         arrays[tensor.name] = array
     if len(arrays) != len(model.inputs):

@@ -51,6 +51,7 @@ def test_wave_is_forecast_with_intervals_that_hold_what_was_asked() -> None:
         {"cell": "lstm", "layers": 2, "scaling": "global", "start": "season", "season": SEASON},
         {"start": "season", "season": SEASON, "linear_steps": 0},
         {"start": "season", "season": 1000},
+        {"cell": "lstm", "precision": "bfloat16"},
     ],
 )
 def test_forecast_is_exported_as_it_is(settings: dict[str, object]) -> None:

@@ -129,11 +129,16 @@ class SeriesNetwork(nn.Module):
 
     def _last_state(self, scaled: Tensor, lengths: Tensor) -> Tensor:
         """Return (rows, directions * hidden_size): the last layer's states behind its last steps."""
-        if bool((lengths < scaled.shape[1]).any()):
-            packed = nn.utils.rnn.pack_padded_sequence(scaled, lengths.cpu(), batch_first=True, enforce_sorted=False)
-            _, state = self.recurrent(packed)
-        else:
-            _, state = self.recurrent(scaled)
+        # In full precision whatever the rest has: errors add up over the steps, and not every processor has an LSTM of
+        # half precision.
+        with torch.autocast(scaled.device.type, enabled=False):
+            if bool((lengths < scaled.shape[1]).any()):
+                packed = nn.utils.rnn.pack_padded_sequence(
+                    scaled, lengths.cpu(), batch_first=True, enforce_sorted=False
+                )
+                _, state = self.recurrent(packed)
+            else:
+                _, state = self.recurrent(scaled)
         state = state if self.shape.cell == "gru" else state[0]
         return torch.cat(tuple(state[-self.shape.directions :]), dim=1)
 
