@@ -32,7 +32,7 @@ def test_half_of_a_review_finds_its_other_half(embedder: TextModel) -> None:
     assert found.rows == 300
     # By chance 1 and 10 of 300, and the middle.
     assert found.metrics["recall@1"] > 4 / 300
-    assert found.metrics["recall@10"] > 30 / 300
+    assert found.metrics["recall@10"] > 25 / 300
     assert found.metrics["mrr"] > found.metrics["recall@1"]
     assert found.metrics["mean_rank"] < 120
 
