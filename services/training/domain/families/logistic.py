@@ -1,6 +1,7 @@
 """Fitting a logistic regression by L-BFGS, told of every iteration."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -29,7 +30,7 @@ def fit_logistic(
     is_balanced = run.settings["class_weight"] == "balanced"
     row_weights = balanced_weights(truth, classes) if is_balanced else np.ones(len(truth))
     strength = 1.0 / (run.number("c") * row_weights.sum())
-    loss = _loss(np.column_stack([design, np.ones(len(design))]), truth, row_weights, strength, shape)
+    loss = regularized_loss(np.column_stack([design, np.ones(len(design))]), truth, row_weights, strength, shape)
     most = int(run.number("max_iterations"))
     done = 0
 
@@ -57,10 +58,18 @@ def balanced_weights(truth: Array, classes: int) -> Array:
     return np.asarray((len(truth) / (classes * np.maximum(counts, 1)))[truth])
 
 
-def _loss(
-    design: Array, truth: Array, row_weights: Array, strength: float, shape: tuple[int, int]
+def regularized_loss(
+    design: Any, truth: Array, row_weights: Array, strength: float, shape: tuple[int, int]
 ) -> Callable[[Array], tuple[float, Array]]:
-    """Return the function that gives the loss and its gradient at flat weights, intercept last."""
+    """Return the function that gives the loss and its gradient at flat weights, intercept last.
+
+    Args:
+        design: (rows, columns) values, sparse or not, the last of ones.
+        truth: (rows,) class indexes.
+        row_weights: (rows,).
+        strength: of the penalty on squared weights.
+        shape: of the weights: (columns, outputs), one output for two classes.
+    """
     shares = row_weights / row_weights.sum()
     hot = truth.reshape(-1, 1).astype(float) if shape[1] == 1 else np.eye(shape[1])[truth]
 

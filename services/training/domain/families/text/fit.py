@@ -10,6 +10,7 @@ from services.training.domain.families.frame import Array, Column
 from services.training.domain.families.model import Progress, Run
 from services.training.domain.families.neural.rows import class_weights, set_aside
 from services.training.domain.families.target import Target
+from services.training.domain.families.text.cooccurrence import begin_from_neighbours
 from services.training.domain.families.text.model import TextModel
 from services.training.domain.families.text.tokens import PAD_ID, token_ids, train_tokenizer
 
@@ -35,7 +36,9 @@ def fit_transformer(
         load_classifier,
         new_classifier,
     )
+    from services.training.domain.families.text.phrases import fit_phrases
     from services.training.domain.families.text.pretraining import pretrain
+    from services.training.domain.families.text.splitting import TokenSplitting
 
     check_settings(run)
     aside = set_aside(len(truth), run)
@@ -51,6 +54,8 @@ def fit_transformer(
     ids = from_numpy(token_ids(tokenizer, texts))
     rows = Rows(ids, from_numpy(truth))[from_numpy(kept)]
     lengths = (rows.inputs != PAD_ID).sum(dim=1)
+    if base is None and run.settings["first_vectors"] == "neighbours":
+        begin_from_neighbours(classifier.encoder, rows.inputs.numpy(), run.seed)
     if base is None and run.number("pretraining_epochs"):
         before = run.number("pretraining_epochs") / (run.number("pretraining_epochs") + run.number("epochs"))
         # A checkpoint of what follows holds what was learned here.
@@ -59,11 +64,15 @@ def fit_transformer(
         run = replace(run, report=partial(_report_part, run, before, 1.0))
     if base is not None and run.settings["trainable"] == "last":
         freeze_all_but_head(classifier)
-    weights = tensor(class_weights(truth[kept], len(target.classes), run)).float()
-    loss = nn.CrossEntropyLoss(weight=weights, label_smoothing=run.number("label_smoothing"))
+    weights = class_weights(truth[kept], len(target.classes), run)
+    loss = nn.CrossEntropyLoss(weight=tensor(weights).float(), label_smoothing=run.number("label_smoothing"))
     watched = Rows(ids, from_numpy(truth))[from_numpy(np.flatnonzero(aside))] if aside.any() else None
-    learner = Learner(classifier, run.number("token_dropout"))
+    splitting = TokenSplitting(tokenizer, run.number("token_splitting"), classifier.config.max_position_embeddings)
+    learner = Learner(classifier, run.number("token_dropout"), splitting)
     train_network(learner, loss, rows, run, watched, lengths)
+    if base is None and run.settings["phrases"] == "on":
+        # Beside the encoder, not before it: what phrases tell of these rows the encoder would no longer learn.
+        classifier.phrases = fit_phrases(rows.inputs.numpy(), truth[kept], weights, tokenizer, run)
     return TextModel("transformer", dict(run.settings), columns, target, "ignore", tokenizer, classifier)
 
 

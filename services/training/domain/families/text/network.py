@@ -9,6 +9,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from services.training.domain.families.text.phrases import Phrases
+from services.training.domain.families.text.splitting import TokenSplitting
 from services.training.domain.families.text.tokens import PAD_ID, START_ID, UNKNOWN_ID
 
 CONFIG_FILE = "encoder.json"
@@ -16,7 +18,7 @@ WEIGHTS_FILE = "weights.safetensors"
 
 
 class Classifier(nn.Module):
-    """A Transformer encoder, the mean over its tokens, and a linear layer.
+    """A Transformer encoder, the mean over its tokens, and a linear layer; beside them, once fitted, phrases.
 
     Args:
         config: of the encoder (BERT's architecture; Devlin et al., NAACL 2019).
@@ -30,12 +32,14 @@ class Classifier(nn.Module):
         self.encoder = BertModel(config, add_pooling_layer=False)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(config.hidden_size, outputs)
+        self.phrases: Phrases | None = None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return (rows, classes) log odds of (rows, tokens) ids and mask."""
         found = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         shown = attention_mask.unsqueeze(-1).to(found.dtype)
-        return self.head(self.dropout((found * shown).sum(dim=1) / shown.sum(dim=1)))
+        odds: Tensor = self.head(self.dropout((found * shown).sum(dim=1) / shown.sum(dim=1)))
+        return odds if self.phrases is None else odds + self.phrases(input_ids)
 
 
 class Learner(nn.Module):
@@ -44,15 +48,19 @@ class Learner(nn.Module):
     Args:
         classifier: what is trained.
         token_dropout: share of the tokens that are read as unknown at each step.
+        splitting: reads some tokens as their parts at each step.
     """
 
-    def __init__(self, classifier: Classifier, token_dropout: float) -> None:
+    def __init__(self, classifier: Classifier, token_dropout: float, splitting: TokenSplitting | None = None) -> None:
         super().__init__()
         self.classifier = classifier
+        self._splitting = splitting
         self._token_dropout = token_dropout
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return (rows, classes) log odds of (rows, tokens) ids, padded."""
+        if self.training and self._splitting is not None:
+            ids = self._splitting(ids)
         ids, mask = cropped(ids)
         if self.training and self._token_dropout:
             is_hidden = (torch.rand(ids.shape, device=ids.device) < self._token_dropout) & (ids > START_ID)
@@ -96,7 +104,9 @@ def freeze_all_but_head(classifier: Classifier) -> None:
 
 def classifier_files(classifier: Classifier) -> dict[str, bytes]:
     """Return the encoder's configuration as JSON, and all weights as safetensors."""
-    head = {"outputs": classifier.head.out_features, "dropout": classifier.dropout.p}
+    head: dict[str, Any] = {"outputs": classifier.head.out_features, "dropout": classifier.dropout.p}
+    if classifier.phrases is not None:
+        head["phrases"] = True
     description = {"encoder": classifier.config.to_diff_dict(), "head": head}
     weights = {name: value.contiguous() for name, value in classifier.state_dict().items()}
     return {CONFIG_FILE: json.dumps(description, sort_keys=True).encode(), WEIGHTS_FILE: save(weights)}
@@ -108,6 +118,8 @@ def load_classifier(files: Mapping[str, bytes]) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         head = description["head"]
         classifier = Classifier(BertConfig.from_dict(description["encoder"]), head["outputs"], head["dropout"])
+    if head.get("phrases"):
+        classifier.phrases = Phrases(classifier.config.vocab_size, head["outputs"])
     classifier.load_state_dict(load(files[WEIGHTS_FILE]))
     classifier.eval()
     return classifier
