@@ -71,6 +71,11 @@ def test_three_classes_have_odds_each() -> None:
     assert (phrases(torch.from_numpy(ids)).argmax(dim=1).numpy() == truth).all()
 
 
+def test_many_classes_do_not_make_it_large() -> None:
+    assert Phrases(4000, 2).table.numel() < 300_000
+    assert Phrases(4000, 50).table.numel() < 500_000
+
+
 def test_a_fit_can_be_stopped() -> None:
     with pytest.raises(Stopped):
         _fit(stops=True)

@@ -22,8 +22,9 @@ from services.training.domain.families.logistic import regularized_loss
 from services.training.domain.families.model import Run, Stopped
 from services.training.domain.families.text.tokens import START_ID
 
-# Places for pairs: many more than texts have that a network can be trained on in minutes.
-_PAIR_PLACES = 1 << 17
+# Weights of pairs, a megabyte: with two classes, a place each for as many as some thousand texts have.
+_PAIR_WEIGHTS = 1 << 18
+_LEAST_PAIR_PLACES = 1 << 12
 _HASH = 1_000_003
 # Inverse strength of the penalty, a row.
 _C = 0.3
@@ -45,8 +46,9 @@ class Phrases(nn.Module):
 
     def __init__(self, vocabulary: int, outputs: int) -> None:
         super().__init__()
-        self._vocabulary = vocabulary
-        self.register_buffer("table", torch.zeros(vocabulary + _PAIR_PLACES, outputs))
+        self.vocabulary = vocabulary
+        self.pair_places = max(_PAIR_WEIGHTS // outputs, _LEAST_PAIR_PLACES)
+        self.register_buffer("table", torch.zeros(vocabulary + self.pair_places, outputs))
         self.register_buffer("bias", torch.zeros(outputs))
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -55,9 +57,13 @@ class Phrases(nn.Module):
         is_token = ids > START_ID
         is_pair = is_token & (before > START_ID)
         of_tokens = self.table[ids] * is_token.unsqueeze(-1)
-        of_pairs = self.table[_pair_places(before, ids, self._vocabulary)] * is_pair.unsqueeze(-1)
+        of_pairs = self.table[self.places_of_pairs(before, ids)] * is_pair.unsqueeze(-1)
         count = (is_token.sum(dim=1) + is_pair.sum(dim=1)).clamp(min=1).unsqueeze(-1)
         return (of_tokens + of_pairs).sum(dim=1) / count.to(of_tokens.dtype).sqrt() + self.bias
+
+    def places_of_pairs(self, first: Any, second: Any) -> Any:
+        """Return where in the table pairs of ids stand, arrays or tensors of them."""
+        return self.vocabulary + (second * _HASH + first) % self.pair_places
 
 
 def fit_phrases(ids: Array, truth: Array, weights: Array, tokenizer: Tokenizer, run: Run) -> Phrases:
@@ -73,10 +79,10 @@ def fit_phrases(ids: Array, truth: Array, weights: Array, tokenizer: Tokenizer, 
     Raises:
         Stopped: it was cancelled.
     """
-    vocabulary = tokenizer.get_vocab_size()
-    counts = _counts(ids, vocabulary)
+    phrases = Phrases(tokenizer.get_vocab_size(), len(weights))
+    counts = _counts(ids, phrases)
     roots = np.sqrt(np.maximum(counts.sum(axis=1), 1.0))
-    parts = sparse.block_diag([joined_from(tokenizer), sparse.eye_array(_PAIR_PLACES)]).tocsr()
+    parts = sparse.block_diag([joined_from(tokenizer), sparse.eye_array(phrases.pair_places)]).tocsr()
     counts = (counts @ parts).tocsr()
     # What stands in few texts may weigh more there, as in TF-IDF.
     rarity = np.log((1.0 + len(ids)) / (1.0 + np.bincount(counts.indices, minlength=counts.shape[1]))) + 1.0
@@ -87,7 +93,6 @@ def fit_phrases(ids: Array, truth: Array, weights: Array, tokenizer: Tokenizer, 
     if len(weights) == 2:
         # Log odds of the second class against the first.
         learned = np.hstack([-0.5 * learned, 0.5 * learned])
-    phrases = Phrases(vocabulary, len(weights))
     phrases.table.copy_(torch.from_numpy(parts @ (learned[:-1] * rarity[:, None])))
     phrases.bias.copy_(torch.from_numpy(learned[-1]))
     return phrases
@@ -121,17 +126,12 @@ def _minimize(design: sparse.csr_array, truth: Array, row_weights: Array, output
     return np.asarray(found.x.reshape(shape))
 
 
-def _counts(ids: Array, vocabulary: int) -> sparse.csr_array:
+def _counts(ids: Array, phrases: Phrases) -> sparse.csr_array:
     """Return how often each row has each token and pair: (rows, places)."""
     before = np.pad(ids, ((0, 0), (1, 0)))[:, :-1]
     is_token = ids > START_ID
     is_pair = is_token & (before > START_ID)
     rows = np.concatenate([np.nonzero(is_token)[0], np.nonzero(is_pair)[0]])
-    places = np.concatenate([ids[is_token], _pair_places(before, ids, vocabulary)[is_pair]])
-    shape = (len(ids), vocabulary + _PAIR_PLACES)
+    places = np.concatenate([ids[is_token], phrases.places_of_pairs(before, ids)[is_pair]])
+    shape = (len(ids), len(phrases.table))
     return sparse.coo_array((np.ones(len(rows)), (rows, places)), shape=shape).tocsr()
-
-
-def _pair_places(first: Any, second: Any, vocabulary: int) -> Any:
-    """Return where in the table pairs of ids stand, arrays or tensors of them."""
-    return vocabulary + (second * _HASH + first) % _PAIR_PLACES
