@@ -1,7 +1,7 @@
 """Real reviews to a Transformer that tells their sentiment: `lepton up --detach`, then `python train.py`.
 
-The first 8,000 reviews train it, the last 2,000 judge it. It learns the language first, from the same reviews without
-their labels: some fifteen minutes on a core. `--rows 800 --epochs 2 --pretraining-epochs 2` shows the way in one.
+The first 8,000 reviews train it, the last 2,000 judge it: some two minutes on a core. `--rows 800 --epochs 2` shows the
+way in seconds.
 """
 
 import argparse
@@ -27,9 +27,10 @@ def main() -> None:
         name="reviews",
         epochs=given.epochs,
         pretraining_epochs=given.pretraining_epochs,
+        layers=1,
         schedule="linear",
         warmup=0.1,
-        learning_rate=4e-4,
+        learning_rate=5e-4,
         seed=given.seed,
     ).fit(kept, evaluation_data=judged)
     print(f"{model.trained_version().ref}: {len(train):,} reviews learned, {len(test):,} judged")
@@ -41,7 +42,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=8000, help="reviews to train on (8,000)")
     parser.add_argument("--epochs", type=int, default=5, help="passes over them with their labels (5)")
-    parser.add_argument("--pretraining-epochs", type=int, default=30, help="passes before, without labels (30)")
+    parser.add_argument("--pretraining-epochs", type=int, default=0, help="passes before, without labels (0)")
     parser.add_argument("--seed", type=int, default=0, help="of every random draw (0)")
     return parser.parse_args()
 

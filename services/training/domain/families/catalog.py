@@ -187,7 +187,28 @@ FAMILIES: Mapping[str, Family] = {
                 Hyperparameter(
                     "token_dropout", "Share of the tokens that are read as unknown at each step.", 0.2, 0.0, 0.9
                 ),
+                Hyperparameter(
+                    "token_splitting",
+                    "Share of the tokens that are read as the parts they were joined from at each step.",
+                    0.4,
+                    0.0,
+                    0.9,
+                ),
                 _LABEL_SMOOTHING,
+                Hyperparameter(
+                    "phrases",
+                    "Whether a linear model of tokens and their neighbours, fitted in seconds, speaks beside the "
+                    "encoder; a fine-tune leaves it as it is.",
+                    "on",
+                    choices=("on", "off"),
+                ),
+                Hyperparameter(
+                    "first_vectors",
+                    "How tokens' vectors begin: drawn at random, or computed from the tokens they stand beside "
+                    "(pointwise mutual information, factored), which takes seconds; not in a fine-tune.",
+                    "neighbours",
+                    choices=("neighbours", "random"),
+                ),
                 Hyperparameter(
                     "pretraining_epochs",
                     "Passes over the texts, before labels are learned, in which hidden tokens are guessed (masked "
@@ -218,6 +239,9 @@ FAMILIES: Mapping[str, Family] = {
                 "vocabulary",
                 "pretraining_epochs",
                 "pretraining_learning_rate",
+                "first_vectors",
+                "phrases",
+                "token_splitting",
             ),
             # Much is known already: steps are small, and words stay visible.
             from_body={

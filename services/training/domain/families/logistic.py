@@ -1,6 +1,7 @@
 """Fitting a logistic regression by L-BFGS, told of every iteration."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -12,7 +13,7 @@ from services.training.domain.families.linear import LinearCore
 from services.training.domain.families.model import Progress, Run, Stopped
 
 _GRADIENT_TOLERANCE = 1e-6
-Parts = Callable[[], Iterator[tuple[Array, Array]]]
+Parts = Callable[[], Iterator[tuple[Any, Array]]]
 
 
 def fit_logistic(
@@ -46,7 +47,7 @@ def descend(parts: Parts, features: int, class_rows: Array, run: Run, base: Line
     class_weights = balance(class_rows) if is_balanced else np.ones(len(class_rows))
     total = float(class_weights @ class_rows)
     strength = 1.0 / (run.number("c") * total)
-    loss = _loss(parts, class_weights / total, strength, shape)
+    loss = regularized_loss(parts, class_weights / total, strength, shape)
     most = int(run.number("max_iterations"))
     done = 0
 
@@ -77,10 +78,17 @@ def balance(class_rows: Array) -> Array:
     return np.asarray(class_rows.sum() / (len(class_rows) * np.maximum(class_rows, 1)))
 
 
-def _loss(
+def regularized_loss(
     parts: Parts, class_shares: Array, strength: float, shape: tuple[int, int]
 ) -> Callable[[Array], tuple[float, Array]]:
-    """Return the function that gives the loss and its gradient at flat weights, intercept last."""
+    """Return the function that gives the loss and its gradient at flat weights, intercept last.
+
+    Args:
+        parts: reads all rows afresh: (rows, columns) values, sparse or not, the last of ones; (rows,) class indexes.
+        class_shares: (classes,) of the whole that a row of each class counts.
+        strength: of the penalty on squared weights.
+        shape: of the weights: (columns, outputs), one output for two classes.
+    """
 
     def loss(flat: Array) -> tuple[float, Array]:
         weights = flat.reshape(shape)
@@ -95,7 +103,7 @@ def _loss(
     return loss
 
 
-def _part_loss(design: Array, truth: Array, shares: Array, weights: Array) -> tuple[float, Array]:
+def _part_loss(design: Any, truth: Array, shares: Array, weights: Array) -> tuple[float, Array]:
     """Return what some rows add to the loss and to its gradient, by each row's share of the whole."""
     is_binary = weights.shape[1] == 1
     hot = truth.reshape(-1, 1).astype(float) if is_binary else np.eye(weights.shape[1])[truth]

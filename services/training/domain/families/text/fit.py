@@ -11,12 +11,13 @@ from services.training.domain.families.model import Run
 from services.training.domain.families.neural.rows import class_weights, set_aside
 from services.training.domain.families.target import EMBEDDING, Target
 from services.training.domain.families.text.columns import PAIR, Reading, task_of
+from services.training.domain.families.text.cooccurrence import begin_from_neighbours
 from services.training.domain.families.text.fit_embedding import fit_embedding
 from services.training.domain.families.text.model import TextModel
-from services.training.domain.families.text.tokens import SEPARATOR_ID, SpecialIds, token_ids, train_tokenizer
+from services.training.domain.families.text.tokens import SEPARATOR_ID, SpecialIds, is_own, token_ids, train_tokenizer
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from services.training.domain.families.text.network import Classifier
     from services.training.domain.families.text.pretrained import TextBody
@@ -42,11 +43,12 @@ def fit_transformer(
 
     from services.training.domain.families.neural.batches import Rows
     from services.training.domain.families.neural.loop import train_network
-    from services.training.domain.families.text.network import Learner, scale_answers
-    from services.training.domain.families.text.pretraining import pretrain_first
+    from services.training.domain.families.text.network import scale_answers
+    from services.training.domain.families.text.phrases import fit_phrases
     from services.training.domain.families.text.restriction import restrict
 
-    if base is None and body is None:
+    is_new = base is None and body is None
+    if is_new:
         check_settings(run)
     if target.task == EMBEDDING:
         alone = [text for text in texts if isinstance(text, str)]
@@ -68,14 +70,17 @@ def fit_transformer(
     ids = from_numpy(token_ids(tokenizer, texts))
     rows = Rows(ids, from_numpy(goals))[from_numpy(kept)]
     lengths = (rows.inputs != classifier.config.pad_token_id).sum(dim=1)
-    if base is None and body is None:
-        run = pretrain_first(classifier, rows.inputs, lengths, run)
-    merge = restrict(classifier, run) if base is not None or body is not None else None
+    if is_new:
+        run = _taught(classifier, rows.inputs, lengths, run)
+    merge = restrict(classifier, run) if not is_new else None
     watched = Rows(ids, from_numpy(goals))[from_numpy(np.flatnonzero(aside))] if aside.any() else None
-    learner = Learner(classifier, run.number("token_dropout"), SpecialIds.of(tokenizer))
-    train_network(learner, _loss(target, truth[kept], run), rows, run, watched, lengths)
+    train_network(_learner(classifier, tokenizer, run), _loss(target, truth[kept], run), rows, run, watched, lengths)
     if merge is not None:
         merge()
+    if is_new and target.classes and not for_pairs and run.settings["phrases"] == "on":
+        # Beside the encoder, not before it: what phrases tell of these rows the encoder would no longer learn.
+        weights = class_weights(truth[kept], len(target.classes), run)
+        classifier.phrases = fit_phrases(rows.inputs.numpy(), truth[kept], weights, tokenizer, run)
     if not target.classes:
         scale_answers(classifier, spread, offset)
     settings = dict(run.settings) | (body.shape(tokenizer) if body is not None else {})
@@ -97,6 +102,25 @@ def _continued(base: TextModel) -> "tuple[Tokenizer, Classifier]":
     assert isinstance(base.network, Classifier)
     # The base stays what it is: it is scored beside its child.
     return base.tokenizer, load_classifier(classifier_files(base.network))
+
+
+def _taught(classifier: "Classifier", ids: "Tensor", lengths: "Tensor", run: Run) -> Run:
+    """Let a new encoder learn what the texts tell without labels; return the run of what follows."""
+    from services.training.domain.families.text.pretraining import pretrain_first
+
+    if run.settings["first_vectors"] == "neighbours":
+        begin_from_neighbours(classifier.encoder, ids.numpy(), run.seed)
+    return pretrain_first(classifier, ids, lengths, run)
+
+
+def _learner(classifier: "Classifier", tokenizer: Tokenizer, run: Run) -> "nn.Module":
+    from services.training.domain.families.text.network import Learner
+    from services.training.domain.families.text.splitting import TokenSplitting
+
+    # Tokens of other tokenizers are left as they are.
+    share = run.number("token_splitting") if is_own(tokenizer) else 0.0
+    splitting = TokenSplitting(tokenizer, share, classifier.config.max_position_embeddings) if share else None
+    return Learner(classifier, run.number("token_dropout"), SpecialIds.of(tokenizer), splitting)
 
 
 def _loss(target: Target, truth: Array, run: Run) -> "nn.Module":

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from transformers import BertConfig
 
 from services.training.domain.families.text.encoders import new_encoder, read_config
+from services.training.domain.families.text.phrases import Phrases
+from services.training.domain.families.text.splitting import TokenSplitting
 from services.training.domain.families.text.tokens import PAD_ID, SpecialIds
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ WEIGHTS_FILE = "weights.safetensors"
 
 
 class Classifier(nn.Module):
-    """A Transformer encoder, the mean over its tokens, and a linear layer.
+    """A Transformer encoder, the mean over its tokens, and a linear layer; beside them, once fitted, phrases.
 
     Args:
         config: of the encoder: BERT's architecture (Devlin et al., NAACL 2019), or another of `encoders`.
@@ -36,11 +38,14 @@ class Classifier(nn.Module):
         self.encoder = new_encoder(config)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(config.hidden_size, outputs)
+        self.phrases: Phrases | None = None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return (rows, classes) log odds, or (rows, 1) numbers, of (rows, tokens) ids and mask."""
         found = token_vectors(self.encoder, input_ids, attention_mask, self.separator)
-        return self.head(self.dropout(mean_of_tokens(found, attention_mask)))
+        odds: Tensor = self.head(self.dropout(mean_of_tokens(found, attention_mask)))
+        # Their mean: both saw the same texts, and the sum would be too sure of itself.
+        return odds if self.phrases is None else 0.5 * (odds + self.phrases(input_ids))
 
 
 class Learner(nn.Module):
@@ -50,17 +55,27 @@ class Learner(nn.Module):
         classifier: what is trained.
         token_dropout: share of the tokens that are read as unknown at each step.
         special: ids that are never hidden, and the one that hides.
+        splitting: reads some tokens as their parts at each step.
     """
 
-    def __init__(self, classifier: "Classifier | Embedder", token_dropout: float, special: SpecialIds) -> None:
+    def __init__(
+        self,
+        classifier: "Classifier | Embedder",
+        token_dropout: float,
+        special: SpecialIds,
+        splitting: TokenSplitting | None = None,
+    ) -> None:
         super().__init__()
         self.classifier = classifier
+        self._splitting = splitting
         self._token_dropout = token_dropout
         self._hiding = special.hiding
         self.register_buffer("special", torch.tensor(special.all), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return what it gives of (rows, tokens) ids, padded."""
+        if self.training and self._splitting is not None:
+            ids = self._splitting(ids)
         ids, mask = cropped(ids, self.classifier.config.pad_token_id)
         if self.training and self._token_dropout:
             is_hidden = torch.rand(ids.shape, device=ids.device) < self._token_dropout
@@ -139,9 +154,11 @@ def freeze_all_but_head(classifier: Classifier) -> None:
 
 def classifier_files(classifier: Classifier) -> dict[str, bytes]:
     """Return the encoder's configuration as JSON, and all weights as safetensors."""
-    head: dict[str, float | int] = {"outputs": classifier.head.out_features, "dropout": classifier.dropout.p}
+    head: dict[str, float | int | bool] = {"outputs": classifier.head.out_features, "dropout": classifier.dropout.p}
     if classifier.separator is not None:
         head["separator"] = classifier.separator
+    if classifier.phrases is not None:
+        head["phrases"] = True
     description = {"encoder": classifier.config.to_diff_dict(), "head": head}
     weights = {name: value.contiguous() for name, value in classifier.state_dict().items()}
     return {CONFIG_FILE: json.dumps(description, sort_keys=True).encode(), WEIGHTS_FILE: save(weights)}
@@ -154,6 +171,8 @@ def load_classifier(files: Mapping[str, bytes]) -> Classifier:
         head = description["head"]
         config = read_config(description["encoder"])
         classifier = Classifier(config, head["outputs"], head["dropout"], head.get("separator"))
+    if head.get("phrases"):
+        classifier.phrases = Phrases(classifier.config.vocab_size, head["outputs"])
     classifier.load_state_dict(load(files[WEIGHTS_FILE]))
     classifier.eval()
     return classifier

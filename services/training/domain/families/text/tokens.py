@@ -72,6 +72,11 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, most_tokens: int, *, 
     return tokenizer
 
 
+def is_own(tokenizer: Tokenizer) -> bool:
+    """Return whether it was trained here: its special tokens stand where ours do."""
+    return all(tokenizer.token_to_id(token) == place for place, token in enumerate(_SPECIAL))
+
+
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str | tuple[str, str]]) -> Array:
     """Return (rows, tokens) int64 ids of texts, or of pairs read together, padded to the longest."""
     return np.array([one.ids for one in tokenizer.encode_batch(list(texts))], dtype=np.int64).reshape(len(texts), -1)
