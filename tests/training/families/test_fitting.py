@@ -227,7 +227,8 @@ def test_rows_are_held_out_by_class() -> None:
 def test_two_rows_are_enough(family: str) -> None:
     target = [1.0, 2.0] if family == "linear_regression" else ["a", "b"] * 2
     numbers = pa.array([float(row) for row in range(len(target))])
-    table = pa.table({"x": numbers.cast(pa.string()) if FAMILIES[family].reads == "texts" else numbers, "y": target})
+    spelled = {"texts": numbers.cast(pa.string()), "series": pa.array([[number] for number in numbers.to_pylist()])}
+    table = pa.table({"x": spelled.get(FAMILIES[family].reads, numbers), "y": target})
     model, held_out = train_any(family, table, "y")
     assert held_out.num_rows == 1
     assert measure_parity(model, model.export(), table).max_difference < 1e-6
