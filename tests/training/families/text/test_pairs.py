@@ -13,7 +13,7 @@ from services.training.domain.families.parity import measure_parity
 from services.training.domain.families.text.model import TextModel
 from services.training.domain.families.text.scoring import spearman
 from services.training.domain.families.text.tokens import SEPARATOR_ID, token_ids, train_tokenizer
-from tests.training.families.text.reading import fit, shared_words
+from tests.training.families.text.reading import fit, halves, shared_words
 
 
 def _numbers(rows: int = 800, seed: int = 0) -> pa.Table:
@@ -85,6 +85,22 @@ def test_the_second_text_begins_behind_the_separator_and_padding_changes_no_answ
     assert pair.count(SEPARATOR_ID) == 1
     assert shared(pair, 5) == pytest.approx(shared(pair), rel=1e-6)
     assert shared(pair) > shared(other) + 5
+
+
+def _halves_of_one_or_two(rows: int, start: int) -> pa.Table:
+    """Return each review's first half with its own second one, and with the next one's."""
+    parts = halves(rows, start)
+    first, second = parts.column("first").to_pylist(), parts.column("second").to_pylist()
+    kinds = ["one"] * rows + ["two"] * rows
+    return pa.table({"first": first * 2, "second": [*second, *second[1:], second[0]], "reviews": kinds})
+
+
+@pytest.mark.slow
+def test_halves_of_one_review_are_told_from_those_of_two() -> None:
+    settings = {"vocabulary": 2000, "max_tokens": 96, "epochs": 10, "token_dropout": 0.1}
+    model = fit(_halves_of_one_or_two(2500, 0), "reviews", settings)
+    # By chance 0.5, give or take 0.013.
+    assert fitting.evaluate(model, _halves_of_one_or_two(1000, 4000)).metrics["roc_auc"] > 0.57
 
 
 def test_same_rows_and_seed_give_the_same_files_and_these_give_the_model_again() -> None:
