@@ -29,6 +29,7 @@ async def test_rows_come_as_they_were_imported(house: House) -> None:
     async with open_channel(f"localhost:{house.data_port}", house.process_settings("training")) as channel:
         with act_as(Identity.for_service("default", "training")):
             table = await DataClient(channel).read("many@1")
+    assert table is not None
     assert table.num_rows == count
     assert table.column("x").to_pylist()[-1] == count - 1
     assert pa.types.is_string(table.schema.field("t").type) or pa.types.is_large_string(table.schema.field("t").type)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -65,11 +66,11 @@ class CountedRows:
 
 
 def _prepared(
-    family: str, table: pa.Table, given: dict[str, object], *, budget: Budget = SMALL, seed: int = 1, **plan: object
+    family: str, table: pa.Table, given: dict[str, object], *, budget: Budget = SMALL, seed: int = 1, **plan: Any
 ) -> tuple[Prepared, CountedRows, dict[str, int | float | str | bool]]:
     settings = resolve_hyperparameters(family, given)
     source = CountedRows(table)
-    wanted = Plan(family, table.column_names[-1], settings, seed, **plan)  # type: ignore[arg-type]
+    wanted = Plan(family, table.column_names[-1], settings, seed, **plan)
     return prepare(wanted, source, budget), source, settings
 
 
@@ -80,7 +81,7 @@ def _fit(
     told: list[Progress] | None = None,
     checkpoints: Checkpoints | None = None,
     budget: Budget = SMALL,
-    **plan: object,
+    **plan: Any,
 ) -> Model:
     prepared, _, settings = _prepared(family, table, given, budget=budget, **plan)
     report = told.append if told is not None else lambda _: None
