@@ -69,13 +69,14 @@ class SpecCheck:
             _check_workers(spec)
             spec.model = spec.model or find_family(spec.family).name.replace("_", "-")
         await self._resolve_dataset(spec)
+        # First: a study's are its trials', whose cost they tell.
+        spec.resources.cores = spec.resources.cores or 1.0
+        spec.resources.memory_bytes = spec.resources.memory_bytes or memory_bytes
         if spec.kind == pb.JOB_KIND_TUNE:
             _resolve_search(spec, hyperparameters_from_proto(given.hyperparameters))
         spec.handle_unknown = spec.handle_unknown or "ignore"
         if spec.handle_unknown not in ("ignore", "error"):
             raise InvalidArgument("handle_unknown must be ignore or error", reason="BAD_HANDLE_UNKNOWN")
-        spec.resources.cores = spec.resources.cores or 1.0
-        spec.resources.memory_bytes = spec.resources.memory_bytes or memory_bytes
         return spec
 
     async def _resolve_base(self, spec: pb.JobSpec) -> None:

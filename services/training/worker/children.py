@@ -22,6 +22,12 @@ _KEPT = frozenset(
 )
 # RAY_: how a Ray cluster is reached, where one trains: TLS and its token.
 _KEPT_PREFIXES = ("LC_", "PYTHON", "OTEL_", "CUDA_", "NVIDIA_", "MALLOC_", "RAY_")
+# Ray tells nobody how it is used, starts no cluster where none is, and has Ray Tune write no logs beside ours.
+_RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
 _KEPT_SETTINGS = (
     "tls_ca",
     "tls_certificate",
@@ -204,4 +210,4 @@ def child_environment(settings: object) -> dict[str, str]:
         settings: the worker's.
     """
     kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
-    return kept | {f"LEPTON_{name.upper()}": str(getattr(settings, name)) for name in _KEPT_SETTINGS}
+    return kept | _RAY | {f"LEPTON_{name.upper()}": str(getattr(settings, name)) for name in _KEPT_SETTINGS}

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,10 +41,9 @@ async def test_job_survives_the_loss_of_a_node_and_of_its_process_and_ends_as_on
 ) -> None:
     rows = await _rows(busy_house)
     async with busy_house.worker(engine="ray", ray_address=cluster.address, checkpoint_seconds=0.3) as runner:
-        spec = {"family": "mlp", "dataset": rows, "hyperparameters": LONG, "workers": 2}
-        whole = await busy_house.people.ended(
-            (await busy_house.people.create(model="whole", **spec)).name, WAIT_SECONDS
-        )
+        spec: dict[str, Any] = {"family": "mlp", "dataset": rows, "hyperparameters": LONG, "workers": 2}
+        job = await busy_house.people.create(model="whole", **spec)
+        whole = await busy_house.people.ended(job.name, WAIT_SECONDS)
         assert whole.state == SUCCEEDED, whole
 
         job = await busy_house.people.create(model="cut", **spec)

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from tempfile import TemporaryDirectory
@@ -25,6 +26,8 @@ from services.training.domain.families.metrics import Scores
 from services.training.domain.families.model import Progress
 
 _REPORT_SECONDS = 0.5
+# Less than a study's process has to stop.
+_CLOSE_SECONDS = 2.0
 # What takes its nodes down this often does so by itself.
 _MOST_RESTARTS = 3
 _PROGRESS, _SCORED, _REFUSED = "progress", "scored", "refused"
@@ -93,6 +96,7 @@ class RayTrials:
         self._tune: Future[Any] | None = None
         self.waiting: deque[TrialTask] = deque()
         self.unwanted: set[int] = set()
+        self.is_closed = False
 
     def add_rows(self, chunk: bytes) -> None:
         """Take the next bytes of the rows, an Arrow stream; before the first trial."""
@@ -138,6 +142,12 @@ class RayTrials:
                 state.error = what
         return {number: replace(state, is_ended=number in ended) for number, state in self._states.items()}
 
+    def close(self, seconds: float) -> None:
+        """Have Ray Tune end, and wait for that for a while."""
+        self.is_closed = True
+        if self._tune is not None:
+            futures.wait([self._tune], timeout=seconds)
+
     def _tuner(self) -> tune.Tuner:
         run = tune.with_parameters(run_trial, post=self._post, chunks=self._chunks)
         return tune.Tuner(
@@ -171,12 +181,13 @@ def running_trials(address: str, cores: float, gpus: float) -> Iterator[RayTrial
         Unavailable: there is no such cluster.
     """
     with connected(address), TemporaryDirectory(prefix="lepton-ray-") as folder:
-        # Its thread ends with the connection at the latest.
         pool = ThreadPoolExecutor(1, thread_name_prefix="ray")
         trials = RayTrials(cores, gpus, folder, pool)
         try:
             yield trials
         finally:
+            trials.close(_CLOSE_SECONDS)
+            # Its thread ends with the connection at the latest.
             pool.shutdown(wait=False)
 
 
@@ -224,6 +235,10 @@ def _scores(task: TrialTask, table: pa.Table, report: Callable[[Progress], None]
     return fitting.evaluate(model, judged)
 
 
+class _Closed(Exception):
+    """The study needs Ray Tune no longer."""
+
+
 class _Asked(Searcher):
     """Gives Ray Tune the trials that the study begins."""
 
@@ -233,6 +248,9 @@ class _Asked(Searcher):
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if self._trials.is_closed:
+            # Ray Tune asks in every round: so it ends at once, and its trials with it.
+            raise _Closed
         if not self._trials.waiting:
             return None
         task = self._trials.waiting.popleft()

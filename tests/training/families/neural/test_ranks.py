@@ -1,14 +1,17 @@
 """Processes side by side: their parts of a batch together are the batch, and each counts by its share."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import distributed, nn
 
 from services.training.domain.families.catalog import FAMILIES
 from services.training.domain.families.neural.batches import Batches, Rows
 from services.training.domain.families.neural.ranks import RankBatches, Ranks, weight_of
+from services.training.domain.families.neural.synchronised import SynchronisedBatchNorm2d
 
 
 def _batches(count: int, size: int, seed: int, rank: int, ranks: int) -> RankBatches:
@@ -65,3 +68,22 @@ def test_networks_are_the_families_that_train_by_steps() -> None:
     networks = {family.name for family in FAMILIES.values() if family.is_network}
     assert {"mlp", "cnn", "transformer"} <= networks
     assert networks.isdisjoint({"linear_regression", "logistic_regression", "boosted_trees"})
+
+
+def test_synchronised_batch_normalization_of_one_rank_is_torchs_own(tmp_path: Path) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        torch.manual_seed(0)
+        images = torch.randn(5, 3, 4, 6) * 3 + 2
+        outcomes = []
+        for kind in (nn.BatchNorm2d, SynchronisedBatchNorm2d):
+            norm, given = kind(3), images.clone().requires_grad_()
+            norm.weight.data, norm.bias.data = torch.tensor([0.5, 1.0, 2.0]), torch.tensor([1.0, 0.0, -1.0])
+            found = norm(given)
+            (found * torch.arange(found.numel()).view_as(found).sin()).sum().backward()
+            buffers = [value.double() for value in norm.buffers()]
+            outcomes.append([found, given.grad, norm.weight.grad, norm.bias.grad, *buffers, norm.eval()(images)])
+        for own, ours in zip(*outcomes, strict=True):
+            torch.testing.assert_close(ours, own, rtol=1e-5, atol=1e-5)
+    finally:
+        distributed.destroy_process_group()
