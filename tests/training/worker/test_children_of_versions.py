@@ -10,7 +10,7 @@ from lepton.v1 import training_pb2
 from tests.training.families.image.test_cnn import digits
 from tests.training.house import FAILED, FINE_TUNE, SUCCEEDED, House, refused
 
-IMAGES: dict[str, object] = {"epochs": 1, "image_size": 8, "width": 4, "channels": "grey"}
+IMAGES: dict[str, object] = {"epochs": 1, "image_size": 8, "width": 8, "channels": "grey"}
 TEXTS: dict[str, object] = {
     "epochs": 1,
     "pretraining_epochs": 0,

@@ -257,7 +257,7 @@ FAMILIES: Mapping[str, Family] = {
             (
                 Hyperparameter("image_size", "Height and width that images are stretched to, pixels.", 32, 8, 512),
                 Hyperparameter("channels", "Whether colours count.", "color", choices=("color", "grey")),
-                Hyperparameter("width", "Channels of the first stage; each stage has twice as many.", 16, 1, 512),
+                Hyperparameter("width", "Channels of the first stage; each stage has twice as many.", 16, 8, 512),
                 Hyperparameter("stages", "Each of half the size of the one before.", 3, 1, 6),
                 Hyperparameter("blocks", "Of each stage: two convolutions and a way around them.", 1, 1, 48),
                 Hyperparameter("dropout", "Share of the last values left out at each step.", 0.1, 0.0, 0.9),

@@ -18,7 +18,7 @@ from services.training.domain.families.image.model import ImageModel
 from services.training.domain.families.parity import measure_parity
 from tests.training.families.training import train_any
 
-FEW: dict[str, object] = {"epochs": 1, "image_size": 8, "width": 4, "channels": "grey"}
+FEW: dict[str, object] = {"epochs": 1, "image_size": 8, "width": 8, "channels": "grey"}
 
 
 def encoded(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", kind: str = "PNG") -> str:

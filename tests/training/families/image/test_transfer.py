@@ -77,7 +77,7 @@ def test_same_rows_and_seed_give_the_same_files(parent: ImageModel) -> None:
 
 def test_shape_is_the_bases_and_so_is_the_family(parent: ImageModel) -> None:
     with pytest.raises(InvalidArgument, match="width counts only"):
-        resolve_hyperparameters("cnn", {"width": 4}, has_body=True)
+        resolve_hyperparameters("cnn", {"width": 8}, has_body=True)
     with pytest.raises(InvalidArgument, match="of cnn, not transformer") as refused:
         read_body("transformer", parent.files())
     assert refused.value.reason == "FAMILY_MISMATCH"

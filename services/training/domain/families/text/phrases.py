@@ -1,8 +1,8 @@
 """A linear model of tokens and of pairs of neighbouring tokens, which says its word beside the encoder's.
 
 What few texts show it learns better than an encoder does, and an encoder learns what it cannot: together they are right
-more often than either. A token also says what the pieces say that it was joined from, and two neighbours what the pieces
-say that meet between them, so that rare ones are understood.
+more often than either. A token also says what the pieces say that it was joined from, and two neighbours what those
+pieces say that meet between them, so that rare ones are understood.
 
 Source: Cheng et al., Wide & Deep Learning for Recommender Systems, DLRS 2016; pairs by hashing: Weinberger et al.,
 Feature Hashing for Large Scale Multitask Learning, ICML 2009.
