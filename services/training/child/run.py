@@ -241,7 +241,7 @@ class _JobRun:
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=ref, evaluation=evaluation)
 
     async def _ready(
-        self, dataset: data_pb2.DatasetVersion, settings: Mapping[str, Any], base: Model | None, body: Body | None
+        self, dataset: data_pb2.DatasetVersion, settings: Mapping[str, Any], base: Model | None, body: "Body | None"
     ) -> "_Ready":
         """Return the fit that can begin: on a table in memory, or on one that streams where it is too large."""
         family, target, handle_unknown = self._spec.family, self._spec.target, self._spec.handle_unknown
