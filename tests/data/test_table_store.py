@@ -79,8 +79,11 @@ async def test_another_workspaces_key_does_not_open_a_table(store: ObjectTableSt
 
 
 async def test_write_that_fails_leaves_nothing(store: ObjectTableStore, objects: Objects) -> None:
+    # As many rows as fill several groups.
+    many = pa.concat_tables([TABLE] * 10_000).combine_chunks().to_batches() * 10
+
     def broken() -> Iterator[pa.RecordBatch]:
-        yield from TABLE.to_batches() * 100_000
+        yield from many
         raise InvalidArgument("row 300,001 is broken")
 
     with pytest.raises(InvalidArgument, match="300,001"):
