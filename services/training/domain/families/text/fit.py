@@ -108,7 +108,8 @@ def _taught(classifier: "Classifier", ids: "Tensor", lengths: "Tensor", run: Run
     """Let a new encoder learn what the texts tell without labels; return the run of what follows."""
     from services.training.domain.families.text.pretraining import pretrain_first
 
-    if run.settings["first_vectors"] == "neighbours":
+    # What stands beside a token in one text of a pair says nothing of how the two go together.
+    if run.settings["first_vectors"] == "neighbours" and classifier.separator is None:
         begin_from_neighbours(classifier.encoder, ids.numpy(), run.seed)
     return pretrain_first(classifier, ids, lengths, run)
 
@@ -117,8 +118,9 @@ def _learner(classifier: "Classifier", tokenizer: Tokenizer, run: Run) -> "nn.Mo
     from services.training.domain.families.text.network import Learner
     from services.training.domain.families.text.splitting import TokenSplitting
 
-    # Tokens of other tokenizers are left as they are.
-    share = run.number("token_splitting") if is_own(tokenizer) else 0.0
+    # Tokens of other tokenizers are left as they are, and those of pairs, which are compared token by token.
+    is_single = is_own(tokenizer) and classifier.separator is None
+    share = float(run.settings.get("token_splitting", 0.0)) if is_single else 0.0
     splitting = TokenSplitting(tokenizer, share, classifier.config.max_position_embeddings) if share else None
     return Learner(classifier, run.number("token_dropout"), SpecialIds.of(tokenizer), splitting)
 
