@@ -95,7 +95,8 @@ async def test_without_rows_only_lossless_plans_are_tried() -> None:
     graph = convolutions()
     plan, _ = await ask(header(graph, None), graph, frames_of(None))
     outcomes = _outcomes(plan)
-    assert set(outcomes) == {"plain", "extended", "int8_static"}
+    # On a processor without VNNI int8 stands there with reduced ranges, too.
+    assert set(outcomes) - {"int8_static_reduced"} == {"plain", "extended", "int8_static"}
     assert "too few rows" in outcomes["int8_static"]
     assert "the version was not evaluated" in plan.message
     assert not plan.HasField("quality")
