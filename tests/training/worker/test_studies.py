@@ -116,6 +116,7 @@ async def test_study_that_is_killed_goes_on_and_repeats_no_trial(victim: str, bu
     assert [trial.spec.trial for trial in trials] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 async def test_trials_that_promise_nothing_are_ended(busy_house: House) -> None:
     rows = await _rows(busy_house)
     # Steps of a millionth learn nothing: these trials fall behind the median from the first pass on.
