@@ -76,16 +76,16 @@ def fit_trees(parted: Parted, measured: Measured, aside: pa.Table | None, run: R
     settings = parameters(target, run) | {"bin_construct_sample_cnt": most_sampled}
     # Labels and weights are filled while the rows are read, and looked at afterwards.
     data = lightgbm.Dataset(Rows(), labels, weight=weights, params=settings, free_raw_data=True)
-    watched, aside_features, aside_truth = data, np.zeros((0, features)), np.zeros(0)
+    watched, aside_features, aside_truth = [], np.zeros((0, features)), np.zeros(0)
     if aside is not None:
         aside_features, aside_truth = _whole(Parted(TableRows(aside), parted.schema, Division(())), sums)
-        watched = data.create_valid(aside_features, aside_truth)
+        watched = [data.create_valid(aside_features, aside_truth)]
     booster = lightgbm.train(
         settings,
         data,
         num_boost_round=int(run.number("n_estimators")),
-        valid_sets=[watched],
-        valid_names=["validation" if aside is not None else "train"],
+        valid_sets=watched,
+        valid_names=["validation"] * len(watched),
         callbacks=callbacks(
             lightgbm, _telling(run, drawn), stops_early=bool(run.number("early_stopping") and aside is not None)
         ),
