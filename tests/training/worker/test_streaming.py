@@ -69,6 +69,7 @@ async def test_table_larger_than_its_share_of_memory_streams(busy_house: House) 
     assert 0 < judged.evaluation.rows < table.num_rows
 
 
+@pytest.mark.slow
 async def test_network_that_streams_and_is_killed_ends_as_one_that_never_was(busy_house: House) -> None:
     rows = await busy_house.import_parquet("wide", parquet(wide_table(3000)), "y")
     wanted: dict[str, Any] = {
