@@ -43,6 +43,10 @@ test: check  ## Every check, and every test but those marked slow, gpu or ray.
 test-ray: install  ## The tests that start a Ray cluster.
 	$(PYTEST) --numprocesses 0 -m ray tests/training/ray
 
+.PHONY: test-slow
+test-slow: install  ## The tests marked slow: larger jobs, more kills, longer loads.
+	$(PYTEST) -m 'slow and not gpu and not ray' $(TESTS)
+
 .PHONY: test-all
 test-all: check test-ray  ## Every check and every test.
 	$(PYTEST) -m 'not ray' $(TESTS)

@@ -58,6 +58,7 @@ def test_versions_of_the_tiny_model_answer_differently(tmp_path: Path) -> None:
     assert not is_same(first.expected(), second.expected())
 
 
+@pytest.mark.slow
 def test_cnn_is_of_a_resnet18s_quarter_width(tmp_path: Path) -> None:
     question = graphs.cnn(tmp_path)
     # ResNet-18's convolutions have 11.2 million weights of four bytes; a quarter of its width takes a sixteenth.

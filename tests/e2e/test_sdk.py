@@ -53,6 +53,7 @@ def test_csv_becomes_a_prediction(credit: lepton.Dataset, connection: Connection
     assert np.allclose(predicted[["probability_bad", "probability_good"]].sum(axis=1), 1.0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_texts_become_predictions(connection: Connection) -> None:
     reviews = pd.read_csv(REVIEWS).head(400)
     small = Transformer(

@@ -58,6 +58,7 @@ def test_model_of_pairs_is_scored_on_others(scorer: lepton.Transformer) -> None:
     assert -1 <= lepton.evaluate(scorer, other)["spearman"] <= 1
 
 
+@pytest.mark.slow
 def test_texts_become_vectors(platform: Platform, connection: Connection) -> None:
     rows = halves(200).to_pandas()
     settings: dict[str, Any] = {**TINY, **EMBED}

@@ -357,6 +357,7 @@ async def test_what_cannot_be_released_is_refused_with_its_reason(house: House) 
 CHANGES = 100
 
 
+@pytest.mark.slow
 async def test_a_hundred_changes_under_load_fail_no_request(house: House) -> None:
     await _register(house, *(_linear(float(number)) for number in range(1, 5)))
     rng = random.Random(20261123)

@@ -295,7 +295,8 @@ class House:
             "scheduler_address": f"localhost:{self.scheduler_port}",
         }
         capacity = {"worker_cores": 2.0, "worker_memory_bytes": 4 << 30}
-        return self.environment("training", **{**addresses, **capacity, **more})
+        # A child that waits for another job is, in a test of one, a machine kept busy for nothing.
+        return self.environment("training", **{**addresses, **capacity, "standby": False, **more})
 
     @contextlib.asynccontextmanager
     async def worker(self, name: str = "w1", **more: object) -> AsyncIterator[JobRunner]:
@@ -306,7 +307,8 @@ class House:
     @contextlib.asynccontextmanager
     async def worker_process(self, name: str = "w1", **more: object) -> AsyncIterator["WorkerProcess"]:
         """Run a worker as a process of its own; it is killed in the end."""
-        worker = WorkerProcess(await _start(self._worker_environment(**more), "worker", "--id", name))
+        environment = self._worker_environment(**{"standby": True, **more})
+        worker = WorkerProcess(await _start(environment, "worker", "--id", name))
         try:
             yield worker
         finally:

@@ -25,7 +25,7 @@ class Patience:
     """
 
     def __init__(self, seconds: float, check: Callable[[], None]) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._check = check
 
     async def __call__(self, call: Callable[[], Awaitable[_T]]) -> _T:
@@ -34,7 +34,7 @@ class Patience:
         Raises:
             Unavailable: it was away all the time.
         """
-        ends, wait = time.monotonic() + self._seconds, _FIRST_WAIT_SECONDS
+        ends, wait = time.monotonic() + self.seconds, _FIRST_WAIT_SECONDS
         while True:
             self._check()
             try:

@@ -2,16 +2,13 @@
 
 import asyncio
 import json
-import math
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version as library_version
 from typing import Any
 
-import pyarrow as pa
 import structlog
 from google.protobuf import json_format
 
@@ -21,12 +18,11 @@ from servicekit import telemetry
 from servicekit.auth import Identity, act_as, current_identity
 from servicekit.errors import InvalidArgument, LeptonError, NotFound
 from servicekit.rpc import open_channel
-from services.training.adapters.data_client import DataClient, least_bytes
+from services.training.adapters.data_client import DataClient
 from services.training.adapters.registry_client import RegistryClient
 from services.training.adapters.training_client import TrainingClient
 from services.training.child.checkpoints import JobCheckpoints
 from services.training.child.engines import engine_of
-from services.training.child.memory import give_back_what_is_freed
 from services.training.child.messages import (
     evaluation_to_proto,
     foreign_from_proto,
@@ -34,23 +30,20 @@ from services.training.child.messages import (
     signature_to_proto,
 )
 from services.training.child.patience import Patience
-from services.training.child.remote_rows import RemoteRows
+from services.training.child.rows import JobRows, Ready
 from services.training.child.seen import Seen
+from services.training.child.voice import Tell, Voice
 from services.training.domain.families import fitting
 from services.training.domain.families.bodies import Body, read_body
 from services.training.domain.families.metrics import Judgement
 from services.training.domain.families.model import ONNX_FILE, Model, Progress, Run, Stopped
 from services.training.domain.families.parity import Parity, measure_parity
 from services.training.domain.families.schema import Schema
-from services.training.domain.families.streamed.budget import Budget
-from services.training.domain.families.streamed.fit import HELD_OUT_SHARE, Plan, can_stream, check_streams, prepare
-from services.training.domain.families.streamed.sample import sample
 from services.training.domain.foreign import ForeignModel, judge_foreign
 from services.training.settings import WorkerSettings
 
 _log = structlog.get_logger(__name__)
 
-Tell = Callable[[Mapping[str, Any]], None]
 _LIBRARIES = ("numpy", "scipy", "lightgbm", "onnx", "onnxruntime-gpu", "torch", "pytorch-lightning", "pyarrow")
 # A fit is most of a job: reading comes before, export and registration after.
 _READ, _FITTED, _EXPORTED = 0.05, 0.85, 0.9
@@ -59,8 +52,6 @@ _PATIENCE_SECONDS = 120.0
 # Less than a child has to stop: what it did since the last checkpoint should not be lost.
 _SETTLE_SECONDS = 4.0
 _STUDY_FILE = "study.json"
-# As the contract has it.
-_LONGEST_MESSAGE = 1024
 _OUT_OF_MEMORY = ("bad_alloc", "can't allocate memory", "Cannot allocate memory", "Failed to allocate memory")
 
 
@@ -111,25 +102,6 @@ async def _outcome(settings: WorkerSettings, job: pb.Job, epoch: int, tell: Tell
         return _failed("INTERNAL", "an internal error: the worker's log has it, under this job's name")
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """A fit that can begin.
-
-    Args:
-        schema: what it learns from.
-        held_out: rows that judge.
-        held_out_name: the version that they are of.
-        fit: trains.
-        train: rows that it learns from; None where they stream.
-    """
-
-    schema: Schema
-    held_out: pa.Table
-    held_out_name: str
-    fit: Callable[[Run], Model]
-    train: pa.Table | None = None
-
-
 class _JobRun:
     """The steps of one job."""
 
@@ -153,15 +125,11 @@ class _JobRun:
         self._checkpoints = checkpoints
         self._settings = settings
         self._engine = engine_of(settings, job.spec)
-        self._tell = tell
-        self._is_stopped = False
-        self._budget = Budget(job.spec.resources.memory_bytes)
-        # What was said last, and the rows that stream, if any.
-        self._told = 0.0, ""
-        self._streamed: RemoteRows | None = None
-        self._patience = Patience(_PATIENCE_SECONDS, self._check_stopped)
-        self._seen = Seen(training, job, epoch, tell, self._check_stopped)
-        signal.signal(signal.SIGTERM, self._stop)
+        self._voice = Voice(tell)
+        self._patience = Patience(_PATIENCE_SECONDS, self._voice.check_stopped)
+        self._rows = JobRows(job.spec, data, self._patience, self._voice)
+        self._seen = Seen(training, job, epoch, tell, self._voice.check_stopped)
+        signal.signal(signal.SIGTERM, self._voice.stop)
 
     async def run(self) -> pb.FinishJobRequest:
         if self._spec.kind == pb.JOB_KIND_EVALUATE:
@@ -176,7 +144,8 @@ class _JobRun:
         from services.training.child.trials import running_trials
 
         async with running_trials(self._settings, self._job, self._data, self._training, self._patience) as trials:
-            study = Study(self._job, current_identity().workspace, self._training, trials, self._patience, self._say)
+            workspace, say = current_identity().workspace, self._voice.say
+            study = Study(self._job, workspace, self._training, trials, self._patience, say)
             try:
                 return await study.run()
             except Stopped:
@@ -184,17 +153,17 @@ class _JobRun:
                 raise
 
     async def _evaluate(self) -> pb.FinishJobRequest:
-        self._say(0.1, "reading")
+        self._voice.say(0.1, "reading")
         base = await self._base()
-        table = await self._judging(self._spec.dataset)
+        table = await self._rows.judging(self._spec.dataset)
         judgement: Judgement | None
-        self._say(0.5, "scoring")
+        self._voice.say(0.5, "scoring")
         with _span("evaluate"):
             if base.uploaded:
                 judgement = judge_foreign(await self._foreign(base), table, self._spec.target)
                 scores, target = judgement.scores(), judgement.target
             else:
-                dataset = await self._patience(lambda: self._data.version(self._spec.dataset))
+                dataset = await self._rows.version(self._spec.dataset)
                 self._seen.look_at_lineage(self._spec.dataset, dataset.digest, base)
                 model = await self._load(base)
                 (scores, judgement), target = fitting.judge(model, table), model.target
@@ -203,13 +172,13 @@ class _JobRun:
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=self._spec.base_version, evaluation=evaluation)
 
     async def _fit(self) -> pb.FinishJobRequest:
-        self._say(0.0, "reading")
-        dataset = await self._patience(lambda: self._data.version(self._spec.dataset))
+        self._voice.say(0.0, "reading")
+        dataset = await self._rows.version(self._spec.dataset)
         parent = await self._base() if self._spec.kind == pb.JOB_KIND_FINE_TUNE else None
         base = await self._load(parent) if parent else None
         body = None if parent or not self._spec.base_version else await self._body()
         settings = {name: json.loads(value) for name, value in self._spec.hyperparameters.items()}
-        ready = await self._ready(dataset, settings, base, body)
+        ready = await self._rows.ready(dataset, settings, base, body)
         held_out, held_out_name = ready.held_out, ready.held_out_name
         # What cannot be scored is refused before training, not after.
         fitting.check(ready.schema, held_out)
@@ -223,12 +192,12 @@ class _JobRun:
                 return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, evaluation=evaluation)
             await self._seen.keep_report(model.target, judgement, scores, held_out, self._spec.family)
             beside = await self._beside(parent, model, ready.schema, settings) if parent else []
-        self._say(_FITTED, "exporting")
+        self._voice.say(_FITTED, "exporting")
         with _span("export"):
             onnx_model = model.export()
             parity = measure_parity(model, onnx_model, held_out)
-        self._check_stopped()
-        self._say(_EXPORTED, "registering")
+        self._voice.check_stopped()
+        self._voice.say(_EXPORTED, "registering")
         request = self._request(dataset, model, [evaluation, *beside], parity)
         with _span("register"):
             files = {ONNX_FILE: onnx_model, **model.files()}
@@ -240,81 +209,14 @@ class _JobRun:
             return _failed(version.error_reason, f"the registry refused {ref}: {version.error_message}")
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=ref, evaluation=evaluation)
 
-    async def _ready(
-        self, dataset: data_pb2.DatasetVersion, settings: Mapping[str, Any], base: Model | None, body: "Body | None"
-    ) -> "_Ready":
-        """Return the fit that can begin: on a table in memory, or on one that streams where it is too large."""
-        family, target, handle_unknown = self._spec.family, self._spec.target, self._spec.handle_unknown
-        most_bytes = self._budget.held_bytes if can_stream(family, base) else self._budget.memory_bytes
-        # Not even begun to be read where it is known to be too large.
-        fits = least_bytes(dataset) <= most_bytes
-        table = await self._read(self._spec.dataset, most_bytes) if fits else None
-        if table is None:
-            check_streams(family, self._budget.memory_bytes, base)
-            return await self._ready_to_stream(dataset, settings, base)
-        schema = fitting.describe(family, table, target, settings, handle_unknown, base)
-        table = self._readable(schema, table, settings)
-        train, held_out, held_out_name = await self._held_out(table, schema)
-        held_out = self._readable(schema, held_out, settings)
-
-        def fit(run: Run) -> Model:
-            checkpoints, threads = run.checkpoints, run.threads
-            return fitting.fit(
-                family,
-                schema,
-                train,
-                settings,
-                run.seed,
-                run.report,
-                run.is_cancelled,
-                base,
-                threads,
-                checkpoints,
-                body,
-                run.engine,
-            )
-
-        return _Ready(schema, held_out, held_out_name, fit, train)
-
-    async def _ready_to_stream(
-        self, dataset: data_pb2.DatasetVersion, settings: Mapping[str, Any], base: Model | None
-    ) -> "_Ready":
-        spec, others = self._spec, self._spec.evaluation_dataset
-        rows = self._stream(dataset, "streaming: the table is larger than the memory declared")
-        plan = Plan(
-            spec.family,
-            spec.target,
-            settings,
-            spec.seed,
-            spec.handle_unknown,
-            base,
-            is_trial=spec.trial > 0,
-            holds_out=not others,
-        )
-        with _span("describe"):
-            prepared = await asyncio.to_thread(prepare, plan, rows, self._budget)
-        if prepared.held_out is not None:
-            return _Ready(prepared.schema, prepared.held_out, spec.dataset, prepared.fit)
-        return _Ready(prepared.schema, await self._judging(others), others, prepared.fit)
-
-    def _stream(self, dataset: data_pb2.DatasetVersion, message: str) -> RemoteRows:
-        """Return a version's rows as they come, and say so."""
-        give_back_what_is_freed()
-        ref = f"{dataset.dataset}@{dataset.number}"
-        self._streamed = RemoteRows(
-            self._data, ref, dataset.rows, _PATIENCE_SECONDS, self._check_stopped, self._tell_streamed
-        )
-        self._say(self._told[0], message)
-        return self._streamed
-
-    async def _fitted(self, ready: "_Ready", settings: Mapping[str, Any]) -> Model:
+    async def _fitted(self, ready: Ready, settings: Mapping[str, Any]) -> Model:
         await self._patience(self._checkpoints.load)
         if self._checkpoints.found is not None:
-            self._say(_READ, "going on from its checkpoint")
+            _log.info("going on from its checkpoint")
+            self._voice.say(_READ, "going on from its checkpoint")
         threads = max(1, round(self._spec.resources.cores))
-        run = Run(
-            settings, self._spec.seed, self._report, lambda: self._is_stopped, threads, self._checkpoints, self._engine
-        )
+        voice, checkpoints = self._voice, self._checkpoints
+        run = Run(settings, self._spec.seed, self._report, lambda: voice.is_stopped, threads, checkpoints, self._engine)
         with _span("fit"):
             try:
                 # In a thread, so that checkpoints leave meanwhile.
@@ -323,12 +225,6 @@ class _JobRun:
                 # Whoever tries it again goes on from there.
                 await self._checkpoints.settle(_SETTLE_SECONDS)
                 raise
-
-    def _readable(self, schema: Schema, table: pa.Table, settings: Mapping[str, Any]) -> pa.Table:
-        kept = fitting.readable_rows(self._spec.family, schema, table, settings)
-        if kept.num_rows < table.num_rows:
-            self._say(_READ, f"skipped {table.num_rows - kept.num_rows} rows whose image cannot be read")
-        return kept
 
     async def _register(
         self, request: registry_pb2.CreateVersionRequest, files: Mapping[str, bytes]
@@ -339,16 +235,6 @@ class _JobRun:
         for name, content in files.items():
             await self._patience(partial(self._registry.upload, version, name, content))
         return await self._patience(lambda: self._registry.finalize(version, f"{request.request_id}-finalize"))
-
-    async def _held_out(self, table: pa.Table, schema: Schema) -> tuple[pa.Table, pa.Table, str]:
-        if self._spec.trial:
-            judges_apart = bool(self._spec.evaluation_dataset)
-            train, judged = fitting.trial_rows(table, schema.target, self._spec.seed, judges_apart=judges_apart)
-            return train, judged, self._spec.dataset
-        if self._spec.evaluation_dataset:
-            return table, await self._judging(self._spec.evaluation_dataset), self._spec.evaluation_dataset
-        train, held_out = fitting.hold_out(table, schema.target, self._spec.seed)
-        return train, held_out, self._spec.dataset
 
     async def _base(self) -> registry_pb2.Version:
         return await self._patience(lambda: self._registry.version(self._spec.base_version))
@@ -373,35 +259,14 @@ class _JobRun:
         if scored_on in (self._spec.dataset, self._spec.evaluation_dataset):
             return []
         try:
-            seed = parent.lineage.seed
-            rows = await self._read(scored_on, self._budget.judged_bytes(self._spec.family))
-            if rows is None:
-                # Those that it held out come first, where it streamed them, too.
-                rows = await self._drawn(scored_on, seed, HELD_OUT_SHARE if scored_on == trained_on else 1.0)
-            else:
-                rows = self._readable(schema, rows, settings)
-                if scored_on == trained_on:
-                    _, rows = fitting.hold_out(rows, model.target, seed)
+            rows = await self._rows.that_judged(
+                scored_on, parent.lineage.seed, schema, settings, were_held_out=scored_on == trained_on
+            )
             return [evaluation_to_proto(scored_on, fitting.evaluate(model, rows))]
         except (NotFound, InvalidArgument) as error:
             # Deleted since, or with categories that the model refuses: the job does not depend on it.
             _log.info("parent's rows not scored", dataset=scored_on, why=error.message)
             return []
-
-    async def _read(self, ref: str, most_bytes: int) -> pa.Table | None:
-        """Return a version's rows; None where they take more than that."""
-        with _span("read"):
-            return await self._patience(lambda: self._data.read(ref, most_bytes))
-
-    async def _judging(self, ref: str) -> pa.Table:
-        """Return rows to judge a model by: a version's, or a draw of as many as fit."""
-        rows = await self._read(ref, self._budget.judged_bytes(self._spec.family))
-        return rows if rows is not None else await self._drawn(ref, self._spec.seed)
-
-    async def _drawn(self, ref: str, seed: int, share: float = 1.0) -> pa.Table:
-        dataset = await self._patience(lambda: self._data.version(ref))
-        rows = self._stream(dataset, f"streaming: {ref} is larger than the memory declared, a draw of its rows judges")
-        return await asyncio.to_thread(sample, rows, seed, self._budget.part_bytes, share)
 
     def _request(
         self,
@@ -432,29 +297,7 @@ class _JobRun:
 
     def _report(self, progress: Progress) -> None:
         message = "; ".join(part for part in (progress.message, self._checkpoints.trouble) if part)
-        self._say(_READ + (_FITTED - _READ) * progress.share, message, progress.step, progress.metrics)
-
-    def _tell_streamed(self) -> None:
-        """Tell how much was read. Stops nothing: a network's fit keeps a checkpoint before it ends."""
-        if self._streamed is not None:
-            share, message = self._told
-            message = f"{message}; {self._streamed.passes:.1f} passes read"
-            self._tell({"progress": share, "message": message[:_LONGEST_MESSAGE], "step": 0, "metrics": []})
-
-    def _say(self, progress: float, message: str, step: int = 0, metrics: Mapping[str, float] | None = None) -> None:
-        self._check_stopped()
-        self._told = progress, message
-        # What is no number has no place in JSON, nor on a curve.
-        numbers = {name: value for name, value in (metrics or {}).items() if math.isfinite(value)}
-        listed = [{"name": name, "value": value} for name, value in numbers.items()]
-        self._tell({"progress": progress, "message": message[:_LONGEST_MESSAGE], "step": step, "metrics": listed})
-
-    def _stop(self, *_: object) -> None:
-        self._is_stopped = True
-
-    def _check_stopped(self) -> None:
-        if self._is_stopped:
-            raise Stopped
+        self._voice.say(_READ + (_FITTED - _READ) * progress.share, message, progress.step, progress.metrics)
 
 
 def _span(name: str) -> Any:

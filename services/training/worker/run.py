@@ -27,6 +27,8 @@ _T = TypeVar("_T")
 _REPORT_SECONDS = 0.5
 # A child that has nothing to tell may still be asked to stop: the answer to a report says so.
 _HEARTBEAT_SECONDS = 2.0
+# What a child told last is worth less than a job's end.
+_LAST_REPORT_SECONDS = 2.0
 _MEMORY_SECONDS = 0.25
 # A worker that leaves does not wait for ever: the next claim has a higher epoch anyway.
 _LEAVE_SECONDS = 3.0
@@ -148,10 +150,15 @@ class JobRun:
         _log.info("job begins", job=job.name, epoch=self.placement.epoch, pid=child.pid)
         self._meter.begin(child)
         # A watch each: reports must not hold up what the child tells, nor the other way round.
-        watches = [asyncio.create_task(self._relay()), asyncio.create_task(self._guard(child))]
+        all_told = asyncio.Event()
+        relay = asyncio.create_task(self._relay(all_told))
+        watches = [relay, asyncio.create_task(self._guard(child))]
         outcome = None
         try:
             outcome = await self._told(child, self._spec(job))
+            all_told.set()
+            self._has_news.set()
+            await asyncio.wait([relay], timeout=_LAST_REPORT_SECONDS)
         finally:
             for watch in watches:
                 watch.cancel()
@@ -177,25 +184,28 @@ class JobRun:
                 self._has_news.set()
         return None
 
-    async def _relay(self) -> None:
-        """Report what the child tells, and ask from time to time whether to go on."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_HEARTBEAT_SECONDS):
-                    await self._has_news.wait()
-            self._has_news.clear()
-            news, self._news = self._news, {name: self._news[name] for name in ("progress", "message")}
-            try:
-                request = json_format.ParseDict(news, pb.ReportJobRequest())
-                self._add_seen(request)
-                answer = await self._claim.report(request)
-            except (LeptonError, json_format.ParseError) as error:
-                _log.info("report waits", job=self._claim.job, error=str(error))
-                self._news = news | self._news
-                answer = Answer.GO_ON
-            if answer is not Answer.GO_ON:
-                self.end(Ending.LOST if answer is Answer.LOST else Ending.CANCELLED)
-            await asyncio.sleep(_REPORT_SECONDS)
+    async def _relay(self, all_told: asyncio.Event) -> None:
+        """Report what the child tells, and ask from time to time whether to go on; the last step is not left out."""
+        while not all_told.is_set():
+            await _wait(self._has_news, _HEARTBEAT_SECONDS)
+            await self._report()
+            await _wait(all_told, _REPORT_SECONDS)
+        if "metrics" in self._news:
+            await self._report()
+
+    async def _report(self) -> None:
+        self._has_news.clear()
+        news, self._news = self._news, {name: self._news[name] for name in ("progress", "message")}
+        try:
+            request = json_format.ParseDict(news, pb.ReportJobRequest())
+            self._add_seen(request)
+            answer = await self._claim.report(request)
+        except (LeptonError, json_format.ParseError) as error:
+            _log.info("report waits", job=self._claim.job, error=str(error))
+            self._news = news | self._news
+            return
+        if answer is not Answer.GO_ON:
+            self.end(Ending.LOST if answer is Answer.LOST else Ending.CANCELLED)
 
     async def _guard(self, child: Child) -> None:
         """Stop the child once the job is to end, or once it takes more memory than it may."""
@@ -206,9 +216,7 @@ class JobRun:
                 # It has no memory to say anything more.
                 await child.stop(0.0)
                 return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_MEMORY_SECONDS):
-                    await self._ended.wait()
+            await _wait(self._ended, _MEMORY_SECONDS)
         # Whatever it would still say, nobody listens.
         await child.stop(0.0 if self._ending is Ending.LOST else self._limits.stop_seconds)
 
@@ -245,6 +253,13 @@ class JobRun:
         finally:
             task.cancel()
             ended.cancel()
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait until an event is set, or that long."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def _failed(reason: str, message: str) -> pb.FinishJobRequest:

@@ -174,6 +174,7 @@ async def _answers(worker: Worker, row: Array) -> bool:
     return True
 
 
+@pytest.mark.slow
 async def test_wish_that_changes_is_followed(house: House, data: Data) -> None:
     graph = layers(width=WIDE)
     x, labels = labelled(graph, 300)

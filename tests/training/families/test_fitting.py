@@ -13,7 +13,7 @@ from servicekit.errors import InvalidArgument
 from services.training.domain.families import fitting
 from services.training.domain.families.catalog import FAMILIES, resolve_hyperparameters
 from services.training.domain.families.linear import LinearCore
-from services.training.domain.families.model import Model, Stopped
+from services.training.domain.families.model import Model, Run, Stopped
 from services.training.domain.families.parity import measure_parity
 from services.training.domain.families.trees import TreesCore
 from tests.training.families.training import FEW_TREES, inputs_and, mixed, train, train_any
@@ -92,7 +92,7 @@ def test_logistic_regression_is_scikit_learns(target: str, class_weight: str) ->
     table = mixed().select(["count", "price", target])
     settings = resolve_hyperparameters("logistic_regression", {"c": 0.3, "class_weight": class_weight})
     schema = fitting.describe("logistic_regression", table, target, settings)
-    model = fitting.fit("logistic_regression", schema, table, settings, 0, lambda _: None, lambda: False)
+    model = fitting.fit("logistic_regression", schema, table, Run(settings, 0, lambda _: None, lambda: False))
     x = np.column_stack([table["count"].to_numpy(), np.array(table["price"].to_pylist(), dtype=float)])
     x = (x - x.mean(axis=0)) / x.std(axis=0)
     weight = None if class_weight == "none" else "balanced"
@@ -301,7 +301,7 @@ def test_threads_leave_the_trees_as_they_are() -> None:
     settings = resolve_hyperparameters("boosted_trees", FEW_TREES)
     schema = fitting.describe("boosted_trees", table, "label", settings)
     found = [
-        fitting.fit("boosted_trees", schema, table, settings, 0, lambda _: None, lambda: False, threads=threads)
+        fitting.fit("boosted_trees", schema, table, Run(settings, 0, lambda _: None, lambda: False, threads=threads))
         .predict(table)
         .probabilities
         for threads in (1, 2)

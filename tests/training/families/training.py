@@ -10,7 +10,7 @@ import pyarrow.csv
 
 from services.training.domain.families import fitting
 from services.training.domain.families.catalog import resolve_hyperparameters
-from services.training.domain.families.model import Model, Progress, TrainedModel
+from services.training.domain.families.model import Model, Progress, Run, TrainedModel
 
 CREDIT = Path(__file__).parents[3] / "examples" / "credit" / "german_credit.csv"
 # A twentieth of the default's rounds: enough to be wrong, were anything wrong.
@@ -69,7 +69,7 @@ def train_any(
     settings = resolve_hyperparameters(family, hyperparameters or {})
     schema = fitting.describe(family, table, target, settings, handle_unknown, base)
     rows, held_out = fitting.hold_out(table, schema.target, seed)
-    return fitting.fit(family, schema, rows, settings, seed, report, is_cancelled, base), held_out
+    return fitting.fit(family, schema, rows, Run(settings, seed, report, is_cancelled), base), held_out
 
 
 def credit() -> pa.Table:

@@ -7,8 +7,8 @@ import pytest
 
 from services.training.domain.families import fitting
 from services.training.domain.families.catalog import resolve_hyperparameters
-from services.training.domain.families.engine import Engine
-from services.training.domain.families.model import Model, Progress
+from services.training.domain.families.engine import EmbeddedEngine, Engine
+from services.training.domain.families.model import Model, Progress, Run
 from tests.training.families.image.test_cnn import digits
 from tests.training.families.training import credit
 from tests.training.ray.cluster import RayCluster
@@ -36,7 +36,9 @@ class Fitted:
 def _fit(family: str, table: pa.Table, target: str, given: dict[str, object], engine: Engine | None = None) -> Fitted:
     settings, told = resolve_hyperparameters(family, given), list[Progress]()
     schema = fitting.describe(family, table, target, settings)
-    model = fitting.fit(family, schema, table, settings, 0, told.append, lambda: False, engine=engine)
+    model = fitting.fit(
+        family, schema, table, Run(settings, 0, told.append, lambda: False, engine=engine or EmbeddedEngine())
+    )
     return Fitted(model, told)
 
 

@@ -59,6 +59,7 @@ async def test_job_whose_child_is_killed_ends_as_one_that_never_was(busy_house: 
     assert not done.HasField("checkpoint")
 
 
+@pytest.mark.slow
 async def test_job_whose_worker_is_killed_goes_on_elsewhere(busy_house: House) -> None:
     rows = await _rows(busy_house)
     async with busy_house.worker_process("w1", checkpoint_seconds=0.1) as worker:
@@ -87,6 +88,7 @@ async def test_worker_that_leaves_keeps_what_its_job_did(busy_house: House) -> N
     assert given_back.checkpoint.size_bytes > 0
 
 
+@pytest.mark.slow
 async def test_failed_job_keeps_its_checkpoint_and_can_be_tried_again(busy_house: House) -> None:
     rows = await _rows(busy_house)
     # Too large a step size by far: the loss overflows after some steps.

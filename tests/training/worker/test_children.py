@@ -84,6 +84,8 @@ async def test_child_sees_no_database_no_password_and_no_key(
         "LEPTON_CHECKPOINT_SECONDS",
         "LEPTON_MAX_MESSAGE_BYTES",
         "LEPTON_LOG_LEVEL",
+        "LEPTON_ENGINE",
+        "LEPTON_RAY_ADDRESS",
     }
 
 

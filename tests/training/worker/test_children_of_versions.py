@@ -20,6 +20,7 @@ TEXTS: dict[str, object] = {
     "vocabulary": 100,
     "max_tokens": 16,
 }
+NETWORKS = ("mlp", "transformer", "cnn")
 FAMILIES: dict[str, tuple[str, dict[str, object], dict[str, object]]] = {
     "linear_regression": ("line", {}, {"epochs": 2}),
     "logistic_regression": ("signs", {}, {"max_iterations": 5}),
@@ -51,8 +52,7 @@ async def _import(house: House, name: str, rows: int) -> None:
 
 # torch's exporter takes some seconds, twice.
 @pytest.mark.parametrize(
-    "family",
-    [pytest.param(name, marks=pytest.mark.slow) if name in ("transformer", "cnn") else name for name in FAMILIES],
+    "family", [pytest.param(name, marks=pytest.mark.slow) if name in NETWORKS else name for name in FAMILIES]
 )
 async def test_child_names_its_parent_and_is_scored_on_its_rows(busy_house: House, family: str) -> None:
     data, first, then = FAMILIES[family]
@@ -73,6 +73,7 @@ async def test_child_names_its_parent_and_is_scored_on_its_rows(busy_house: Hous
     assert all(scores.metrics for scores in version.evaluations)
 
 
+@pytest.mark.slow
 async def test_fit_from_a_version_learns_other_labels_and_names_it_as_its_parent(busy_house: House) -> None:
     await _import(busy_house, "digits", 100)
     table = digits(60)

@@ -4,6 +4,8 @@ import asyncio
 import os
 import signal
 
+import pytest
+
 from lepton.v1 import events_pb2, registry_pb2
 from servicekit.events import Event, connect
 from tests.training.house import QUEUED, SUCCEEDED, House, WorkerProcess, is_running, until
@@ -43,6 +45,7 @@ async def test_worker_killed_after_it_registered_makes_no_second_version(busy_ho
     assert len(await busy_house.versions("line")) == 1
 
 
+@pytest.mark.slow
 async def test_paused_worker_that_comes_back_cannot_end_what_was_given_to_another(busy_house: House) -> None:
     async with busy_house.worker_process("w1") as first:
         job = await busy_house.people.create(model="line", hyperparameters=LONG)

@@ -67,6 +67,7 @@ async def test_best_of_the_trials_is_registered_with_what_the_study_found(busy_h
     assert done.evaluation.rows == version.evaluations[0].rows > 0
 
 
+@pytest.mark.slow
 async def test_first_trial_has_the_defaults_where_the_ranges_have_them(busy_house: House) -> None:
     rows = await _rows(busy_house)
     search = pb.Search(space={"n_estimators": '{"low": 50, "high": 300}'}, max_trials=2)
@@ -78,6 +79,7 @@ async def test_first_trial_has_the_defaults_where_the_ranges_have_them(busy_hous
     assert second.spec.hyperparameters["n_estimators"] != "200"
 
 
+@pytest.mark.slow
 async def test_grid_tries_every_combination_once(busy_house: House) -> None:
     rows = await _rows(busy_house)
     space = {"c": '{"low": 0.01, "high": 1.0, "log": true, "levels": 3}', "class_weight": '["none", "balanced"]'}
@@ -94,7 +96,7 @@ async def test_grid_tries_every_combination_once(busy_house: House) -> None:
     assert sorted(tried) == sorted((c, weight) for c in (0.01, 0.1, 1.0) for weight in ("none", "balanced"))
 
 
-@pytest.mark.parametrize("victim", ["child", "worker"])
+@pytest.mark.parametrize("victim", ["child", pytest.param("worker", marks=pytest.mark.slow)])
 async def test_study_that_is_killed_goes_on_and_repeats_no_trial(victim: str, busy_house: House) -> None:
     rows = await _rows(busy_house)
     search = _search(max_trials=5, sampler="random", pruner="none")

@@ -23,7 +23,7 @@ from services.training.adapters.ray.post import Post
 from services.training.adapters.ray.seal import Seal
 from services.training.domain.families import fitting
 from services.training.domain.families.metrics import Scores
-from services.training.domain.families.model import Progress
+from services.training.domain.families.model import Progress, Run
 
 _REPORT_SECONDS = 0.5
 # Less than a study's process has to stop.
@@ -230,7 +230,7 @@ def _scores(task: TrialTask, table: pa.Table, report: Callable[[Progress], None]
     train, judged = fitting.trial_rows(table, schema.target, task.seed, judges_apart=task.judges_apart)
     fitting.check(schema, judged)
     model = fitting.fit(
-        task.family, schema, train, task.settings, task.seed, report, lambda: False, threads=task.threads
+        task.family, schema, train, Run(task.settings, task.seed, report, lambda: False, threads=task.threads)
     )
     return fitting.evaluate(model, judged)
 

@@ -8,9 +8,7 @@ import pyarrow as pa
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.bodies import Body
 from services.training.domain.families.catalog import find_family
-from services.training.domain.families.checkpoints import Checkpoints, NoCheckpoints
 from services.training.domain.families.encoding import Encoded, Encoding
-from services.training.domain.families.engine import EmbeddedEngine, Engine
 from services.training.domain.families.frame import Array, describe_columns, is_number_list, normalize
 from services.training.domain.families.image.fit import fit_cnn
 from services.training.domain.families.image.model import ImageModel
@@ -21,9 +19,7 @@ from services.training.domain.families.metrics import Judgement, Scores
 from services.training.domain.families.model import (
     Core,
     Description,
-    IsCancelled,
     Model,
-    Report,
     Run,
     Settings,
     TrainedModel,
@@ -177,15 +173,9 @@ def fit(
     family: str,
     schema: Schema,
     table: pa.Table,
-    settings: Settings,
-    seed: int,
-    report: Report,
-    is_cancelled: IsCancelled,
+    run: Run,
     base: Model | None = None,
-    threads: int = 1,
-    checkpoints: Checkpoints | None = None,
     body: "Body | None" = None,
-    engine: Engine | None = None,
 ) -> Model:
     """Train a family on a table's rows; from a base, continue it; from a body, learn other labels.
 
@@ -193,15 +183,9 @@ def fit(
         family: its name.
         schema: as `describe` gave it.
         table: the training rows, target included.
-        settings: hyperparameters, resolved.
-        seed: of every random draw.
-        report: told how far it is.
-        is_cancelled: asked between steps.
+        run: settings, seed, progress; its checkpoints and engine are for networks, other families are soon fitted anew.
         base: a model of the same family to go on from, with its columns and classes.
-        threads: to compute with.
-        checkpoints: what networks keep, and go on from; other families are soon fitted anew.
         body: of a network of the same family, that a new head is put on.
-        engine: where networks are trained; other families are fitted here.
 
     Raises:
         InvalidArgument: the rows do not fit the schema, or the loss is no longer a number.
@@ -209,7 +193,6 @@ def fit(
     """
     table = normalize(table)
     truth = target_values(table, schema.target)
-    run = Run(settings, seed, report, is_cancelled, threads, checkpoints or NoCheckpoints(), engine or EmbeddedEngine())
     if family == "transformer":
         reader = base if isinstance(base, TextModel) else None
         encoder = None if isinstance(body, ImageModel) else body

@@ -15,6 +15,7 @@ from services.inference.serving.model import InputSpec
 from services.training.domain.families import fitting
 from services.training.domain.families.catalog import resolve_hyperparameters
 from services.training.domain.families.image.model import ImageModel
+from services.training.domain.families.model import Run
 from services.training.domain.families.parity import measure_parity
 from tests.training.families.training import train_any
 
@@ -40,7 +41,7 @@ def test_digits_are_read() -> None:
     learned, judged = table.filter(pa.array(place % 5 != 0)), table.filter(pa.array(place % 5 == 0))
     settings = resolve_hyperparameters("cnn", {"image_size": 16, "channels": "grey"})
     schema = fitting.describe("cnn", learned, "digit", settings)
-    model = fitting.fit("cnn", schema, learned, settings, 0, lambda _: None, lambda: False)
+    model = fitting.fit("cnn", schema, learned, Run(settings, 0, lambda _: None, lambda: False))
     assert fitting.evaluate(model, judged).metrics["accuracy"] >= 0.985
     parity = measure_parity(model, model.export(), judged)
     assert parity.max_difference < 1e-5

@@ -12,7 +12,7 @@ from services.training.domain.families import fitting
 from services.training.domain.families.bodies import read_body
 from services.training.domain.families.catalog import resolve_hyperparameters
 from services.training.domain.families.image.model import ImageModel
-from services.training.domain.families.model import Model
+from services.training.domain.families.model import Model, Run
 from services.training.domain.families.parity import measure_parity
 from tests.training.families.image.test_cnn import digits
 from tests.training.families.training import train_any
@@ -30,7 +30,7 @@ def _transferred(files: Mapping[str, bytes], table: pa.Table, settings: Mapping[
     resolved = resolve_hyperparameters("cnn", settings or {}, has_body=True)
     schema = fitting.describe("cnn", table, "digit", resolved)
     body = read_body("cnn", files)
-    return fitting.fit("cnn", schema, table, resolved, 0, lambda _: None, lambda: False, body=body)
+    return fitting.fit("cnn", schema, table, Run(resolved, 0, lambda _: None, lambda: False), body=body)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_few_rows_of_other_digits_are_learned_better_than_from_scratch(parent: I
     few, judged = others.slice(0, 30), others.slice(30)
     scratch = resolve_hyperparameters("cnn", {**SHAPE, "epochs": 20})
     schema = fitting.describe("cnn", few, "digit", scratch)
-    alone = fitting.fit("cnn", schema, few, scratch, 0, lambda _: None, lambda: False)
+    alone = fitting.fit("cnn", schema, few, Run(scratch, 0, lambda _: None, lambda: False))
     child = _transferred(parent.files(), few, {"epochs": 20})
     found, bare = (fitting.evaluate(model, judged).metrics["accuracy"] for model in (child, alone))
     assert found > bare + 0.05, (found, bare)

@@ -10,7 +10,7 @@ import pytest
 from services.training.domain.families import fitting
 from services.training.domain.families.catalog import resolve_hyperparameters
 from services.training.domain.families.checkpoints import Checkpoint
-from services.training.domain.families.model import Progress, Stopped
+from services.training.domain.families.model import Progress, Run, Stopped
 from services.training.domain.families.neural.snapshot import Snapshot, position_of
 from tests.training.families.image.test_cnn import FEW as FEW_CNN
 from tests.training.families.image.test_cnn import digits
@@ -110,7 +110,7 @@ def _fit(
     def is_cancelled() -> bool:
         return stop_after is not None and len(checkpoints.kept) >= stop_after
 
-    return fitting.fit(family, schema, rows, settings, 0, report, is_cancelled, checkpoints=checkpoints).files()
+    return fitting.fit(family, schema, rows, Run(settings, 0, report, is_cancelled, checkpoints=checkpoints)).files()
 
 
 @pytest.mark.parametrize("name", FITS)
@@ -130,7 +130,7 @@ def test_keeping_checkpoints_changes_nothing() -> None:
     family, table, target, given = FITS["adamw"]
     settings, rows = resolve_hyperparameters(family, given), table()
     schema = fitting.describe(family, rows, target, settings)
-    plain = fitting.fit(family, schema, rows, settings, 0, lambda _: None, lambda: False).files()
+    plain = fitting.fit(family, schema, rows, Run(settings, 0, lambda _: None, lambda: False)).files()
     assert plain == _fit("adamw", Kept())
 
 

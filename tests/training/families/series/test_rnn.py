@@ -13,7 +13,7 @@ from services.training.domain.families.catalog import resolve_hyperparameters
 from services.training.domain.families.checkpoints import Checkpoint
 from services.training.domain.families.frame import Array
 from services.training.domain.families.metrics import score
-from services.training.domain.families.model import Model, Predictions, Stopped
+from services.training.domain.families.model import Model, Predictions, Run, Stopped
 from services.training.domain.families.parity import measure_parity
 from services.training.domain.families.series.fit import widening
 from services.training.domain.families.series.model import SeriesModel
@@ -162,9 +162,9 @@ def test_fit_that_was_cut_ends_with_the_same_files() -> None:
     kept = _Kept()
     asked = iter(range(100))
     with pytest.raises(Stopped):
-        fitting.fit("rnn", schema, rows, settings, 0, lambda _: None, lambda: next(asked) >= 4, checkpoints=kept)
+        fitting.fit("rnn", schema, rows, Run(settings, 0, lambda _: None, lambda: next(asked) >= 4, checkpoints=kept))
     assert kept.found is not None
-    rest = fitting.fit("rnn", schema, rows, settings, 0, lambda _: None, lambda: False, checkpoints=kept)
+    rest = fitting.fit("rnn", schema, rows, Run(settings, 0, lambda _: None, lambda: False, checkpoints=kept))
     assert rest.files() == whole.files()
 
 

@@ -91,7 +91,7 @@ def _fit(
 def _in_memory(family: str, table: pa.Table, given: dict[str, object]) -> Model:
     settings = resolve_hyperparameters(family, given)
     schema = fitting.describe(family, table, table.column_names[-1], settings)
-    return fitting.fit(family, schema, table, settings, 1, lambda _: None, lambda: False)
+    return fitting.fit(family, schema, table, Run(settings, 1, lambda _: None, lambda: False))
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.1])

@@ -9,6 +9,7 @@ import pyarrow.csv
 
 from services.training.domain.families import fitting
 from services.training.domain.families.catalog import resolve_hyperparameters
+from services.training.domain.families.model import Run
 from services.training.domain.families.text.model import TextModel
 
 REVIEWS = Path(__file__).parents[4] / "examples" / "reviews" / "chinese_reviews.csv"
@@ -40,7 +41,7 @@ def fit(
     """Fit a tiny Transformer."""
     resolved = resolve_hyperparameters("transformer", {**TINY, **(settings or {})})
     schema = fitting.describe("transformer", table, target, resolved, base=base)
-    model = fitting.fit("transformer", schema, table, resolved, seed, lambda _: None, lambda: False, base)
+    model = fitting.fit("transformer", schema, table, Run(resolved, seed, lambda _: None, lambda: False), base)
     assert isinstance(model, TextModel)
     return model
 

@@ -10,6 +10,7 @@ import torch
 from services.training.domain.families import fitting
 from services.training.domain.families.bodies import read_body
 from services.training.domain.families.catalog import resolve_hyperparameters
+from services.training.domain.families.checkpoints import NoCheckpoints
 from services.training.domain.families.model import Model, Progress, Run, Stopped
 from services.training.domain.families.neural.snapshot import Snapshot
 from services.training.domain.families.parity import measure_parity
@@ -45,7 +46,11 @@ def _fit(
 
     body = read_body("transformer", files)
     model = fitting.fit(
-        "transformer", schema, table, settings, seed, report, is_cancelled, checkpoints=checkpoints, body=body
+        "transformer",
+        schema,
+        table,
+        Run(settings, seed, report, is_cancelled, checkpoints=checkpoints or NoCheckpoints()),
+        body=body,
     )
     assert isinstance(model, TextModel)
     return model
@@ -87,7 +92,9 @@ def test_fine_tune_by_lora_begins_where_its_parent_ended_and_leaves_it_as_it_was
     before = parent.files()
     settings = resolve_hyperparameters("transformer", {**LORA, "epochs": 1, "learning_rate": 1e-6})
     schema = fitting.describe("transformer", moods(seed=4), "mood", settings, base=parent)
-    child: Model = fitting.fit("transformer", schema, moods(seed=4), settings, 0, lambda _: None, lambda: False, parent)
+    child: Model = fitting.fit(
+        "transformer", schema, moods(seed=4), Run(settings, 0, lambda _: None, lambda: False), parent
+    )
     assert parent.files() == before
     rows = pa.table({"text": moods(seed=5)["text"], "mood": moods(seed=5)["mood"]})
     was, now = parent.predict(rows).probabilities, child.predict(rows).probabilities

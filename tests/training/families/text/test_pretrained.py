@@ -17,7 +17,7 @@ from services.inference.serving.model import InputSpec
 from services.training.domain.families import fitting
 from services.training.domain.families.bodies import read_body
 from services.training.domain.families.catalog import resolve_hyperparameters
-from services.training.domain.families.model import Model
+from services.training.domain.families.model import Model, Run
 from services.training.domain.families.parity import measure_parity
 from services.training.domain.families.text.model import TextModel
 
@@ -90,7 +90,9 @@ def fit(
     resolved = resolve_hyperparameters("transformer", {**FEW, **(settings or {})}, has_body=True)
     schema = fitting.describe("transformer", table, target, resolved)
     body = read_body("transformer", files)
-    model: Model = fitting.fit("transformer", schema, table, resolved, seed, lambda _: None, lambda: False, body=body)
+    model: Model = fitting.fit(
+        "transformer", schema, table, Run(resolved, seed, lambda _: None, lambda: False), body=body
+    )
     assert isinstance(model, TextModel)
     return model
 

@@ -10,7 +10,7 @@ import pytest
 from servicekit.errors import InvalidArgument
 from services.training.domain.families import fitting
 from services.training.domain.families.catalog import resolve_hyperparameters
-from services.training.domain.families.model import Model, Progress, Stopped
+from services.training.domain.families.model import Model, Progress, Run, Stopped
 from services.training.domain.families.parity import measure_parity
 from services.training.domain.families.text.model import TextModel
 
@@ -45,7 +45,7 @@ def _fit(table: pa.Table, settings: Mapping[str, object] | None = None, **more: 
     schema = fitting.describe("transformer", table, "mood", resolved, base=base)
     told: list[Progress] = []
     model = fitting.fit(
-        "transformer", schema, table, resolved, int(str(more.get("seed", 0))), told.append, lambda: False, base
+        "transformer", schema, table, Run(resolved, int(str(more.get("seed", 0))), told.append, lambda: False), base
     )
     return model, told
 
@@ -138,10 +138,12 @@ def test_a_fit_can_be_stopped_in_each_phase(phase: str) -> None:
             "transformer",
             schema,
             table,
-            resolved,
-            0,
-            lambda progress: told.append(progress.message),
-            lambda: any(message.startswith(phase) for message in told),
+            Run(
+                resolved,
+                0,
+                lambda progress: told.append(progress.message),
+                lambda: any(message.startswith(phase) for message in told),
+            ),
         )
 
 
