@@ -185,6 +185,9 @@ FAMILIES: Mapping[str, Family] = {
                 Hyperparameter("max_tokens", "Where longer texts are cut.", 128, 4, 8192),
                 Hyperparameter("dropout", "Share of the values left out at each step.", 0.1, 0.0, 0.9),
                 Hyperparameter(
+                    "attention_dropout", "Share of the attention's weights left out at each step.", 0.0, 0.0, 0.9
+                ),
+                Hyperparameter(
                     "token_dropout", "Share of the tokens that are read as unknown at each step.", 0.2, 0.0, 0.9
                 ),
                 Hyperparameter(
@@ -245,9 +248,9 @@ FAMILIES: Mapping[str, Family] = {
             ),
             # Much is known already: steps are small, and words stay visible.
             from_body={
-                "all": {"learning_rate": 1e-4, "token_dropout": 0.0},
-                "last": {"learning_rate": 1e-2, "token_dropout": 0.0},
-                "lora": {"learning_rate": 1e-3, "token_dropout": 0.0},
+                "all": {"learning_rate": 1e-4, "token_dropout": 0.0, "attention_dropout": 0.1},
+                "last": {"learning_rate": 1e-2, "token_dropout": 0.0, "attention_dropout": 0.1},
+                "lora": {"learning_rate": 1e-3, "token_dropout": 0.0, "attention_dropout": 0.1},
             },
         ),
         Family(

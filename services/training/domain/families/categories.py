@@ -55,6 +55,8 @@ def training_values(encoding: Encoding, codes: Array, outcomes: Array, seed: int
     With its own outcome in them, a column of names would tell a tree the answer and mean nothing on new rows
     (Micci-Barreca, A preprocessing scheme for high-cardinality categorical attributes, SIGKDD Explorations 3, 2001).
     """
+    if not codes.shape[1]:
+        return np.empty(codes.shape)
     folds = np.random.default_rng(seed).permutation(len(codes)) % FOLDS
     values = np.empty(codes.shape)
     for fold in np.unique(folds):

@@ -204,7 +204,7 @@ def wire_values(column: pa.ChunkedArray, wanted: Column) -> Array:
 
 
 def _numbers(column: pa.ChunkedArray, wanted: Column) -> Array:
-    values = wire_values(column, wanted).astype(np.float64)
+    values = wire_values(column, wanted).astype(np.float64, copy=False)
     if np.isinf(values).any():
         raise InvalidArgument(f"column {wanted.name!r} holds an infinity", reason="INFINITE_VALUE")
     return values

@@ -106,10 +106,12 @@ def fit_trees(
     else:
         values = base.category_values
         codes = values_of(encoded, values)
-    features = np.concatenate([encoded.numbers, codes], axis=1)
+    # Copies of what may be most of the memory are made only where something changes.
+    features = np.concatenate([encoded.numbers, codes], axis=1) if codes.shape[1] else encoded.numbers
     aside = _set_aside(len(truth), run)
-    weights = _row_weights(truth[~aside], target, run)
-    data = lightgbm.Dataset(features[~aside], truth[~aside], weight=weights, free_raw_data=False)
+    learned = np.flatnonzero(~aside) if aside.any() else slice(None)
+    weights = _row_weights(truth[learned], target, run)
+    data = lightgbm.Dataset(features[learned], truth[learned], weight=weights, free_raw_data=False)
     watched = [data.create_valid(features[aside], truth[aside])] if aside.any() else []
     booster = lightgbm.train(
         parameters(target, run),

@@ -39,7 +39,7 @@ SIZES: dict[str, dict[str, object]] = {
 FEW: dict[str, object] = {"epochs": 2, "batch_size": 8, "max_tokens": 12}
 
 
-def tokenizer_of(architecture: str) -> Tokenizer:
+def tokenizer_of(architecture: str, *, knows_pairs: bool = False) -> Tokenizer:
     """Return a tokenizer of words, with the special tokens that an architecture's have and where they have them."""
     is_roberta = "roberta" in architecture
     special = ["<s>", "<pad>", "</s>", "<unk>"] if is_roberta else ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -50,14 +50,18 @@ def tokenizer_of(architecture: str) -> Tokenizer:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{begin} $A {end}", special_tokens=[(begin, vocabulary[begin]), (end, vocabulary[end])]
+        single=f"{begin} $A {end}",
+        pair=f"{begin} $A {end} $B:1 {end}:1" if knows_pairs else None,
+        special_tokens=[(begin, vocabulary[begin]), (end, vocabulary[end])],
     )
     return tokenizer
 
 
-def pretrained_files(architecture: str = "bert", prefix: str = "", **config: object) -> dict[str, bytes]:
+def pretrained_files(
+    architecture: str = "bert", prefix: str = "", *, knows_pairs: bool = False, **config: object
+) -> dict[str, bytes]:
     """Return the files of a small encoder of random weights, as the hub has them."""
-    tokenizer = tokenizer_of(architecture)
+    tokenizer = tokenizer_of(architecture, knows_pairs=knows_pairs)
     padding = 1 if "roberta" in architecture else 0
     sizes = {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 20, "pad_token_id": padding}
     described = AutoConfig.for_model(architecture, **{**sizes, **SIZES[architecture], **config})

@@ -122,7 +122,7 @@ def encoder_config(settings: Mapping[str, Any], vocabulary: int, segments: int =
         intermediate_size=4 * int(settings["hidden_size"]),
         max_position_embeddings=int(settings["max_tokens"]),
         hidden_dropout_prob=float(settings["dropout"]),
-        attention_probs_dropout_prob=float(settings["dropout"]),
+        attention_probs_dropout_prob=float(settings["attention_dropout"]),
         type_vocab_size=segments,
         pad_token_id=PAD_ID,
         # By its width: BERT's own 0.02 is for vectors of 768 and makes narrow encoders learn slowly.

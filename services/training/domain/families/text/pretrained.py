@@ -114,7 +114,7 @@ class TextBody:
                 "they are of different models",
                 reason="BAD_PRETRAINED",
             )
-        _set_dropout(config, float(settings["dropout"]))
+        _set_dropout(config, float(settings["dropout"]), float(settings["attention_dropout"]))
         config.pad_token_id = _padding(tokenizer)
         tokenizer.enable_padding(pad_id=config.pad_token_id, pad_token=tokenizer.id_to_token(config.pad_token_id))
         tokenizer.enable_truncation(min(int(settings["max_tokens"]), most_tokens(config)))
@@ -146,10 +146,17 @@ def _padding(tokenizer: Tokenizer) -> int:
     return int(found)
 
 
-def _set_dropout(config: Any, dropout: float) -> None:
-    for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"):
+def _set_dropout(config: Any, dropout: float, of_attention: float) -> None:
+    # Each architecture has names of its own.
+    shares = {
+        "hidden_dropout_prob": dropout,
+        "dropout": dropout,
+        "attention_probs_dropout_prob": of_attention,
+        "attention_dropout": of_attention,
+    }
+    for name, share in shares.items():
         if hasattr(config, name):
-            setattr(config, name, dropout)
+            setattr(config, name, share)
 
 
 def _separator(tokenizer: Tokenizer) -> int:
