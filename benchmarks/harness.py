@@ -49,7 +49,10 @@ def environment(home: str) -> Iterator[None]:
 def lepton(*arguments: str) -> str:
     """Run the command; return what it printed."""
     command = [sys.executable, "-m", "lepton.cli", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"lepton {' '.join(arguments)} failed: {done.stderr}")
+    return done.stdout
 
 
 def show(title: str, rows: Sequence[tuple[str, float, str, float]]) -> None:

@@ -39,9 +39,9 @@ def main() -> None:
     """Measure the rows that were asked for, and print them as one table."""
     given = _arguments()
     rows: list[Row] = []
-    with running_platform() as connection:
-        for name in given.rows:
-            if name in _ROWS:
+    if on_one := [name for name in given.rows if name in _ROWS]:
+        with running_platform() as connection:
+            for name in on_one:
                 rows += _ROWS[name](connection, given.rounds)
     if "checkpoints" in given.rows:
         rows += checkpoints(given.rounds)

@@ -28,6 +28,7 @@ def main() -> None:
         epochs=given.epochs,
         pretraining_epochs=given.pretraining_epochs,
         layers=1,
+        vocabulary=6000,
         schedule="linear",
         warmup=0.1,
         learning_rate=5e-4,
@@ -41,7 +42,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=8000, help="reviews to train on (8,000)")
-    parser.add_argument("--epochs", type=int, default=5, help="passes over them with their labels (5)")
+    parser.add_argument("--epochs", type=int, default=6, help="passes over them with their labels (6)")
     parser.add_argument("--pretraining-epochs", type=int, default=0, help="passes before, without labels (0)")
     parser.add_argument("--seed", type=int, default=0, help="of every random draw (0)")
     return parser.parse_args()

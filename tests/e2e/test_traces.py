@@ -107,7 +107,8 @@ def test_traces_run_through_every_hop(receiver: tuple[Receiver, int], traced: Pl
     spans = {item.span_id: item for item in _of(found, trace_id)}
     run = next(item for item in spans.values() if item.name == "onnxruntime.run")
     assert run.service == "lepton-inference-worker"
-    assert [item.name for item in _ancestors(run, spans)] == ["inference.GRPCInferenceService/ModelInfer"]
+    # Two of them where one worker hands the request to another that has the model.
+    assert {item.name for item in _ancestors(run, spans)} == {"inference.GRPCInferenceService/ModelInfer"}
     stages = {item.name for item in spans.values() if item.parent_id == run.parent_id}
     assert stages >= {"inference.queue", "inference.preprocess", "onnxruntime.run"}
     request = next(item for item in spans.values() if item.span_id == run.parent_id)

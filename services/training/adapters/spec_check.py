@@ -57,7 +57,8 @@ class SpecCheck:
             memory_bytes += _WEIGHT_COPIES * await self._resolve_body(spec)
         if spec.kind != pb.JOB_KIND_EVALUATE:
             given_settings = hyperparameters_from_proto(spec.hyperparameters)
-            settings = resolve_hyperparameters(spec.family, given_settings, has_body=has_body)
+            continues = spec.kind == pb.JOB_KIND_FINE_TUNE
+            settings = resolve_hyperparameters(spec.family, given_settings, has_body=has_body, continues=continues)
             if settings.get("trainable") == "lora" and not spec.base_version:
                 raise InvalidArgument(
                     "trainable='lora' needs weights to begin from: fine-tune, or give a fit a base version",

@@ -21,7 +21,8 @@ class Family:
         reads: columns of numbers and categories, or columns of texts, one or two, or one of images in
             base64, or columns of series.
         from_scratch: hyperparameters that a body to begin from brings along, or that only count without one.
-        from_body: other defaults where a fit begins from a body, by what is `trainable`; None where it does not.
+        from_body: other defaults, by what is `trainable`, where a fit begins from a body or goes on from a version;
+            None where it begins from no body.
     """
 
     name: str
@@ -362,7 +363,7 @@ def with_smaller_batch(family: str, settings: Mapping[str, object]) -> dict[str,
 
 
 def resolve_hyperparameters(
-    family: str, given: Mapping[str, object], *, has_body: bool = False
+    family: str, given: Mapping[str, object], *, has_body: bool = False, continues: bool = False
 ) -> dict[str, int | float | str | bool]:
     """Return every hyperparameter of a family, those given checked and converted, the others at their defaults.
 
@@ -370,6 +371,7 @@ def resolve_hyperparameters(
         family: its name.
         given: what is set.
         has_body: whether the fit begins from the body of another; what that brings along is left out.
+        continues: whether it goes on from another version: defaults are those of a fit that knows much already.
 
     Raises:
         InvalidArgument: an unknown name, or a value out of range; the message lists what is allowed.
@@ -385,6 +387,8 @@ def resolve_hyperparameters(
         given = {**given, "solver": "gradient_descent"}
     if has_body:
         known, given = _of_body(find_family(family), known, given)
+    elif continues:
+        given = _with_defaults_of_body(find_family(family), known, given)
     return {name: check_value(setting, given.get(name, setting.default)) for name, setting in known.items()}
 
 
@@ -405,6 +409,14 @@ def _of_body(
             f"{brought[0]} counts only for a fit from scratch: the base version brings its own, leave it out",
             reason="HYPERPARAMETER_OF_BASE",
         )
-    trainable = check_value(known["trainable"], given.get("trainable", known["trainable"].default))
     left = {name: setting for name, setting in known.items() if name not in family.from_scratch}
-    return left, {**family.from_body[str(trainable)], **given}
+    return left, _with_defaults_of_body(family, known, given)
+
+
+def _with_defaults_of_body(
+    family: Family, known: Mapping[str, Hyperparameter], given: Mapping[str, object]
+) -> Mapping[str, object]:
+    if family.from_body is None:
+        return given
+    trainable = check_value(known["trainable"], given.get("trainable", known["trainable"].default))
+    return {**family.from_body[str(trainable)], **given}

@@ -213,3 +213,12 @@ def test_family_that_begins_from_nothing_says_which_do() -> None:
     with pytest.raises(InvalidArgument, match="transformer, cnn") as refused:
         resolve_hyperparameters("mlp", {}, has_body=True)
     assert refused.value.reason == "BASE_NOT_TAKEN"
+
+
+def test_a_fit_that_goes_on_from_a_version_takes_small_steps_unless_told_otherwise() -> None:
+    more = resolve_hyperparameters("transformer", {"trainable": "all"}, continues=True)
+    assert (more["learning_rate"], more["token_dropout"]) == (1e-4, 0.0)
+    told = resolve_hyperparameters("transformer", {"learning_rate": 5e-4}, continues=True)
+    assert told["learning_rate"] == 5e-4
+    # Those without such defaults of their own keep the others.
+    assert resolve_hyperparameters("mlp", {}, continues=True) == resolve_hyperparameters("mlp", {})
