@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-ROWS, BATCH, EPOCHS = 4096, 128, 6
+ROWS, BATCH, EPOCHS = 4096, 256, 6
 
 
 def measure(workers: int, rows: int = ROWS, batch: int = BATCH, epochs: int = EPOCHS, address: str = "") -> float:

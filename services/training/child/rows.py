@@ -12,7 +12,6 @@ from lepton.v1 import data_pb2
 from lepton.v1 import training_pb2 as pb
 from servicekit import telemetry
 from services.training.adapters.data_client import DataClient, least_bytes
-from services.training.child.memory import give_back_what_is_freed
 from services.training.child.patience import Patience
 from services.training.child.remote_rows import RemoteRows
 from services.training.child.voice import Voice
@@ -23,6 +22,7 @@ from services.training.domain.families.schema import Schema
 from services.training.domain.families.streamed.budget import Budget
 from services.training.domain.families.streamed.fit import HELD_OUT_SHARE, Plan, can_stream, check_streams, prepare
 from services.training.domain.families.streamed.sample import sample
+from services.training.memory import give_back_what_is_freed
 
 _log = structlog.get_logger(__name__)
 

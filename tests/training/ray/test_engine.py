@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300), pytest.mark.filterwarni
 # Nothing drawn at random but the order of rows: else the curves would agree in distribution alone.
 CNN: dict[str, object] = {
     **{"epochs": 4, "batch_size": 48, "image_size": 8, "width": 8, "channels": "grey", "dropout": 0.0},
-    **{"augmentation": "none", "class_weight": "balanced", "early_stopping": 2},
+    **{"augmentation": "none", "class_weight": "balanced", "early_stopping": 2, "sync_batchnorm": "on"},
 }
 MLP: dict[str, object] = {"epochs": 3, "batch_size": 64, "hidden_units": 16, "dropout": 0.3}
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +29,8 @@ from services.training.domain.families.neural.training import Training
 
 _log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.1
+# As often as a job reports: each look takes a little of the cores that train.
+_LOOK_SECONDS = 0.5
 # Less than a job's process has to stop.
 _STOP_SECONDS = 2.5
 # What takes its nodes down this often does so by itself.
@@ -127,7 +128,7 @@ class _Follow:
         while not self.fit.done():
             self._hear()
             self._wish()
-            time.sleep(_LOOK_SECONDS)
+            wait([self.fit], timeout=_LOOK_SECONDS)
         self._hear()
         if self._is_stopped:
             raise Stopped

@@ -20,6 +20,7 @@ from services.training.domain.families.neural.batches import Rows
 from services.training.domain.families.neural.loop import train_here
 from services.training.domain.families.neural.ranks import Ranks
 from services.training.domain.families.neural.training import Training
+from services.training.memory import keep_what_is_freed
 
 PROGRESS, DONE, STOPPED, FAILED = "progress", "done", "stopped", "failed"
 
@@ -106,6 +107,7 @@ def train_rank(config: Mapping[str, Any]) -> None:
     Args:
         config: the post, and the parcel.
     """
+    keep_what_is_freed()
     post = config["post"]
     key, snapshot = ray.get(post.begin.remote())
     seal = Seal(key)
@@ -141,7 +143,7 @@ def _ranks() -> Ranks:
     if count == 1:
         # As in the job's own process, to the bit.
         return Ranks()
-    # Buffers are the same in all: batch normalization sees all ranks' rows.
+    # Buffers follow from each rank's own rows until the first one's are shared: a step needs no others'.
     strategy = RayDDPStrategy(broadcast_buffers=False, static_graph=True, gradient_as_bucket_view=True)
     trainer = {"strategy": strategy, "plugins": [RayLightningEnvironment()], "devices": "auto"}
     return Ranks(rank, count, {**trainer, "use_distributed_sampler": False})

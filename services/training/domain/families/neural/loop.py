@@ -16,7 +16,7 @@ from servicekit.errors import InvalidArgument
 from services.training.domain.families.checkpoints import Checkpoint
 from services.training.domain.families.model import Progress, Run, Stopped
 from services.training.domain.families.neural.batches import Batches, Learnable, Rows
-from services.training.domain.families.neural.ranks import RankBatches, Ranks, weight_of
+from services.training.domain.families.neural.ranks import RankBatches, Ranks, share_buffers, weight_of
 from services.training.domain.families.neural.snapshot import Position, Snapshot, position_of
 from services.training.domain.families.neural.synchronised import synchronise
 from services.training.domain.families.neural.training import TRAINING_PHASE, Loss, Training
@@ -62,7 +62,7 @@ def train_here(training: Training, run: Run, ranks: Ranks | None = None) -> None
     ranks = ranks or Ranks()
     network, rows, aside, lengths = training.network, training.rows, training.aside, training.lengths
     torch.set_num_threads(run.threads)
-    if ranks.is_many:
+    if ranks.is_many and run.settings.get("sync_batchnorm") == "on":
         synchronise(network)
     # Lightning leaves a network in the mode that it comes in, and a loaded one comes as it predicts.
     network.train()
@@ -241,6 +241,11 @@ class _Follow(Callback):
         metrics["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])
         pl_module.loss_sum, pl_module.loss_rows = torch.zeros((), dtype=torch.float64), 0
         self._run.report(Progress(done / epochs, f"epoch {done} of {epochs}", done, metrics))
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        if pl_module.ranks.is_many:
+            # All of them judge the same network: what stands in it does not depend on who was started anew.
+            share_buffers(pl_module.network)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         found = float(trainer.callback_metrics.get(_WATCHED, math.inf))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from services.training.domain.families.neural.training import Loss
 
@@ -81,6 +81,12 @@ class RankBatches:
                 # Whoever has no row still takes part in the step: by one that counts nothing.
                 part, share = slice(0, 1), 0.0
             yield inputs[part], goals[part], share * self.ranks.count, len(goals)
+
+
+def share_buffers(network: nn.Module) -> None:
+    """Give all ranks the first one's buffers: means and variances that each took from its own rows."""
+    for buffer in network.buffers():
+        distributed.broadcast(buffer, src=0)
 
 
 def weight_of(loss: Loss) -> Callable[[Tensor], float]:
