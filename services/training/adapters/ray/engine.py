@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -33,6 +34,8 @@ _log = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.5
 # Less than a job's process has to stop.
 _STOP_SECONDS = 2.5
+# How long a cluster's head may take to answer.
+_CONNECT_SECONDS = 5.0
 # What takes its nodes down this often does so by itself.
 _MOST_RESTARTS = 3
 
@@ -174,8 +177,9 @@ def connected(address: str) -> Iterator[None]:
         Unavailable: there is none.
     """
     try:
+        _check_answers(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+    except (OSError, RuntimeError, ValueError, RayError) as error:
         raise Unavailable(
             f"no Ray cluster answers at {address}: let this machine join it by `ray start --address=HEAD:6379`, and "
             f"set LEPTON_RAY_ADDRESS ({_first_line(error)})",
@@ -185,6 +189,18 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Check that somebody listens: Ray itself waits for minutes.
+
+    Raises:
+        OSError: nobody does.
+        ValueError: it is no address.
+    """
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
 
 
 def beside_this_process(actor: type) -> Any:
