@@ -168,7 +168,8 @@ async def test_job_that_takes_more_memory_than_it_declares_fails_and_says_so(bus
 WIDE = {"hidden_units": "4096", "hidden_layers": "1", "epochs": "10", "batch_size": "8000"}
 
 
-@pytest.mark.parametrize(("mebibytes", "fits"), [(150, True), pytest.param(64, False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("mebibytes", "fits"), [(150, True), (64, False)])
 async def test_job_out_of_memory_is_tried_once_more_with_smaller_batches(
     mebibytes: int, fits: bool, busy_house: House
 ) -> None:
