@@ -17,11 +17,13 @@ from services.training.child.remote_rows import RemoteRows
 from services.training.child.voice import Voice
 from services.training.domain.families import fitting
 from services.training.domain.families.bodies import Body
+from services.training.domain.families.metrics import Scores
 from services.training.domain.families.model import Model, Run
 from services.training.domain.families.schema import Schema
 from services.training.domain.families.streamed.budget import Budget
 from services.training.domain.families.streamed.fit import HELD_OUT_SHARE, Plan, can_stream, check_streams, prepare
 from services.training.domain.families.streamed.sample import sample
+from services.training.domain.families.trial import scores_of_draws, trial_rows
 from services.training.memory import give_back_what_is_freed
 
 _log = structlog.get_logger(__name__)
@@ -37,6 +39,7 @@ class Ready:
         held_out_name: the version that they are of.
         fit: trains.
         train: rows that it learns from; None where they stream.
+        more: gives a trial's scores on further draws of its rows, too, after those of the first.
     """
 
     schema: Schema
@@ -44,6 +47,7 @@ class Ready:
     held_out_name: str
     fit: Callable[[Run], Model]
     train: pa.Table | None = None
+    more: Callable[[Run, Scores], Scores] = lambda _, first: first
 
 
 class JobRows:
@@ -91,7 +95,11 @@ class JobRows:
         def fit(run: Run) -> Model:
             return fitting.fit(family, schema, train, run, base, body)
 
-        return Ready(schema, held_out, held_out_name, fit, train)
+        def more(run: Run, first: Scores) -> Scores:
+            judges_apart = bool(self._spec.evaluation_dataset)
+            return scores_of_draws(first, family, schema, table, run, judges_apart=judges_apart)
+
+        return Ready(schema, held_out, held_out_name, fit, train, more)
 
     async def judging(self, ref: str) -> pa.Table:
         """Return rows to judge a model by: a version's, or a draw of as many as fit."""
@@ -141,7 +149,7 @@ class JobRows:
     async def _held_out(self, table: pa.Table, schema: Schema) -> tuple[pa.Table, pa.Table, str]:
         if self._spec.trial:
             judges_apart = bool(self._spec.evaluation_dataset)
-            train, judged = fitting.trial_rows(table, schema.target, self._spec.seed, judges_apart=judges_apart)
+            train, judged = trial_rows(table, schema.target, self._spec.seed, judges_apart=judges_apart)
             return train, judged, self._spec.dataset
         if self._spec.evaluation_dataset:
             return table, await self.judging(self._spec.evaluation_dataset), self._spec.evaluation_dataset

@@ -184,9 +184,12 @@ class _JobRun:
         fitting.check(ready.schema, held_out)
         if not self._spec.trial:
             self._seen.look_at_rows(self._spec, ready.schema, (ready.train, held_out), settings, parent)
-        model = await self._fitted(ready, settings)
+        run = self._run(settings)
+        model = await self._fitted(ready, run)
         with _span("evaluate"):
             scores, judgement = fitting.judge(model, held_out)
+            if self._spec.trial:
+                scores = await asyncio.to_thread(ready.more, run, scores)
             evaluation = evaluation_to_proto(held_out_name, scores)
             if self._spec.trial:
                 return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, evaluation=evaluation)
@@ -209,14 +212,16 @@ class _JobRun:
             return _failed(version.error_reason, f"the registry refused {ref}: {version.error_message}")
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=ref, evaluation=evaluation)
 
-    async def _fitted(self, ready: Ready, settings: Mapping[str, Any]) -> Model:
+    def _run(self, settings: Mapping[str, Any]) -> Run:
+        threads = max(1, round(self._spec.resources.cores))
+        seed, checkpoints = self._spec.seed, self._checkpoints
+        return Run(settings, seed, self._report, lambda: self._voice.is_stopped, threads, checkpoints, self._engine)
+
+    async def _fitted(self, ready: Ready, run: Run) -> Model:
         await self._patience(self._checkpoints.load)
         if self._checkpoints.found is not None:
             _log.info("going on from its checkpoint")
             self._voice.say(_READ, "going on from its checkpoint")
-        threads = max(1, round(self._spec.resources.cores))
-        voice, checkpoints = self._voice, self._checkpoints
-        run = Run(settings, self._spec.seed, self._report, lambda: voice.is_stopped, threads, checkpoints, self._engine)
         with _span("fit"):
             try:
                 # In a thread, so that checkpoints leave meanwhile.

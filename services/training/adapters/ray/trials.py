@@ -24,6 +24,7 @@ from services.training.adapters.ray.seal import Seal
 from services.training.domain.families import fitting
 from services.training.domain.families.metrics import Scores
 from services.training.domain.families.model import Progress, Run
+from services.training.domain.families.trial import scores_of_draws, trial_rows
 
 _REPORT_SECONDS = 0.5
 # Less than a study's process has to stop.
@@ -227,12 +228,11 @@ def run_trial(config: Mapping[str, Any], post: Any, chunks: Sequence[Any]) -> No
 def _scores(task: TrialTask, table: pa.Table, report: Callable[[Progress], None]) -> Scores:
     schema = fitting.describe(task.family, table, task.target, task.settings, task.handle_unknown)
     table = fitting.readable_rows(task.family, schema, table, task.settings)
-    train, judged = fitting.trial_rows(table, schema.target, task.seed, judges_apart=task.judges_apart)
+    train, judged = trial_rows(table, schema.target, task.seed, judges_apart=task.judges_apart)
     fitting.check(schema, judged)
-    model = fitting.fit(
-        task.family, schema, train, Run(task.settings, task.seed, report, lambda: False, threads=task.threads)
-    )
-    return fitting.evaluate(model, judged)
+    run = Run(task.settings, task.seed, report, lambda: False, threads=task.threads)
+    first = fitting.evaluate(fitting.fit(task.family, schema, train, run), judged)
+    return scores_of_draws(first, task.family, schema, table, run, judges_apart=task.judges_apart)
 
 
 class _Closed(Exception):

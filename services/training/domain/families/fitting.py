@@ -46,8 +46,6 @@ CORES: dict[str, type[Core]] = {
     "mlp": MlpCore,
 }
 HANDLE_UNKNOWN = ("ignore", "error")
-# Of the rows that a trial may see, what it is judged by.
-_TRIAL_SHARE = 0.2
 
 
 def describe(
@@ -153,20 +151,6 @@ def hold_out(table: pa.Table, target: Target, seed: int, fraction: float = 0.1) 
     if not chosen.any():
         chosen[draw.permutation(max(groups, key=len))[0]] = True
     return table.filter(pa.array(~chosen)), table.filter(pa.array(chosen))
-
-
-def trial_rows(table: pa.Table, target: Target, seed: int, *, judges_apart: bool) -> tuple[pa.Table, pa.Table]:
-    """Return the rows that a study's trial learns from, and those that judge it.
-
-    Args:
-        table: the study's rows.
-        target: what is predicted.
-        seed: of the study.
-        judges_apart: whether the study's best is judged by rows of another dataset; else by a share of these, which no
-            trial may see.
-    """
-    left = table if judges_apart else hold_out(table, target, seed)[0]
-    return hold_out(left, target, seed + 1, _TRIAL_SHARE)
 
 
 def fit(
