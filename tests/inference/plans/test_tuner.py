@@ -94,7 +94,7 @@ async def data(house: House) -> Data:
 
 
 def _worker(house: House, data: Data) -> contextlib.AbstractAsyncContextManager[Worker]:
-    return house.worker(data_address=f"localhost:{data.port}", tuning_seconds=5.0)
+    return house.worker(data_address=f"localhost:{data.port}", tuning_seconds=15.0)
 
 
 async def _ask(worker: Worker, x: Array) -> list[float]:
