@@ -55,6 +55,13 @@ def test_one_worker_on_ray_gives_the_same_files_as_none(cluster: RayCluster) -> 
     assert there.model.files() == here.model.files()
 
 
+def test_two_workers_that_normalize_rows_of_their_own_give_the_same_files_each_time(cluster: RayCluster) -> None:
+    settings = {**CNN, "sync_batchnorm": "off"}
+    one, other = (_fit("cnn", digits(333), "digit", settings, _engine(cluster, 2)) for _ in range(2))
+    assert one.model.files() == other.model.files()
+    assert one.curve[-1]["validation_loss"] < one.curve[0]["validation_loss"]
+
+
 def test_two_workers_learn_as_one_up_to_rounding(cluster: RayCluster) -> None:
     # With batch normalization and class weights, whose sums are over all workers' rows, and batches of odd sizes.
     table = digits(333)

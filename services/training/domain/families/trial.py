@@ -14,7 +14,7 @@ from services.training.domain.families.schema import Schema
 from services.training.domain.families.target import Target
 
 # Of the rows that a trial may see, what it is judged by.
-_JUDGED_SHARE = 0.2
+JUDGED_SHARE = 0.2
 # The best of many trials on few rows is the luckiest of them: tables of so few are judged by several draws.
 _FEW_ROWS, _DRAWS = 5_000, 5
 
@@ -33,7 +33,7 @@ def trial_rows(
         draw: which of several.
     """
     left = table if judges_apart else fitting.hold_out(table, target, seed)[0]
-    return fitting.hold_out(left, target, seed + 1 + draw, _JUDGED_SHARE)
+    return fitting.hold_out(left, target, seed + 1 + draw, JUDGED_SHARE)
 
 
 def scores_of_draws(

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import distributed, nn
+from torch import distributed, multiprocessing, nn
 
 from services.training.domain.families.catalog import FAMILIES
 from services.training.domain.families.neural.batches import Batches, Rows
-from services.training.domain.families.neural.ranks import RankBatches, Ranks, weight_of
+from services.training.domain.families.neural.ranks import RankBatches, Ranks, share_buffers, weight_of
 from services.training.domain.families.neural.synchronised import SynchronisedBatchNorm2d
 
 
@@ -68,6 +68,23 @@ def test_networks_are_the_families_that_train_by_steps() -> None:
     networks = {family.name for family in FAMILIES.values() if family.is_network}
     assert {"mlp", "cnn", "transformer"} <= networks
     assert networks.isdisjoint({"linear_regression", "logistic_regression", "boosted_trees"})
+
+
+def _share(rank: int, folder: str) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    norm = nn.BatchNorm2d(3)
+    # Each has seen rows of its own.
+    norm(torch.full((2, 3, 4, 4), float(rank)) + torch.arange(2).view(2, 1, 1, 1))
+    share_buffers(norm)
+    torch.save(norm.state_dict(), f"{folder}/{rank}")
+    distributed.destroy_process_group()
+
+
+def test_all_ranks_take_the_first_ones_buffers(tmp_path: Path) -> None:
+    multiprocessing.spawn(_share, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / str(rank)) for rank in range(2))
+    assert first["running_mean"].tolist() == pytest.approx([0.05] * 3)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_synchronised_batch_normalization_of_one_rank_is_torchs_own(tmp_path: Path) -> None:

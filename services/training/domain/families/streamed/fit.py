@@ -22,10 +22,9 @@ from services.training.domain.families.streamed.rows import RowSource, pieces
 from services.training.domain.families.streamed.shuffled import Shuffled
 from services.training.domain.families.streamed.trees import fit_trees
 from services.training.domain.families.target import TargetSummary
+from services.training.domain.families.trial import JUDGED_SHARE
 
 HELD_OUT_SHARE = 0.1
-# As in memory: what a trial is judged by, of the rows that it may see.
-_TRIAL_SHARE = 0.2
 _ASIDE = 0.1
 
 
@@ -151,7 +150,7 @@ def _draws(plan: Plan, schema: Schema, budget: Budget, rows: int, row_bytes: flo
         # As many as any job of this seed would hold out, whatever memory it declares.
         draws.append(Draw(Purpose.HELD_OUT, plan.seed, HELD_OUT_SHARE))
     if plan.is_trial:
-        draws.append(Draw(Purpose.TRIAL, plan.seed, budget.share(_TRIAL_SHARE, rows, row_bytes)))
+        draws.append(Draw(Purpose.TRIAL, plan.seed, budget.share(JUDGED_SHARE, rows, row_bytes)))
     elif plan.holds_out:
         draws.append(Draw(Purpose.HELD_OUT, plan.seed, budget.share(HELD_OUT_SHARE, rows, row_bytes)))
     if _sets_aside(plan, schema):
