@@ -88,8 +88,13 @@ class StudyResults:
 
     @property
     def best_trial(self) -> int:
-        """The number of the trial that was best."""
+        """The number of the trial that was registered: the best, or the default where that may be chance."""
         return int(self._found["best_trial"])
+
+    @property
+    def note(self) -> str:
+        """Why that one, where another had the best value; else empty."""
+        return str(self._found.get("note", ""))
 
     def trials(self) -> pd.DataFrame:
         """Return one row a trial: state, value (of the metric), seconds, best so far, and its hyperparameters."""

@@ -24,9 +24,10 @@ def study_body(found: "StudyResults") -> str:
     best = [None if math.isnan(value) else value for value in trials["best_value"].astype(float)]
     table = str(trials.to_html(float_format=lambda value: f"{value:.4g}", border=0, na_rep=""))
     parts = [
-        f"<h1>Study of {escape(found.version.ref)}</h1><p>{len(trials)} trials; the best, {found.best_trial}, has "
+        f"<h1>Study of {escape(found.version.ref)}</h1><p>{len(trials)} trials; {found.best_trial} was registered: "
         f"{escape(found.metric)} {float(trials['value'].to_dict()[found.best_trial]):.4g} on the rows that trials are "
         "judged by.</p>",
+        f"<p>{escape(found.note)}</p>" if found.note else "",
         f"<h2>History</h2>{_history([int(number) for number in trials.index], values, best, found.metric)}",
         f"<h2>Importance</h2>{_importance(sorted(found.importance.items(), key=lambda item: -item[1]))}",
         f"<h2>Trials</h2>{table}",

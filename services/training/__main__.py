@@ -20,6 +20,7 @@ from servicekit.telemetry import configure_telemetry
 from services.training.settings import TrainingSettings, WorkerSettings
 
 if TYPE_CHECKING:
+    from services.training.worker.fork_server import ForkServer
     from services.training.worker.jobs import JobRunner
 
 _log = structlog.get_logger(__name__)
@@ -69,12 +70,21 @@ async def running_training(settings: TrainingSettings) -> AsyncIterator[RunningS
 
 
 @asynccontextmanager
-async def running_worker(settings: WorkerSettings, worker: str) -> "AsyncIterator[JobRunner]":
-    """Run a worker; leaving gives its jobs back."""
+async def running_worker(
+    settings: WorkerSettings, worker: str, server: "ForkServer | None" = None
+) -> "AsyncIterator[JobRunner]":
+    """Run a worker; leaving gives its jobs back.
+
+    Args:
+        settings: its.
+        worker: its id.
+        server: forks its children; its own by default.
+    """
     from lepton.v1 import scheduler_pb2, scheduler_pb2_grpc
     from servicekit.worker import Membership, WorkerAgent, machine_capacity
     from services.training.adapters.training_client import TrainingClient
-    from services.training.worker.children import Children, child_environment
+    from services.training.worker.children import Children, child_environment, libraries_environment
+    from services.training.worker.fork_server import ForkServer
     from services.training.worker.jobs import JobRunner
     from services.training.worker.run import Limits
 
@@ -82,7 +92,9 @@ async def running_worker(settings: WorkerSettings, worker: str) -> "AsyncIterato
         nats = await stack.enter_async_context(connect(settings, worker))
         scheduler = await stack.enter_async_context(open_channel(settings.scheduler_address, settings))
         training = await stack.enter_async_context(open_channel(settings.training_address, settings))
-        children = await stack.enter_async_context(Children(child_environment(settings), keep_standby=settings.standby))
+        if server is None:
+            server = stack.enter_context(ForkServer(libraries_environment()))
+        children = await stack.enter_async_context(Children(server, child_environment(settings)))
         limits = Limits(settings.stop_seconds, settings.library_memory_bytes)
         runner = await stack.enter_async_context(JobRunner(worker, TrainingClient(training), children, limits))
         capacity = machine_capacity(settings.worker_cores, settings.worker_memory_bytes, settings.worker_gpus)

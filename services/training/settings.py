@@ -31,7 +31,6 @@ class WorkerSettings(ProcessSettings):
     ray_address: str = Field(
         "auto", description="The Ray cluster's head, host:port; auto for the one that this machine is a node of."
     )
-    standby: bool = Field(True, description="Keep a child ready with its libraries loaded, so that jobs start at once.")
     stop_seconds: float = Field(
         5.0, ge=0, description="How long a child may take to stop before it is killed, seconds."
     )

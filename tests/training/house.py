@@ -1,7 +1,9 @@
 """Training with the data service, the registry, the scheduler and NATS around it: all real, over TLS."""
 
 import asyncio
+import atexit
 import contextlib
+import functools
 import hashlib
 import os
 import signal
@@ -41,6 +43,8 @@ from services.scheduler.__main__ import running_scheduler
 from services.scheduler.settings import SchedulerSettings
 from services.training.__main__ import running_training, running_worker
 from services.training.settings import TrainingSettings, WorkerSettings
+from services.training.worker.children import libraries_environment
+from services.training.worker.fork_server import ForkServer
 from services.training.worker.jobs import JobRunner
 from tests.registry.house import Client as RegistryClient
 from tests.registry.house import House as RegistryHouse
@@ -295,19 +299,18 @@ class House:
             "scheduler_address": f"localhost:{self.scheduler_port}",
         }
         capacity = {"worker_cores": 2.0, "worker_memory_bytes": 4 << 30}
-        # A child that waits for another job is, in a test of one, a machine kept busy for nothing.
-        return self.environment("training", **{**addresses, **capacity, "standby": False, **more})
+        return self.environment("training", **{**addresses, **capacity, **more})
 
     @contextlib.asynccontextmanager
     async def worker(self, name: str = "w1", **more: object) -> AsyncIterator[JobRunner]:
         """Run a worker in this process."""
-        async with running_worker(self.worker_settings(**more), name) as runner:
+        async with running_worker(self.worker_settings(**more), name, fork_server()) as runner:
             yield runner
 
     @contextlib.asynccontextmanager
     async def worker_process(self, name: str = "w1", **more: object) -> AsyncIterator["WorkerProcess"]:
         """Run a worker as a process of its own; it is killed in the end."""
-        environment = self._worker_environment(**{"standby": True, **more})
+        environment = self._worker_environment(**more)
         worker = WorkerProcess(await _start(environment, "worker", "--id", name))
         try:
             yield worker
@@ -392,6 +395,14 @@ async def running_house(
         await house.start_training()
         await house.import_line()
         yield house
+
+
+@functools.cache
+def fork_server() -> ForkServer:
+    """Return what forks the children of all workers in this process: libraries load once for all tests."""
+    server = ForkServer(libraries_environment()).__enter__()
+    atexit.register(server.__exit__)
+    return server
 
 
 class Killable:

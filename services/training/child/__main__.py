@@ -1,65 +1,159 @@
-"""`python -m services.training.child [FAMILY]`: loads libraries, waits for a spec on stdin, runs it, ends."""
+"""`python -m services.training.child FD`: loads libraries, and forks a child for each job that is asked for there."""
 
 import asyncio
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import resource
 import signal
+import socket
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 # What the libraries themselves map before a job begins.
 _HEADROOM_BYTES = 2 << 30
+_REQUEST_BYTES = 1024
 
 
 def main() -> None:
-    """Run one job."""
-    parent = os.getppid()
+    """Fork children until the worker goes; in each of them, run one job."""
+    if not _dies_with(os.getppid()):
+        return
+    _load_libraries()
+    talk = Server(socket.socket(fileno=int(sys.argv[1]))).serve()
+    if talk is not None:
+        _run_job(talk)
+
+
+class Server:
+    """Forks a child for each request, and tells of each its process id and then its exit code.
+
+    Args:
+        requests: a request is a family on one line, with three files: the child's talk, where it is told of, its log.
+    """
+
+    def __init__(self, requests: socket.socket) -> None:
+        self._requests = requests
+        # By process id: where a child is told of.
+        self._told: dict[int, socket.socket] = {}
+
+    def serve(self) -> socket.socket | None:
+        """Serve until the worker goes; in a child, return what it talks by."""
+        # Python runs it between two steps of whatever is done here, also while libraries load.
+        signal.signal(signal.SIGCHLD, lambda *_: self._reap())
+        while True:
+            request, files, _, _ = socket.recv_fds(self._requests, _REQUEST_BYTES, 3)
+            if not request:
+                return None
+            _load_family(request.decode().strip())
+            talk = self._fork(*files)
+            if talk is not None:
+                return talk
+
+    def _fork(self, talk: int, told: int, log: int) -> socket.socket | None:
+        """Fork a child; in it, return what it talks by."""
+        # What is there stays as it is, and so is not copied for each child.
+        gc.collect()
+        gc.freeze()
+        server = os.getpid()
+        # The end of a child that is not known yet would be missed.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        pid = os.fork()
+        if pid:
+            # Here, too: a child is killed by its group, which must be there once its id is told.
+            with contextlib.suppress(OSError):
+                os.setpgid(pid, pid)
+            os.close(talk)
+            os.close(log)
+            self._told[pid] = socket.socket(fileno=told)
+            _tell(self._told[pid], pid)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+            return None
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        os.setpgid(0, 0)
+        if not _dies_with(server):
+            os._exit(1)
+        for another in self._told.values():
+            another.close()
+        self._requests.close()
+        os.close(told)
+        # What it talks by is for the worker; whatever libraries print goes to the log.
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        return socket.socket(fileno=talk)
+
+    def _reap(self) -> None:
+        while self._told:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            with self._told.pop(pid) as told:
+                _tell(told, os.waitstatus_to_exitcode(status))
+
+
+def _tell(told: socket.socket, number: int) -> None:
+    # A worker that no longer listens left the child to itself.
+    with contextlib.suppress(OSError):
+        told.sendall(f"{number}\n".encode())
+
+
+def _dies_with(parent: int) -> bool:
+    """Have this process killed when its parent dies; return whether that lives yet."""
     with contextlib.suppress(OSError, AttributeError):
-        # A worker that is killed takes its child along.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        return
-    # stdout is for what is told to the worker; whatever libraries print goes to the log.
-    told = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    _load_libraries(sys.argv[1] if len(sys.argv) > 1 else "")
-    line = sys.stdin.readline()
-    if not line:
-        return
-    spec = json.loads(line)
-    _limit(spec)
-    from services.training.child.run import run_job
-
-    def tell(message: Mapping[str, Any]) -> None:
-        told.write(json.dumps(message) + "\n")
-
-    asyncio.run(run_job(spec, tell))
+    return os.getppid() == parent
 
 
-def _load_libraries(family: str) -> None:
-    """Import what every job needs, and what a family does that the next job is likely of."""
-    from services.training.domain.families.absent_libraries import absent
-    from services.training.domain.families.libraries import load_libraries
-    from services.training.domain.families.lightgbm_library import load_lightgbm
-
-    # Read when the libraries load: how many threads a job may use is told to each library by the job.
-    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+def _load_libraries() -> None:
+    """Import what every job needs."""
     import pyarrow
+
+    from services.training.domain.families.absent_libraries import absent
+    from services.training.domain.families.lightgbm_library import load_lightgbm
 
     with absent("pandas"):
         # pyarrow looks for it once, for conversions that no job makes: half a second and 40 MB.
         pyarrow.scalar(None)
     load_lightgbm()
-    import onnxruntime  # noqa: F401
-
+    # Not ONNX Runtime: it starts a thread, which no child would have.
     import services.training.child.run  # noqa: F401
 
-    load_libraries(family)
+
+def _load_family(family: str) -> None:
+    """Import what a family's jobs need and others do not, once."""
+    from services.training.domain.families.libraries import load_libraries
+
+    try:
+        load_libraries(family)
+    except Exception:
+        # Other families' jobs go on; one of this family says what is missing.
+        traceback.print_exc()
+
+
+def _run_job(talk: socket.socket) -> None:
+    """Run the job of which the worker tells: its environment, a line, and its spec, another one."""
+    from services.training.child.run import run_job
+
+    with talk, talk.makefile("r", encoding="utf-8") as given, talk.makefile("w", encoding="utf-8") as told:
+        environment, spec = given.readline(), given.readline()
+        if not spec:
+            return
+        os.environ.clear()
+        os.environ.update(json.loads(environment))
+        job = json.loads(spec)
+        _limit(job)
+
+        def tell(message: Mapping[str, Any]) -> None:
+            print(json.dumps(message), file=told, flush=True)
+
+        asyncio.run(run_job(job, tell))
 
 
 def _limit(spec: Mapping[str, Any]) -> None:

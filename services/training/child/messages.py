@@ -47,7 +47,10 @@ def foreign_from_proto(graph: bytes, signature: common_pb2.Signature) -> Foreign
 
 def evaluation_to_proto(dataset: str, scores: Scores) -> common_pb2.Evaluation:
     """Return scores on a dataset version."""
-    metrics = [common_pb2.Metric(name=name, value=value) for name, value in sorted(scores.metrics.items())]
+    metrics = [
+        common_pb2.Metric(name=name, value=value, draws=scores.draws.get(name, ()))
+        for name, value in sorted(scores.metrics.items())
+    ]
     message = common_pb2.Evaluation(dataset=dataset, rows=scores.rows, metrics=metrics)
     if scores.labels:
         message.confusion_matrix.labels.extend(scores.labels)

@@ -157,10 +157,7 @@ class JobRows:
         return train, held_out, self._spec.dataset
 
     def _readable(self, schema: Schema, table: pa.Table, settings: Mapping[str, Any]) -> pa.Table:
-        kept = fitting.readable_rows(self._spec.family, schema, table, settings)
-        if kept.num_rows < table.num_rows:
-            self._voice.say_here(f"skipped {table.num_rows - kept.num_rows} rows whose image cannot be read")
-        return kept
+        return fitting.readable_rows(self._spec.family, schema, table, settings, self._voice.warn)
 
     async def _read(self, ref: str, most_bytes: int) -> pa.Table | None:
         """Return a version's rows; None where they take more than that."""

@@ -128,7 +128,7 @@ class _JobRun:
         self._voice = Voice(tell)
         self._patience = Patience(_PATIENCE_SECONDS, self._voice.check_stopped)
         self._rows = JobRows(job.spec, data, self._patience, self._voice)
-        self._seen = Seen(training, job, epoch, tell, self._voice.check_stopped)
+        self._seen = Seen(training, job, epoch, self._voice)
         signal.signal(signal.SIGTERM, self._voice.stop)
 
     async def run(self) -> pb.FinishJobRequest:
@@ -214,8 +214,16 @@ class _JobRun:
 
     def _run(self, settings: Mapping[str, Any]) -> Run:
         threads = max(1, round(self._spec.resources.cores))
-        seed, checkpoints = self._spec.seed, self._checkpoints
-        return Run(settings, seed, self._report, lambda: self._voice.is_stopped, threads, checkpoints, self._engine)
+        return Run(
+            settings,
+            self._spec.seed,
+            self._report,
+            lambda: self._voice.is_stopped,
+            threads,
+            self._checkpoints,
+            self._engine,
+            self._voice.warn,
+        )
 
     async def _fitted(self, ready: Ready, run: Run) -> Model:
         await self._patience(self._checkpoints.load)

@@ -1,8 +1,5 @@
 """What is seen of a job's rows and of its model on them: warnings before it learns, the report after."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 import pyarrow as pa
 import structlog
 
@@ -12,6 +9,7 @@ from servicekit.auth import current_identity
 from servicekit.errors import LeptonError
 from services.training.adapters.training_client import TrainingClient
 from services.training.child.patience import Patience
+from services.training.child.voice import Voice
 from services.training.domain import cautions
 from services.training.domain.families.catalog import FAMILIES
 from services.training.domain.families.metrics import Judgement, Scores
@@ -22,8 +20,6 @@ from services.training.domain.report.report import report
 
 _log = structlog.get_logger(__name__)
 
-# As the contract has it.
-_MOST_WARNINGS = 32
 # A report is not worth waiting for as long as what the job is about.
 _PATIENCE_SECONDS = 20.0
 
@@ -35,24 +31,15 @@ class Seen:
         training: the training service.
         job: as claimed.
         epoch: of the claim.
-        tell: gives the worker one message.
-        check: raises where the job is to stop.
+        voice: says it.
     """
 
-    def __init__(
-        self,
-        training: TrainingClient,
-        job: pb.Job,
-        epoch: int,
-        tell: Callable[[Mapping[str, Any]], None],
-        check: Callable[[], None],
-    ) -> None:
+    def __init__(self, training: TrainingClient, job: pb.Job, epoch: int, voice: Voice) -> None:
         self._training = training
         self._workspace = current_identity().workspace
         self._request = pb.SaveReportRequest(name=job.name, worker=job.worker, epoch=epoch)
-        self._tell = tell
-        self._patience = Patience(_PATIENCE_SECONDS, check)
-        self._warnings: list[str] = []
+        self._warn = voice.warn
+        self._patience = Patience(_PATIENCE_SECONDS, voice.check_stopped)
 
     def look_at_rows(
         self,
@@ -79,13 +66,13 @@ class Seen:
             # A caution must not cost a job.
             _log.warning("rows not looked at", exc_info=error)
             return
-        self._warn(found)
+        self._warn(*found)
 
     def look_at_lineage(self, dataset: str, digest: str, version: registry_pb2.Version) -> None:
         """Warn where a version is scored on the rows that it was trained on, whatever their name."""
         lineage = version.lineage
         if lineage.dataset and (dataset == lineage.dataset or digest == lineage.dataset_digest):
-            self._warn([_scored_on_its_own(dataset, f"{version.model}@{version.number}")])
+            self._warn(_scored_on_its_own(dataset, f"{version.model}@{version.number}"))
 
     async def keep_report(
         self, target: Target, judgement: Judgement | None, scores: Scores, table: pa.Table, family: str
@@ -101,15 +88,10 @@ class Seen:
         except Stopped:
             raise
         except LeptonError as error:
-            self._warn([f"its report could not be kept: {error.message}"])
+            self._warn(f"its report could not be kept: {error.message}")
         except Exception as error:
             _log.error("report not made", exc_info=error)
-            self._warn(["its report could not be made: the worker's log has why, under this job's name"])
-
-    def _warn(self, found: list[str]) -> None:
-        if found:
-            self._warnings = [*self._warnings, *found][:_MOST_WARNINGS]
-            self._tell({"warnings": self._warnings})
+            self._warn("its report could not be made: the worker's log has why, under this job's name")
 
 
 def _scored_on_its_own(dataset: str, model: str) -> str:

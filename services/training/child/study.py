@@ -15,11 +15,13 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
+from lepton.v1 import common_pb2
 from lepton.v1 import training_pb2 as pb
 from services.training.adapters.training_client import TrainingClient
 from services.training.child.patience import Patience
 from services.training.child.trials import ENDED, TRIAL_SECONDS, Trials
 from services.training.domain.families.catalog import resolve_hyperparameters
+from services.training.domain.families.trial import standard_error
 from services.training.domain.search import (
     DEFAULT_METRICS,
     LOWER_IS_BETTER,
@@ -204,7 +206,10 @@ class Study:
         return not self._metric or self._metric in LOWER_IS_BETTER
 
     def _value(self, job: pb.Job) -> float | None:
-        return next((metric.value for metric in job.evaluation.metrics if metric.name == self._metric), None)
+        return next((metric.value for metric in self._measured(job)), None)
+
+    def _measured(self, job: pb.Job) -> list[common_pb2.Metric]:
+        return [metric for metric in job.evaluation.metrics if metric.name == self._metric]
 
     def _values(self, job: pb.Job) -> dict[str, Value]:
         found = _parsed(job.spec.hyperparameters)
@@ -241,16 +246,34 @@ class Study:
         # The first of equals: the simpler way to it.
         return min(scored, key=lambda job: (sign * (self._value(job) or 0.0), job.spec.trial), default=None)
 
+    def _chosen(self) -> tuple[pb.Job | None, str]:
+        """Return the best trial, and a note: the one of the default unless another is better beyond chance.
+
+        The best of many trials is also the luckiest: on few rows that alone makes one look better than the default.
+        """
+        best, default = self._best(), self._default()
+        first = next((job for job in self._ended.values() if default and self._values(job) == default), None)
+        if best is None or first is None or best is first or self._value(first) is None:
+            return best, ""
+        (found,), (plain,) = self._measured(best), self._measured(first)
+        error, gain = standard_error(found.draws, plain.draws), abs(found.value - plain.value)
+        if gain > error or not error:
+            return best, ""
+        return first, (
+            f"trial {best.spec.trial} was better than the default by {gain:.2g}, which may be chance (standard error "
+            f"{error:.2g}): the default is kept"
+        )
+
     async def _register(self) -> pb.FinishJobRequest:
         """Fit the best trial's hyperparameters on all rows but those held out, and register that."""
-        best = self._best()
+        best, note = self._chosen()
         if best is None:
             last = max(self._ended.values(), key=lambda job: job.spec.trial, default=pb.Job())
             why = f"no trial succeeded; the last one: {last.error_message or 'no metric ' + repr(self._metric)}"
             return _failed(last.error_reason or "NO_TRIAL_SUCCEEDED", why)
         self._say(0.9, f"registering trial {best.spec.trial}", len(self._ended), {})
         spec = self._spec_of(self._values(best))
-        spec.study_results = json.dumps(self._results(best))
+        spec.study_results = json.dumps(self._results(best, note))
         request = pb.CreateJobRequest(spec=spec, request_id=f"{self._job.name}-best")
         job = self._best_job
         if job is None:
@@ -265,7 +288,7 @@ class Study:
         done.warnings.extend(job.warnings)
         return done
 
-    def _results(self, best: pb.Job) -> dict[str, Any]:
+    def _results(self, best: pb.Job, note: str) -> dict[str, Any]:
         """Return what the study found, as study.json has it."""
         trials = [
             {
@@ -285,6 +308,7 @@ class Study:
             "sampler": self._search.sampler,
             "pruner": self._search.pruner,
             "best_trial": best.spec.trial,
+            "note": note,
             "trials": trials,
             "importance": self._importance(),
         }

@@ -9,6 +9,7 @@ from services.training.domain.families.model import Stopped
 Tell = Callable[[Mapping[str, Any]], None]
 # As the contract has it.
 _LONGEST_MESSAGE = 1024
+_MOST_WARNINGS = 32
 
 
 class Voice:
@@ -21,6 +22,7 @@ class Voice:
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
         self._said = 0.0, ""
+        self._warnings: list[str] = []
         self.is_stopped = False
 
     def say(self, progress: float, message: str, step: int = 0, metrics: Mapping[str, float] | None = None) -> None:
@@ -49,6 +51,12 @@ class Voice:
         progress, message = self._said
         told = f"{message}; {more}"[:_LONGEST_MESSAGE]
         self._tell({"progress": progress, "message": told, "step": 0, "metrics": []})
+
+    def warn(self, *warnings: str) -> None:
+        """Warn of something, which stays with the job."""
+        if warnings:
+            self._warnings = [*self._warnings, *warnings][:_MOST_WARNINGS]
+            self._tell({"warnings": self._warnings})
 
     def stop(self, *_: object) -> None:
         """Have the job stop where it next asks."""

@@ -1,19 +1,17 @@
-"""Child processes that run jobs, one of them waiting with its libraries loaded."""
+"""Child processes that run jobs."""
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
-import sys
-from collections.abc import AsyncGenerator, Coroutine, Mapping
-from typing import Any, Self
+from collections.abc import AsyncGenerator, Mapping
+from typing import Self
 
 import psutil
-import structlog
 
 from servicekit.worker import own_memory_bytes
-
-_log = structlog.get_logger(__name__)
+from services.training.worker.fork_server import ForkServer
 
 _LINE_BYTES = 8 << 20
 # What a child needs of its worker's environment: nothing that opens the database, NATS, objects or keys.
@@ -22,8 +20,13 @@ _KEPT = frozenset(
 )
 # RAY_: how a Ray cluster is reached, where one trains: TLS and its token.
 _KEPT_PREFIXES = ("LC_", "PYTHON", "OTEL_", "CUDA_", "NVIDIA_", "MALLOC_", "RAY_")
-# Ray tells nobody how it is used, starts no cluster where none is, and has Ray Tune write no logs beside ours.
-_RAY = {
+_SET = {
+    # Read when the libraries load: how many threads a job may use is told to each library by the job.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # Else torch would ask the driver whether there is a GPU, and no process forked from there could use one.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    # Ray tells nobody how it is used, starts no cluster where none is, and has Ray Tune write no logs beside ours.
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_AUTO_CONNECT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -42,29 +45,29 @@ _KEPT_SETTINGS = (
     "max_message_bytes",
     "log_level",
 )
-# A standby child that dies again and again must not keep the machine busy.
-_LONGEST_WAIT_SECONDS = 60.0
+# What there is to be told of a child whose server died: it was killed along.
+_SIGKILL = -9
+_Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Child:
     """A process that runs one job.
 
     Args:
-        process: the operating system's; it reads a spec on stdin and tells how it goes on stdout.
+        pid: its process id.
+        talk: it reads a spec there, and tells how it goes.
+        end: gives its exit code, once it has ended.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
+    def __init__(self, pid: int, talk: _Stream, end: asyncio.Task[int]) -> None:
+        self.pid = pid
+        self._reader, self._writer = talk
+        self._end = end
 
     @property
     def is_alive(self) -> bool:
         """Whether it still runs."""
-        return self._process.returncode is None
+        return not self._end.done()
 
     def memory_bytes(self) -> int:
         """Return the memory that is its own, without the files of libraries that it maps; 0 once it has ended."""
@@ -82,79 +85,68 @@ class Child:
 
     async def run(self, spec: bytes) -> AsyncGenerator[bytes, None]:
         """Give it its job, one line; yield what it tells, line by line, until it ends."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(spec + b"\n")
+        # One that is killed while it is told its job ends the talk with an error, or without one.
         with contextlib.suppress(ConnectionError):
-            await self._process.stdin.drain()
-        while line := await self._process.stdout.readline():
-            yield line
+            self._writer.write(spec + b"\n")
+            await self._writer.drain()
+            while line := await self._reader.readline():
+                yield line
 
     async def wait(self) -> int:
         """Wait for its end; return its exit code, negative for a signal."""
-        return await self._process.wait()
+        return await asyncio.shield(self._end)
 
     async def stop(self, seconds: float) -> None:
         """Ask it to stop, then kill its group; without seconds kill it at once."""
         if self.is_alive and seconds > 0:
             with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
+                os.kill(self.pid, signal.SIGTERM)
             await self.end_within(seconds)
-        self._kill()
-        await self._process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        await self.wait()
+        self.close()
+
+    def close(self) -> None:
+        """Talk with it no more; one that has no job yet ends."""
+        self._writer.close()
 
     async def end_within(self, seconds: float) -> None:
         """Wait for its end for a while."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._process.wait()
-
-    def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+                await self.wait()
 
 
 class Children:
-    """Starts children, keeping one on standby while it is open; leaving ends them all.
-
-    The one on standby has the libraries loaded that the job before needed: the next is likely of the same family, and
-    those of networks take seconds to load and 300 MB.
+    """Starts children; leaving waits for those that are to end.
 
     Args:
+        server: forks them.
         environment: theirs, as `child_environment` gives it.
-        keep_standby: whether one waits with its libraries loaded: a job then begins at once, for some 150 MB.
     """
 
-    def __init__(self, environment: Mapping[str, str], *, keep_standby: bool) -> None:
-        self._environment = dict(environment)
-        self._keep_standby = keep_standby
-        self._family = ""
-        self._standby: Child | None = None
-        self._starting = asyncio.Lock()
-        self._is_taken = asyncio.Event()
-        self._keeping: asyncio.Task[None] | None = None
+    def __init__(self, server: ForkServer, environment: Mapping[str, str]) -> None:
+        self._server = server
+        self._environment = json.dumps(dict(environment)).encode() + b"\n"
         self._parting: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        if self._keep_standby:
-            self._keeping = asyncio.create_task(self._keep(), name="standby child")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
-        if self._standby is not None:
-            await self._standby.stop(0.0)
         await asyncio.gather(*self._parting, return_exceptions=True)
 
     async def take(self, family: str = "") -> Child:
-        """Return a child that has no job yet, for a job of a family; the next one is made meanwhile."""
-        self._family = family
-        async with self._starting:
-            ready, self._standby = self._standby, None
-        self._is_taken.set()
-        return ready if ready is not None and ready.is_alive else await self._start()
+        """Return a child that has no job yet, with the libraries loaded that a family needs.
+
+        Raises:
+            OSError: no process can be started.
+        """
+        child = await self._ask(family) or await self._ask(family)
+        if child is None:
+            raise ChildProcessError("the process that starts jobs dies: see the worker's log, it may lack memory")
+        return child
 
     def part(self, child: Child, seconds: float) -> None:
         """Let a child that is no longer needed end by itself for a while, and see that it does."""
@@ -167,40 +159,39 @@ class Children:
         self._parting.add(task)
         task.add_done_callback(self._parting.discard)
 
-    async def _keep(self) -> None:
-        """Keep one child on standby: another one when it is taken, or when it dies."""
-        wait = 0.0
-        while True:
-            try:
-                async with self._starting:
-                    child = self._standby = await self._start()
-                    self._is_taken.clear()
-                await first_of(child.wait(), self._is_taken.wait())
-            except OSError as error:
-                _log.warning("no standby child", error=str(error))
-            wait = 0.0 if self._is_taken.is_set() else min(_LONGEST_WAIT_SECONDS, 2 * wait or 1.0)
-            await asyncio.sleep(wait)
-
-    async def _start(self) -> Child:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "services.training.child", self._family),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=self._environment,
-            start_new_session=True,
-            limit=_LINE_BYTES,
-        )
-        return Child(process)
+    async def _ask(self, family: str) -> Child | None:
+        """Return a child; None where the server died while it was to fork it."""
+        talk, states = self._server.fork(family)
+        reader, writer = await asyncio.open_unix_connection(sock=talk, limit=_LINE_BYTES)
+        told, telling = await asyncio.open_unix_connection(sock=states)
+        pid = b""
+        try:
+            pid = await told.readline()
+        finally:
+            if not pid:
+                # A child that nobody talks with ends by itself.
+                writer.close()
+                telling.close()
+        if not pid:
+            return None
+        writer.write(self._environment)
+        end = asyncio.create_task(_exit_code(told, telling), name=f"exit code of child {int(pid)}")
+        return Child(int(pid), (reader, writer), end)
 
 
-async def first_of(*awaited: Coroutine[Any, Any, object]) -> None:
-    """Wait for the first of several to end, and cancel the others."""
-    tasks = [asyncio.ensure_future(each) for each in awaited]
+async def _exit_code(told: asyncio.StreamReader, telling: asyncio.StreamWriter) -> int:
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return int(await told.readline() or _SIGKILL)
+    except ConnectionError:
+        return _SIGKILL
     finally:
-        for task in tasks:
-            task.cancel()
+        telling.close()
+
+
+def libraries_environment() -> dict[str, str]:
+    """Return what libraries see when they load: of this process's environment, nothing that is secret."""
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
+    return kept | _SET
 
 
 def child_environment(settings: object) -> dict[str, str]:
@@ -209,5 +200,4 @@ def child_environment(settings: object) -> dict[str, str]:
     Args:
         settings: the worker's.
     """
-    kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
-    return kept | _RAY | {f"LEPTON_{name.upper()}": str(getattr(settings, name)) for name in _KEPT_SETTINGS}
+    return libraries_environment() | {f"LEPTON_{name.upper()}": str(getattr(settings, name)) for name in _KEPT_SETTINGS}

@@ -146,9 +146,12 @@ class JobRun:
     async def _in_one_child(self, job: pb.Job) -> tuple[pb.FinishJobRequest | None, int]:
         """Run the job in one child; return how it ended, None where that did not say, and then its exit code."""
         self._took_too_much = False
-        child = self.child = await self._children.take(job.spec.family)
+        # Libraries may have to load first.
+        child = self.child = await self._unless_ended(self._children.take(job.spec.family))
+        if child is None:
+            return None, 0
         _log.info("job begins", job=job.name, epoch=self.placement.epoch, pid=child.pid)
-        self._meter.begin(child)
+        self._meter.begin()
         # A watch each: reports must not hold up what the child tells, nor the other way round.
         all_told = asyncio.Event()
         relay = asyncio.create_task(self._relay(all_told))

@@ -15,20 +15,18 @@ class Meter:
         self._peak_gpu_bytes = 0
         self._seconds_before = 0.0
         self._seconds = 0.0
-        self._seconds_of_loading = 0.0
 
-    def begin(self, child: Child) -> None:
-        """Begin to look at the next child: what it computed before it had the job is not the job's."""
+    def begin(self) -> None:
+        """Begin to look at the next child."""
         self._seconds_before += self._seconds
         self._seconds = 0.0
-        self._seconds_of_loading = child.core_seconds()
 
     def look(self, child: Child) -> int:
         """Look at the child; return the memory that is its own now, bytes, 0 once it has ended."""
         now = child.memory_bytes()
         self._peak_bytes = max(self._peak_bytes, now)
         # An ended child has computed nothing, as far as can be seen: the last look counts.
-        self._seconds = max(self._seconds, child.core_seconds() - self._seconds_of_loading)
+        self._seconds = max(self._seconds, child.core_seconds())
         if self._has_gpus:
             self._peak_gpu_bytes = max(self._peak_gpu_bytes, process_memory_bytes(child.pid))
         return now

@@ -135,8 +135,9 @@ async def test_repeats_end_with_the_deadline(channel: grpc.aio.Channel, serving:
     serving.desk.error = Unavailable("away")
     started = time.monotonic()
     with act_as(SERVICE), pytest.raises(Unavailable):
-        await training_pb2_grpc.TrainingServiceStub(channel).GetJob(JOB, timeout=0.3)
-    assert time.monotonic() - started < 0.6
+        await training_pb2_grpc.TrainingServiceStub(channel).GetJob(JOB, timeout=0.55)
+    # Not all of its waits, which take 1.4 s.
+    assert time.monotonic() - started < 1.0
 
 
 async def test_callee_that_restarts_on_its_port_is_found_again(platform_files: Path) -> None:

@@ -8,7 +8,7 @@ from services.training.domain.families import fitting
 from services.training.domain.families.catalog import resolve_hyperparameters
 from services.training.domain.families.metrics import Scores
 from services.training.domain.families.model import Run, Stopped
-from services.training.domain.families.trial import scores_of_draws, trial_rows
+from services.training.domain.families.trial import scores_of_draws, standard_error, trial_rows
 
 
 def _is_apart(one: pa.Table, other: pa.Table) -> bool:
@@ -53,6 +53,21 @@ def test_few_rows_are_judged_by_several_draws() -> None:
     assert set(scores.metrics) == set(first.metrics)
     # The same rows and seed are judged alike.
     assert _scored(_noisy(300))[1] == scores
+
+
+def test_scores_of_several_draws_say_each() -> None:
+    first, scores = _scored(_noisy(300))
+    assert scores.draws["log_loss"][0] == first.metrics["log_loss"]
+    assert len(scores.draws["log_loss"]) == 5
+    assert np.mean(scores.draws["log_loss"]) == scores.metrics["log_loss"]
+
+
+def test_standard_error_is_of_paired_differences_and_of_draws_that_share_rows() -> None:
+    draws = [0.5, 0.7, 0.6, 0.4]
+    assert standard_error(draws, [value + 0.1 for value in draws]) == pytest.approx(0.0)
+    # Of differences -1, 1, -1, 1 the variance is 4 / 3; the rows that judge are a quarter of those learned from.
+    assert standard_error([0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0]) == pytest.approx((0.5 * 4 / 3) ** 0.5)
+    assert standard_error([0.5], [0.7]) == 0.0
 
 
 def test_many_rows_are_judged_once() -> None:

@@ -1,18 +1,20 @@
-"""Child processes: one waits, is renewed, sees nothing that it needs not, and never outlives its worker."""
+"""Child processes: they begin at once, see nothing that they need not, and never outlive their worker."""
 
 import asyncio
 import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from services.training.settings import WorkerSettings
-from services.training.worker.children import Children, child_environment
+from services.training.worker.children import Child, Children, child_environment, libraries_environment
+from services.training.worker.fork_server import ForkServer
 from tests.support.credentials import environment_of
 from tests.training.house import is_running, until
 
@@ -23,42 +25,92 @@ def settings(platform_files: Path) -> WorkerSettings:
 
 
 @pytest.fixture
-async def children(settings: WorkerSettings) -> AsyncIterator[Children]:
-    async with Children(child_environment(settings), keep_standby=True) as running:
+def server() -> Iterator[ForkServer]:
+    with ForkServer(libraries_environment()) as running:
         yield running
 
 
-def _pids() -> set[int]:
-    found = psutil.Process().children(recursive=True)
-    return {child.pid for child in found if "services.training.child" in _command(child) and is_running(child.pid)}
+@pytest.fixture
+async def children(server: ForkServer, settings: WorkerSettings) -> AsyncIterator[Children]:
+    async with Children(server, child_environment(settings)) as running:
+        yield running
 
 
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+def _server_of(child: Child) -> int:
+    parent = psutil.Process(child.pid).parent()
+    assert parent is not None
+    return parent.pid
 
 
-async def test_one_waits_with_its_libraries_loaded_and_is_replaced_when_taken(children: Children) -> None:
-    await until(lambda: len(_pids()) == 1, "a standby child")
-    waiting = _pids()
+def _threads(pid: int) -> list[str]:
+    names = (Path("/proc") / str(pid) / "task" / str(thread.id) / "comm" for thread in psutil.Process(pid).threads())
+    return sorted(name.read_text().strip() for name in names)
+
+
+async def test_children_tell_how_they_end(children: Children) -> None:
+    first, second = [await children.take(), await children.take()]
+    assert _server_of(first) == _server_of(second)
+    await first.stop(0.0)
+    assert await first.wait() == -signal.SIGKILL
+    assert second.is_alive
+    os.kill(second.pid, signal.SIGTERM)
+    assert await second.wait() == -signal.SIGTERM
+    await second.stop(0.0)
+    assert not is_running(first.pid)
+    assert not is_running(second.pid)
+
+
+async def test_one_that_is_given_no_job_ends(children: Children) -> None:
     child = await children.take()
-    assert {child.pid} == waiting
-    await until(lambda: len(_pids()) == 2, "the next one")
+    children.part(child, 20.0)
+    child.close()
+    assert await child.wait() == 0
+
+
+async def test_one_whose_job_is_no_job_ends_with_an_error(
+    children: Children, capfd: pytest.CaptureFixture[str]
+) -> None:
+    child = await children.take()
+    assert [line async for line in child.run(b"nonsense")] == []
+    assert await child.wait() == 1
     await child.stop(0.0)
-    assert not child.is_alive
+    assert "JSONDecodeError" in capfd.readouterr().err
 
 
-async def test_one_that_dies_is_replaced(children: Children) -> None:
-    await until(lambda: len(_pids()) == 1, "a standby child")
-    (first,) = _pids()
-    os.kill(first, signal.SIGKILL)
-    await until(lambda: _pids() not in ({first}, set()), "another one")
-    child = await children.take()
-    assert child.pid != first
+async def test_server_that_dies_takes_its_children_along_and_is_replaced(children: Children) -> None:
+    first = await children.take()
+    os.kill(_server_of(first), signal.SIGKILL)
+    assert await first.wait() == -signal.SIGKILL
+    await until(lambda: not is_running(first.pid), "its end")
+    await first.stop(0.0)
+    second = await children.take()
+    assert second.is_alive
+    await second.stop(0.0)
+
+
+async def test_server_that_dies_while_it_is_asked_is_replaced(server: ForkServer, children: Children) -> None:
+    # It loads its libraries yet, and dies before it can answer.
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSTOP)
+    asking = asyncio.create_task(children.take())
+    await asyncio.sleep(0.1)
+    os.kill(server.pid, signal.SIGKILL)
+    child = await asking
     assert child.is_alive
     await child.stop(0.0)
+
+
+async def test_libraries_of_a_family_are_loaded_once_without_a_thread(children: Children) -> None:
+    # Of a process that forks, its child has only the one thread that forked.
+    first = await children.take("transformer")
+    assert set(_threads(_server_of(first))) <= {"python", "python3", "jemalloc_bg_thd"}
+    assert sum(name.startswith("python") for name in _threads(_server_of(first))) == 1
+    started = time.monotonic()
+    second = await children.take("transformer")
+    assert time.monotonic() - started < 1.0
+    assert any("torch" in entry.path for entry in psutil.Process(second.pid).memory_maps())
+    for child in (first, second):
+        await child.stop(0.0)
 
 
 async def test_child_sees_no_database_no_password_and_no_key(
@@ -67,10 +119,12 @@ async def test_child_sees_no_database_no_password_and_no_key(
     hidden = ("LEPTON_DATABASE_URL", "LEPTON_NATS_PASSWORD", "LEPTON_KEY_ENCRYPTION_KEY_FILE", "AWS_SECRET_ACCESS_KEY")
     for name in hidden:
         monkeypatch.setenv(name, "secret")
-    async with Children(child_environment(settings), keep_standby=False) as running:
-        child = await running.take()
-        seen = psutil.Process(child.pid).environ()
-        await child.stop(0.0)
+    told = child_environment(settings)
+    with ForkServer(libraries_environment()) as server:
+        async with Children(server, told) as running:
+            child = await running.take()
+            seen = psutil.Process(child.pid).environ() | told
+            await child.stop(0.0)
     assert "secret" not in seen.values()
     assert {name for name in seen if name.startswith("LEPTON_")} <= {
         "LEPTON_HOME",
@@ -89,12 +143,10 @@ async def test_child_sees_no_database_no_password_and_no_key(
     }
 
 
-async def test_waiting_child_stays_small(children: Children) -> None:
-    await until(lambda: len(_pids()) == 1, "a standby child")
-    (pid,) = _pids()
-    process = psutil.Process(pid)
-    # It waits on its stdin once everything is loaded.
-    await until(lambda: process.cpu_times().user > 0.4 and process.status() == psutil.STATUS_SLEEPING, "the libraries")
+async def test_server_stays_small_until_a_network_is_trained(children: Children) -> None:
+    child = await children.take()
+    process = psutil.Process(_server_of(child))
+    await child.stop(0.0)
     loaded = {Path(entry.path).name for entry in process.memory_maps() if entry.path.endswith(".so")}
     assert not any("torch" in name for name in loaded)
     assert process.memory_full_info().pss < 250 << 20
@@ -104,10 +156,12 @@ async def test_children_end_with_a_worker_that_is_killed(settings: WorkerSetting
     # A process of its own that starts a child as a worker does, and says its id.
     script = (
         "import asyncio, json, sys\n"
-        "from services.training.worker.children import Children\n"
+        "from services.training.worker.children import Children, libraries_environment\n"
+        "from services.training.worker.fork_server import ForkServer\n"
         "async def main():\n"
-        "    async with Children(json.loads(sys.argv[1]), keep_standby=False) as children:\n"
-        "        print((await children.take()).pid, flush=True)\n"
+        "    with ForkServer(libraries_environment()) as server:\n"
+        "        child = await Children(server, json.loads(sys.argv[1])).take()\n"
+        "        print(child.pid, flush=True)\n"
         "        await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
     )
@@ -117,9 +171,7 @@ async def test_children_end_with_a_worker_that_is_killed(settings: WorkerSetting
     )
     assert worker.stdout is not None
     pid = int(await worker.stdout.readline())
-    # Also one that no longer looks at its stdin.
-    await until(lambda: len(psutil.Process(pid).memory_maps()) > 20, "the child to begin")
-    await asyncio.sleep(0.5)
+    server = psutil.Process(pid).ppid()
     worker.kill()
     await worker.wait()
-    await until(lambda: not is_running(pid), "the child to follow", 5)
+    await until(lambda: not is_running(server) and not is_running(pid), "its server and its child to follow", 5)

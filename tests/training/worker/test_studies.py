@@ -67,6 +67,27 @@ async def test_best_of_the_trials_is_registered_with_what_the_study_found(busy_h
     assert done.evaluation.rows == version.evaluations[0].rows > 0
 
 
+async def test_default_is_kept_unless_another_trial_is_better_beyond_chance(busy_house: House) -> None:
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((120, 2)).round(4)
+    is_up = x[:, 0] + draw.standard_normal(120) > 0
+    columns = {"a": x[:, 0].tolist(), "b": x[:, 1].tolist(), "y": np.where(is_up, "yes", "no").tolist()}
+    rows = await busy_house.import_table("few", columns, "y")
+    search = pb.Search(space={"c": "[0.3, 1.0, 3.0]"}, sampler="grid", max_trials=3)
+    async with busy_house.worker(worker_cores=2.0):
+        job = await busy_house.people.create(
+            kind=TUNE, family="logistic_regression", model="few", dataset=rows, search=search
+        )
+        done = await busy_house.people.ended(job.name, 60)
+    found = json.loads(await busy_house.developer.download(done.version, "study.json"))
+    values = [trial["value"] for trial in found["trials"]]
+    assert values.index(min(values)) == 0
+    assert found["best_trial"] == 2
+    assert found["note"].startswith("trial 1 was better than the default by 0.0")
+    (version,) = await busy_house.versions("few")
+    assert version.lineage.hyperparameters["c"] == "1.0"
+
+
 @pytest.mark.slow
 async def test_first_trial_has_the_defaults_where_the_ranges_have_them(busy_house: House) -> None:
     rows = await _rows(busy_house)

@@ -1,6 +1,6 @@
 """The way in: describe a table, fit a family on it or go on from a model, score."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ from services.training.domain.families.encoding import Encoded, Encoding
 from services.training.domain.families.frame import Array, describe_columns, is_number_list, normalize
 from services.training.domain.families.image.fit import fit_cnn
 from services.training.domain.families.image.model import ImageModel
-from services.training.domain.families.image.pixels import broken_images, readable
+from services.training.domain.families.image.pixels import broken_images, named, readable
 from services.training.domain.families.linear import LinearCore
 from services.training.domain.families.logistic import fit_logistic
 from services.training.domain.families.metrics import Judgement, Scores
@@ -115,8 +115,17 @@ def check(schema: Schema, table: pa.Table) -> None:
     target_values(table, schema.target)
 
 
-def readable_rows(family: str, schema: Schema, table: pa.Table, settings: Settings) -> pa.Table:
+def readable_rows(
+    family: str, schema: Schema, table: pa.Table, settings: Settings, warn: Callable[[str], None] = lambda _: None
+) -> pa.Table:
     """Return the rows whose images can be read, where these are images; others stay as they are.
+
+    Args:
+        family: of the model.
+        schema: of the table.
+        table: the rows.
+        settings: whether to skip those that cannot be read.
+        warn: told which are skipped.
 
     Raises:
         InvalidArgument: some cannot be read and are not to be skipped, or none can.
@@ -126,8 +135,10 @@ def readable_rows(family: str, schema: Schema, table: pa.Table, settings: Settin
     is_readable = readable(row_texts(table, schema.columns))
     if is_readable.all():
         return table
+    broken = np.flatnonzero(~is_readable).tolist()
     if settings["corrupt_images"] != "skip" or not is_readable.any():
-        raise broken_images(np.flatnonzero(~is_readable).tolist())
+        raise broken_images(broken)
+    warn(f"{named(broken)}; they were skipped")
     return table.filter(pa.array(is_readable))
 
 

@@ -1,6 +1,6 @@
 """The standard metrics of each task."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,12 +21,14 @@ class Scores:
         metrics: value by name.
         labels: of the confusion matrix; empty for regression.
         confusion: row-major counts, truth by prediction.
+        draws: by name, what a metric was on each of several draws of rows, where its value is their mean.
     """
 
     rows: int
     metrics: dict[str, float]
     labels: tuple[str, ...] = ()
     confusion: tuple[int, ...] = ()
+    draws: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

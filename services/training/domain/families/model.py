@@ -64,6 +64,7 @@ class Run:
         threads: to compute with. More than there are free cores make LightGBM wait a hundred times longer.
         checkpoints: what a long fit keeps, and goes on from.
         engine: where networks are trained.
+        warn: told what the user should know of the model, and stays with it.
     """
 
     settings: Settings
@@ -73,6 +74,7 @@ class Run:
     threads: int = 1
     checkpoints: Checkpoints = field(default_factory=NoCheckpoints)
     engine: Engine = field(default_factory=EmbeddedEngine)
+    warn: Callable[[str], None] = lambda _: None
 
     def number(self, name: str) -> float:
         """Return a numeric setting."""

@@ -1,5 +1,6 @@
 """What a study's trial learns from and is judged by: rows of the study that do not judge its best."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -61,5 +62,24 @@ def scores_of_draws(
         train, judged = trial_rows(table, schema.target, run.seed, judges_apart=judges_apart, draw=draw)
         found.append(fitting.evaluate(fitting.fit(family, schema, train, quiet), judged).metrics)
     # One whose rows lack a class has no ROC, say.
-    means = {name: float(np.mean([each[name] for each in found if name in each])) for name in first.metrics}
-    return replace(first, metrics=means)
+    draws = {name: tuple(each[name] for each in found if name in each) for name in first.metrics}
+    return replace(first, metrics={name: float(np.mean(values)) for name, values in draws.items()}, draws=draws)
+
+
+def standard_error(draws: Sequence[float], others: Sequence[float]) -> float:
+    """Return the standard error of the mean difference between two trials, by their values on the same draws.
+
+    Draws share rows, and so say less than as many independent ones: corrected as by Nadeau and Bengio (Inference for
+    the Generalization Error, 2003).
+
+    Args:
+        draws: of one trial, one or more.
+        others: of the other trial, as many.
+
+    Returns:
+        In the metric's unit; 0 for trials with one draw each, of which nothing is known.
+    """
+    if len(draws) < 2 or len(draws) != len(others):
+        return 0.0
+    variance = float(np.var(np.subtract(draws, others), ddof=1))
+    return float(np.sqrt((1 / len(draws) + JUDGED_SHARE / (1 - JUDGED_SHARE)) * variance))

@@ -111,7 +111,9 @@ def test_corrupt_images_are_named() -> None:
 def test_corrupt_images_are_skipped_where_that_is_wished() -> None:
     settings = resolve_hyperparameters("cnn", {**FEW, "corrupt_images": "skip"})
     schema = fitting.describe("cnn", _broken(), "digit", settings)
-    assert fitting.readable_rows("cnn", schema, _broken(), settings).num_rows == 58
+    warnings: list[str] = []
+    assert fitting.readable_rows("cnn", schema, _broken(), settings, warnings.append).num_rows == 58
+    assert [warning.endswith("rows 4, 8; they were skipped") for warning in warnings] == [True]
     nothing = pa.table({"image": ["x", "y"] * 2, "digit": [0, 0, 1, 1]})
     with pytest.raises(InvalidArgument, match="4 rows"):
         fitting.readable_rows("cnn", schema, nothing, settings)

@@ -89,12 +89,13 @@ def readable(images: Sequence[str]) -> Array:
 
 def broken_images(rows: Sequence[int]) -> InvalidArgument:
     """Return the error that names rows, from 0, whose images cannot be read."""
+    return InvalidArgument(f"{named(rows)}; drop them, or set corrupt_images='skip'", reason="CORRUPT_IMAGES")
+
+
+def named(rows: Sequence[int]) -> str:
+    """Name rows, from 0, whose images cannot be read, for people."""
     listed = ", ".join(str(row + 1) for row in rows[:_NAMED]) + (", ..." if len(rows) > _NAMED else "")
-    return InvalidArgument(
-        f"{len(rows)} rows hold no PNG or JPEG image in base64 of at most {_MOST_PIXELS:,} pixels: rows {listed}; drop "
-        "them, or set corrupt_images='skip'",
-        reason="CORRUPT_IMAGES",
-    )
+    return f"{len(rows)} rows hold no PNG or JPEG image in base64 of at most {_MOST_PIXELS:,} pixels: rows {listed}"
 
 
 def _each(images: Sequence[str], size: int, mode: str) -> Iterator[Array | None]:

@@ -1,7 +1,6 @@
 """Boosted trees over rows that stream: LightGBM bins them as they come, one byte a value in place of eight."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from services.training.domain.families.encoding import Encoding
 from services.training.domain.families.frame import Array
 from services.training.domain.families.lightgbm_library import load_lightgbm
 from services.training.domain.families.logistic import balance
-from services.training.domain.families.model import Progress, Run, Stopped
+from services.training.domain.families.model import Run, Stopped
 from services.training.domain.families.streamed.budget import Budget
 from services.training.domain.families.streamed.draws import Division, Purpose, drawn_points
 from services.training.domain.families.streamed.parted import Measured, Part, Parted
@@ -51,6 +50,11 @@ def fit_trees(parted: Parted, measured: Measured, aside: pa.Table | None, run: R
     features = len(parted.encoding.numeric) + len(parted.encoding.categorical)
     most = max(budget.memory_bytes // (_ROW_BYTES + _BIN_BYTES * features), _LEAST_ROWS)
     drawn = _Drawn(parted.parts, sums.training_features, measured.rows, min(1.0, most / measured.rows), run)
+    if drawn.count < drawn.rows:
+        run.warn(
+            f"it learned from {drawn.count:,} of {drawn.rows:,} rows, as many as fit into the memory declared: declare "
+            "more memory for all"
+        )
     labels, weights = np.zeros(drawn.count, np.float32), None
     if target.classes and run.settings["class_weight"] == "balanced":
         weights = np.zeros(drawn.count, np.float32)
@@ -86,9 +90,7 @@ def fit_trees(parted: Parted, measured: Measured, aside: pa.Table | None, run: R
         num_boost_round=int(run.number("n_estimators")),
         valid_sets=watched,
         valid_names=["validation"] * len(watched),
-        callbacks=callbacks(
-            lightgbm, _telling(run, drawn), stops_early=bool(run.number("early_stopping") and aside is not None)
-        ),
+        callbacks=callbacks(lightgbm, run, stops_early=bool(run.number("early_stopping") and aside is not None)),
     )
     return core_of(booster, sums.values, target, run, aside_features, aside_truth)
 
@@ -199,18 +201,6 @@ def _whole(parted: Parted, sums: _CategorySums) -> tuple[Array, Array]:
     """Return (rows, features) and (rows,) truth of all rows."""
     found = [(sums.features(part), part.truth) for part in parted.parts()]
     return np.concatenate([rows for rows, _ in found]), np.concatenate([truth for _, truth in found])
-
-
-def _telling(run: Run, drawn: _Drawn) -> Run:
-    """Return a run that says which rows are learned from, where these are not all."""
-    if drawn.count == drawn.rows:
-        return run
-    which = f"{drawn.count:,} of {drawn.rows:,} rows, as many as fit: declare more memory for all"
-
-    def report(progress: Progress) -> None:
-        run.report(replace(progress, message=f"{progress.message}; {which}"))
-
-    return replace(run, report=report)
 
 
 def _check(run: Run) -> None:
