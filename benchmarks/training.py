@@ -80,7 +80,7 @@ def first_step(connection: Connection, rounds: int) -> list[Row]:
     dataset = Dataset.import_file(CREDIT, name="credit", label="creditability", connection=connection)
     rows = []
     for model in (BoostedTrees(name="warm", connection=connection), MLP(name="warm", connection=connection)):
-        # The standby child takes its libraries from the job before.
+        # The first job of a family loads its libraries.
         model.fit(dataset)
         times = []
         for _ in range(2 * rounds + 1):
