@@ -21,7 +21,7 @@ from services.training.adapters.training_client import TrainingClient
 from services.training.child.patience import Patience
 from services.training.child.trials import ENDED, TRIAL_SECONDS, Trials
 from services.training.domain.families.catalog import resolve_hyperparameters
-from services.training.domain.families.trial import standard_error
+from services.training.domain.families.trial import chance_of
 from services.training.domain.search import (
     DEFAULT_METRICS,
     LOWER_IS_BETTER,
@@ -45,6 +45,8 @@ _FIRST_RUNG, _REDUCTION = 12, 2
 _START_TRIALS = 4
 _LOSSES = ("validation_loss", "loss")
 _LEAST_FOR_IMPORTANCE = 4
+# How likely by chance a gain over the default may be that counts.
+_CHANCE = 0.05
 
 # Progress, message, step, metrics; raises where the study is to stop.
 Say = Callable[[float, str, int, Mapping[str, float]], None]
@@ -240,29 +242,41 @@ class Study:
         self._say(0.9 * share, f"{done} of {most} trials done, {len(self._running)} running", done, metrics)
 
     def _best(self) -> pb.Job | None:
+        return next(iter(self._ranked()), None)
+
+    def _ranked(self) -> list[pb.Job]:
+        """Return the trials that have a value, the best first; of equals the first: the simpler way to it."""
         scored = [job for job in self._ended.values() if job.state == pb.JOB_STATE_SUCCEEDED]
         scored = [job for job in scored if self._value(job) is not None]
         sign = 1.0 if self._is_lower_better() else -1.0
-        # The first of equals: the simpler way to it.
-        return min(scored, key=lambda job: (sign * (self._value(job) or 0.0), job.spec.trial), default=None)
+        return sorted(scored, key=lambda job: (sign * (self._value(job) or 0.0), job.spec.trial))
 
     def _chosen(self) -> tuple[pb.Job | None, str]:
-        """Return the best trial, and a note: the one of the default unless another is better beyond chance.
+        """Return the best trial, and a note: of those that beat the default beyond chance, else the default's.
 
         The best of many trials is also the luckiest: on few rows that alone makes one look better than the default.
         """
         best, default = self._best(), self._default()
-        first = next((job for job in self._ended.values() if default and self._values(job) == default), None)
-        if best is None or first is None or best is first or self._value(first) is None:
+        ranked = self._ranked()
+        first = next((job for job in ranked if default and self._values(job) == default), None)
+        if best is None or first is None:
             return best, ""
-        (found,), (plain,) = self._measured(best), self._measured(first)
-        error, gain = standard_error(found.draws, plain.draws), abs(found.value - plain.value)
-        if gain > error or not error:
+        chances = ((job, chance_of(self._gains(job, first))) for job in ranked[: ranked.index(first)])
+        chosen = next((job for job, chance in chances if chance <= _CHANCE), first)
+        if chosen is best:
             return best, ""
-        return first, (
-            f"trial {best.spec.trial} was better than the default by {gain:.2g}, which may be chance (standard error "
-            f"{error:.2g}): the default is kept"
+        what = "the default is kept" if chosen is first else f"trial {chosen.spec.trial} is registered"
+        chance = chance_of(self._gains(best, first))
+        return (
+            chosen,
+            f"trial {best.spec.trial} is better than the default, but maybe by chance (p={chance:.2g}): {what}",
         )
+
+    def _gains(self, job: pb.Job, over: pb.Job) -> list[float]:
+        """Return by how much a trial is better than another, draw by draw."""
+        (found,), (other,) = self._measured(job), self._measured(over)
+        sign = 1.0 if self._is_lower_better() else -1.0
+        return [sign * (theirs - ours) for ours, theirs in zip(found.draws, other.draws, strict=False)]
 
     async def _register(self) -> pb.FinishJobRequest:
         """Fit the best trial's hyperparameters on all rows but those held out, and register that."""

@@ -3,12 +3,13 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import scipy.stats
 
 from services.training.domain.families import fitting
 from services.training.domain.families.catalog import resolve_hyperparameters
 from services.training.domain.families.metrics import Scores
 from services.training.domain.families.model import Run, Stopped
-from services.training.domain.families.trial import scores_of_draws, standard_error, trial_rows
+from services.training.domain.families.trial import chance_of, scores_of_draws, trial_rows
 
 
 def _is_apart(one: pa.Table, other: pa.Table) -> bool:
@@ -62,12 +63,14 @@ def test_scores_of_several_draws_say_each() -> None:
     assert np.mean(scores.draws["log_loss"]) == scores.metrics["log_loss"]
 
 
-def test_standard_error_is_of_paired_differences_and_of_draws_that_share_rows() -> None:
-    draws = [0.5, 0.7, 0.6, 0.4]
-    assert standard_error(draws, [value + 0.1 for value in draws]) == pytest.approx(0.0)
-    # Of differences -1, 1, -1, 1 the variance is 4 / 3; the rows that judge are a quarter of those learned from.
-    assert standard_error([0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0]) == pytest.approx((0.5 * 4 / 3) ** 0.5)
-    assert standard_error([0.5], [0.7]) == 0.0
+def test_chance_is_of_paired_draws_that_share_rows() -> None:
+    # Mean 1, variance 4 / 3, and the rows that judge are a quarter of those learned from: t = 1 / sqrt(0.5 * 4 / 3).
+    assert chance_of([0.0, 2.0, 0.0, 2.0]) == pytest.approx(scipy.stats.t.sf((0.5 * 4 / 3) ** -0.5, 3))
+    assert chance_of([0.0, -2.0, 0.0, -2.0]) > 0.5
+    assert chance_of([0.1, 0.1, 0.1]) == pytest.approx(0.0, abs=1e-9)
+    assert chance_of([0.0, 0.0]) == 1.0
+    # Of one draw nothing is known.
+    assert chance_of([0.2]) == 0.0
 
 
 def test_many_rows_are_judged_once() -> None:

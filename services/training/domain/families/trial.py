@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import stdtr
 
 from services.training.domain.families import fitting
 from services.training.domain.families.catalog import find_family
@@ -66,20 +67,22 @@ def scores_of_draws(
     return replace(first, metrics={name: float(np.mean(values)) for name, values in draws.items()}, draws=draws)
 
 
-def standard_error(draws: Sequence[float], others: Sequence[float]) -> float:
-    """Return the standard error of the mean difference between two trials, by their values on the same draws.
+def chance_of(gains: Sequence[float]) -> float:
+    """Return how likely a gain like this one is between two trials that are equally good (one-sided p-value).
 
-    Draws share rows, and so say less than as many independent ones: corrected as by Nadeau and Bengio (Inference for
-    the Generalization Error, 2003).
+    By the corrected resampled t-test (Nadeau and Bengio, Inference for the Generalization Error, 2003), for draws share
+    rows, and so say less than as many independent ones.
 
     Args:
-        draws: of one trial, one or more.
-        others: of the other trial, as many.
+        gains: of one trial over another, draw by draw, in any unit.
 
     Returns:
-        In the metric's unit; 0 for trials with one draw each, of which nothing is known.
+        0 to 1; 0 for fewer than two draws, of which nothing is known.
     """
-    if len(draws) < 2 or len(draws) != len(others):
+    if len(gains) < 2:
         return 0.0
-    variance = float(np.var(np.subtract(draws, others), ddof=1))
-    return float(np.sqrt((1 / len(draws) + JUDGED_SHARE / (1 - JUDGED_SHARE)) * variance))
+    mean, variance = float(np.mean(gains)), float(np.var(gains, ddof=1))
+    error = np.sqrt((1 / len(gains) + JUDGED_SHARE / (1 - JUDGED_SHARE)) * variance)
+    if error == 0.0:
+        return 0.0 if mean > 0 else 1.0
+    return float(stdtr(len(gains) - 1, -mean / error))
