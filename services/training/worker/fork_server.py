@@ -3,7 +3,6 @@
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from typing import Self
 
@@ -24,16 +23,13 @@ class ForkServer:
         self._environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
-        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
-        with self._lock:
-            self._start()
+        self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._close()
+        self._close()
 
     @property
     def pid(self) -> int | None:
@@ -56,7 +52,7 @@ class ForkServer:
         status, servers_status = socket.socketpair()
         request, given = f"{family}\n".encode(), [childs_talk.fileno(), servers_status.fileno(), _STDERR]
         try:
-            with self._lock, childs_talk, servers_status:
+            with childs_talk, servers_status:
                 try:
                     socket.send_fds(self._running(), [request], given)
                 except ConnectionError:
@@ -81,6 +77,8 @@ class ForkServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "services.training.child", str(its.fileno())],
                 stdin=subprocess.DEVNULL,
+                # Whatever libraries print goes to the log.
+                stdout=_STDERR,
                 env=self._environment,
                 pass_fds=[its.fileno()],
                 start_new_session=True,
