@@ -1,6 +1,7 @@
 """Jobs: submit, follow, cancel, list."""
 
 import json
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from lepton.reports import Report
 from lepton.v1 import training_pb2
 
 _ENDED = {training_pb2.JOB_STATE_SUCCEEDED, training_pb2.JOB_STATE_FAILED, training_pb2.JOB_STATE_CANCELLED}
+# How long the platform may be away from one who follows a job, and how far apart one asks for it.
+_AWAY_SECONDS, _AWAY_WAIT_SECONDS = 120.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -169,18 +172,27 @@ class Job:
         return self
 
     def watch(self, after_sequence: int = 0) -> Iterator[Update]:
-        """Yield the job's updates, past and coming, until it ends; reconnects where it left off."""
+        """Yield the job's updates, past and coming, until it ends; reconnects where it left off.
+
+        Raises:
+            Unavailable: the platform was away for two minutes; the job goes on, and `Job.get` finds it again.
+        """
+        away_since: float | None = None
         while True:
             try:
                 request = training_pb2.WatchJobRequest(name=self.name, after_sequence=after_sequence)
                 for answer in self.connection.training.WatchJob(request):
                     after_sequence = answer.sequence
                     yield _update(answer)
+                if self.refresh().message.state in _ENDED and self.message.sequence <= after_sequence:
+                    return
+                away_since = None
             except errors.Unavailable:
                 # The service restarts: the job goes on meanwhile, and the sequence says where to resume.
-                pass
-            if self.refresh().message.state in _ENDED and self.message.sequence <= after_sequence:
-                return
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > _AWAY_SECONDS:
+                    raise
+                time.sleep(_AWAY_WAIT_SECONDS)
 
     def so_far(self) -> Iterator[Update]:
         """Yield the updates that the job has by now."""

@@ -34,9 +34,10 @@ class TrainingClient:
             return await self._stub.GetJob(pb.GetJobRequest(name=job))
 
     async def cancel(self, workspace: str, job: str) -> pb.Job:
-        """Ask a job to stop."""
+        """Ask a job to stop; to ask again is harmless."""
+        request = pb.CancelJobRequest(name=job, request_id=f"{job}-cancel")
         with act_as(Identity.for_service(workspace, "training")):
-            return await self._stub.CancelJob(pb.CancelJobRequest(name=job))
+            return await self._stub.CancelJob(request)
 
     async def jobs_of(self, workspace: str, study: str) -> list[pb.Job]:
         """Return the jobs of a study, the oldest first."""

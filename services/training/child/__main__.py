@@ -14,10 +14,12 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+import psutil
+
 _PR_SET_PDEATHSIG = 1
-# What the libraries themselves map before a job begins.
+# What libraries map beside what they write to.
 _HEADROOM_BYTES = 2 << 30
-_REQUEST_BYTES = 1024
+_REQUEST_BYTES, _FILES = 1024, 3
 
 
 def main() -> None:
@@ -47,35 +49,49 @@ class Server:
         # Python runs it between two steps of whatever is done here, also while libraries load.
         signal.signal(signal.SIGCHLD, lambda *_: self._reap())
         while True:
-            request, files, _, _ = socket.recv_fds(self._requests, _REQUEST_BYTES, 3)
+            request, files, _, _ = socket.recv_fds(self._requests, _REQUEST_BYTES, _FILES)
             if not request:
                 return None
             _load_family(request.decode().strip())
-            talk = self._fork(*files)
+            try:
+                if len(files) != _FILES:
+                    raise OSError("a request lacks files: this process may have too many open")
+                talk = self._fork(*files)
+            except OSError:
+                # No process to be had, say. The worker hears nothing of a child, and the others go on.
+                traceback.print_exc()
+                for file in files:
+                    os.close(file)
+                continue
             if talk is not None:
                 return talk
 
     def _fork(self, talk: int, told: int, log: int) -> socket.socket | None:
-        """Fork a child; in it, return what it talks by."""
+        """Fork a child; in it, return what it talks by.
+
+        Raises:
+            OSError: there is no child.
+        """
         # What is there stays as it is, and so is not copied for each child.
         gc.collect()
         gc.freeze()
         server = os.getpid()
         # The end of a child that is not known yet would be missed.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-        pid = os.fork()
-        if pid:
-            # Here, too: a child is killed by its group, which must be there once its id is told.
-            with contextlib.suppress(OSError):
-                os.setpgid(pid, pid)
-            os.close(talk)
-            os.close(log)
-            self._told[pid] = socket.socket(fileno=told)
-            _tell(self._told[pid], pid)
+        try:
+            pid = os.fork()
+            if pid:
+                # Here, too: a child is killed by its group, which must be there once its id is told.
+                with contextlib.suppress(OSError):
+                    os.setpgid(pid, pid)
+                os.close(talk)
+                os.close(log)
+                self._told[pid] = socket.socket(fileno=told)
+                _tell(self._told[pid], pid)
+                return None
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-            return None
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         os.setpgid(0, 0)
         if not _dies_with(server):
             os._exit(1)
@@ -90,12 +106,14 @@ class Server:
         return socket.socket(fileno=talk)
 
     def _reap(self) -> None:
-        while self._told:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if not pid:
-                return
-            with self._told.pop(pid) as told:
-                _tell(told, os.waitstatus_to_exitcode(status))
+        # Another child may end in the middle of this: it may be there twice at once.
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                with self._told.pop(pid) as told:
+                    _tell(told, os.waitstatus_to_exitcode(status))
 
 
 def _tell(told: socket.socket, number: int) -> None:
@@ -157,9 +175,13 @@ def _run_job(talk: socket.socket) -> None:
 
 
 def _limit(spec: Mapping[str, Any]) -> None:
-    # Not the address space, of which libraries reserve far more than they use: what is written to counts.
-    memory_bytes = int(spec["memory_bytes"]) + _HEADROOM_BYTES
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    # Not the address space, of which libraries reserve far more than they use: what is written to counts. What is there
+    # already is the server's.
+    taken_bytes = getattr(psutil.Process().memory_info(), "data", 0)
+    memory_bytes = taken_bytes + int(spec["memory_bytes"]) + _HEADROOM_BYTES
+    most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if most == resource.RLIM_INFINITY or memory_bytes < most:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,14 @@ _PATIENCE_SECONDS = 120.0
 # Less than a child has to stop: what it did since the last checkpoint should not be lost.
 _SETTLE_SECONDS = 4.0
 _STUDY_FILE = "study.json"
-_OUT_OF_MEMORY = ("bad_alloc", "can't allocate memory", "Cannot allocate memory", "Failed to allocate memory")
+_OUT_OF_MEMORY = (
+    "bad_alloc",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "Failed to allocate memory",
+    "CUDA out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 async def run_job(spec: Mapping[str, Any], tell: Tell) -> None:
@@ -150,6 +157,10 @@ class _JobRun:
                 return await study.run()
             except Stopped:
                 await study.stop()
+                raise
+            except Exception:
+                # Nobody would hear of what its trials find.
+                await study.end_all()
                 raise
 
     async def _evaluate(self) -> pb.FinishJobRequest:
@@ -318,8 +329,9 @@ def _span(name: str) -> Any:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # Each library says it in its own words.
-    return isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
+    # Each library says it in its own words, torch of a GPU by a type of its own.
+    is_said = any(text in str(error) for text in _OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or is_said
 
 
 def _failed(reason: str, message: str) -> pb.FinishJobRequest:

@@ -4,6 +4,8 @@ All that it knows stands in its trials' jobs, so that a study whose worker died 
 """
 
 import asyncio
+import contextlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -12,11 +14,13 @@ from functools import partial
 from typing import Any
 
 import optuna
+import structlog
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
 from lepton.v1 import common_pb2
 from lepton.v1 import training_pb2 as pb
+from servicekit.errors import InvalidArgument, LeptonError
 from services.training.adapters.training_client import TrainingClient
 from services.training.child.patience import Patience
 from services.training.child.trials import ENDED, TRIAL_SECONDS, Trials
@@ -30,8 +34,11 @@ from services.training.domain.search import (
     Value,
     grid,
     is_within,
+    nearest,
     read_space,
 )
+
+_log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS = 0.5
 _STATES = {
@@ -116,10 +123,18 @@ class Study:
         return await self._register()
 
     async def stop(self) -> None:
-        """End the trials where a user stopped the study; where only its worker leaves, they go on."""
+        """End what the study began where a user stopped it; where only its worker leaves, that goes on."""
         if (await self._training.get(self._workspace, self._job.name)).cancel_requested:
-            for trial in self._running.values():
+            await self.end_all()
+
+    async def end_all(self) -> None:
+        """End what the study began and what has not ended; as far as that can be told now."""
+        for trial in self._running.values():
+            with contextlib.suppress(LeptonError):
                 await self._trials.end(trial.job)
+        if self._best_job is not None and self._best_job.state not in ENDED:
+            with contextlib.suppress(LeptonError):
+                await self._training.cancel(self._workspace, self._best_job.name)
 
     def _has_budget(self) -> bool:
         count = len(self._running) + len(self._ended)
@@ -139,15 +154,16 @@ class Study:
 
     async def _begin(self) -> None:
         """Choose the next trial's hyperparameters, and queue its job."""
-        number = len(self._running) + len(self._ended) + 1
-        study = self._optimiser()
+        # A study that goes on may know of later ones than of this: it ran where its end could not be kept.
+        number = next(number for number in itertools.count(1) if number not in (*self._running, *self._ended))
+        study, default = self._optimiser(), self._default() if number == 1 and self._grid is None else {}
         if self._grid is not None:
             study.enqueue_trial(self._grid[number - 1])
-        elif number == 1 and (default := self._default()):
+        elif default:
             # What is found is then never worse, on the rows that trials are judged by, than what nobody looked for.
-            study.enqueue_trial(default)
+            study.enqueue_trial(self._as_sampled(default))
         sampled = study.ask(_distributions(self._space))
-        spec = self._spec_of(sampled.params)
+        spec = self._spec_of(default or sampled.params)
         spec.trial = number
         self._running[number] = _Trial(await self._trials.begin(spec), sampled)
 
@@ -161,7 +177,7 @@ class Study:
                 continue
             elif number not in self._running and job.state not in ENDED:
                 # Begun by an earlier run of the study.
-                self._optimiser().enqueue_trial(self._values(job))
+                self._optimiser().enqueue_trial(self._as_sampled(self._values(job)))
                 self._running[number] = _Trial(job, self._optimiser().ask(_distributions(self._space)))
             elif job.state in ENDED:
                 self._end(number, job)
@@ -173,25 +189,35 @@ class Study:
         self._ended[number] = job
         self._metric = self._metric or _default_metric(job)
         value = self._value(job)
-        state = _STATES[job.state] if value is not None or job.state != pb.JOB_STATE_SUCCEEDED else TrialState.FAIL
+        if value is None and job.state == pb.JOB_STATE_SUCCEEDED:
+            measured = ", ".join(metric.name for metric in job.evaluation.metrics)
+            raise InvalidArgument(
+                f"trials cannot be compared by {self._metric}: what is measured are {measured}", reason="UNKNOWN_METRIC"
+            )
+        state = _STATES[job.state]
         values = value if state is TrialState.COMPLETE else None
         running = self._running.pop(number, None)
         if running is not None:
             self._optimiser().tell(running.sampled, values, state, skip_if_finished=True)
             return
-        frozen = optuna.trial.create_trial(
-            params=self._values(job), distributions=_distributions(self._space), value=values, state=state
-        )
+        params, distributions = self._as_sampled(self._values(job)), _distributions(self._space)
+        params, distributions = self._as_sampled(self._values(job)), _distributions(self._space)
+        frozen = optuna.trial.create_trial(params=params, distributions=distributions, value=values, state=state)
         self._optimiser().add_trial(frozen)
 
     async def _prune(self, trial: _Trial) -> None:
         losses = {metric.name: metric.value for metric in trial.job.metrics}
         loss = next((losses[name] for name in _LOSSES if name in losses), None)
-        if loss is None or trial.job.cancel_requested:
+        # The default is what others are compared with in the end.
+        if loss is None or trial.job.cancel_requested or self._values(trial.job) == self._default():
             return
         trial.sampled.report(loss if self._is_lower_better() else -loss, int(trial.job.progress * _WHOLE))
         if trial.sampled.should_prune():
-            await self._trials.end(trial.job)
+            try:
+                await self._trials.end(trial.job)
+            except LeptonError as error:
+                # It costs time, no more: the next look asks again.
+                _log.info("trial not ended", trial=trial.job.spec.trial, error=error.message)
 
     def _optimiser(self) -> optuna.Study:
         if self._study is None:
@@ -217,10 +243,19 @@ class Study:
         found = _parsed(job.spec.hyperparameters)
         return {dimension.name: found[dimension.name] for dimension in self._space}
 
+    def _as_sampled(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """Return the nearest to values that the optimiser could have chosen: a default may lie beside its range."""
+        return {dimension.name: nearest(dimension, values[dimension.name]) for dimension in self._space}
+
     def _default(self) -> dict[str, Value]:
-        resolved = resolve_hyperparameters(self._spec.family, {}, has_body=bool(self._spec.base_version))
+        """Return what a fit has of whatever is searched; empty where the user wants none of that tried."""
+        fixed = _parsed(self._spec.hyperparameters)
+        resolved = resolve_hyperparameters(self._spec.family, fixed, has_body=bool(self._spec.base_version))
         chosen = {dimension.name: resolved[dimension.name] for dimension in self._space}
-        return chosen if all(is_within(dimension, chosen[dimension.name]) for dimension in self._space) else {}
+        is_wanted = not self._search.space or all(
+            is_within(dimension, chosen[dimension.name]) for dimension in self._space
+        )
+        return chosen if is_wanted else {}
 
     def _spec_of(self, chosen: Mapping[str, Value]) -> pb.JobSpec:
         """Return the spec of a fit with some hyperparameters, the study's own beside them."""
@@ -288,13 +323,15 @@ class Study:
         self._say(0.9, f"registering trial {best.spec.trial}", len(self._ended), {})
         spec = self._spec_of(self._values(best))
         spec.study_results = json.dumps(self._results(best, note))
-        request = pb.CreateJobRequest(spec=spec, request_id=f"{self._job.name}-best")
         job = self._best_job
-        if job is None:
-            job = await self._patience(lambda: self._training.create(self._workspace, request))
+        if job is None or job.state in (pb.JOB_STATE_FAILED, pb.JOB_STATE_CANCELLED):
+            # One that failed before the study was queued again is not worth asking again: another one is.
+            name = f"{self._job.name}-best" if job is None else f"{self._job.name}-best-after-{job.name}"
+            request = pb.CreateJobRequest(spec=spec, request_id=name)
+            job = self._best_job = await self._patience(lambda: self._training.create(self._workspace, request))
         while job.state not in ENDED:
             await asyncio.sleep(_LOOK_SECONDS)
-            job = await self._patience(partial(self._training.get, self._workspace, job.name))
+            job = self._best_job = await self._patience(partial(self._training.get, self._workspace, job.name))
             self._say(0.9 + 0.1 * job.progress, f"registering trial {best.spec.trial}", len(self._ended), {})
         if job.state != pb.JOB_STATE_SUCCEEDED:
             return _failed(job.error_reason or "CANCELLED", job.error_message or f"{job.name} was cancelled")

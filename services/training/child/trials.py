@@ -187,14 +187,15 @@ async def running_trials(
 ) -> AsyncIterator[Trials]:
     """Be ready to run a study's trials; leaving ends what is not a job.
 
-    Trials of several workers each are jobs in any case: each of them trains on Ray by itself.
+    Trials of several workers each are jobs in any case: each of them trains on Ray by itself. So are those that begin
+    from another model's body, which Ray Tune's do not have.
 
     Raises:
         Unavailable: the Ray cluster, or the data service, is away.
     """
     workspace = current_identity().workspace
     durable = PlatformTrials(job.name, workspace, training, patience)
-    if settings.engine == "embedded" or job.spec.workers > 1:
+    if settings.engine == "embedded" or job.spec.workers > 1 or job.spec.base_version:
         yield durable
         return
     from services.training.adapters.ray import trials
@@ -203,8 +204,13 @@ async def running_trials(
     running = trials.running_trials(settings.ray_address, resources.cores, resources.gpus)
     ray = await asyncio.to_thread(running.__enter__)
     try:
-        async for chunk in data.chunks(job.spec.dataset):
-            await asyncio.to_thread(ray.add_rows, chunk)
+
+        async def give_rows() -> None:
+            ray.forget_rows()
+            async for chunk in data.chunks(job.spec.dataset):
+                await asyncio.to_thread(ray.add_rows, chunk)
+
+        await patience(give_rows)
         yield TunedTrials(job, durable, ray, training, workspace, patience)
     finally:
         await asyncio.to_thread(running.__exit__, None, None, None)

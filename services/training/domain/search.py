@@ -161,6 +161,13 @@ def is_within(dimension: Dimension, value: object) -> bool:
     return isinstance(value, int | float) and dimension.low <= value <= dimension.high
 
 
+def nearest(dimension: Dimension, value: Value) -> Value:
+    """Return what a study could have chosen that is nearest to a value: that itself where it could."""
+    if isinstance(dimension, Choices) or not isinstance(value, int | float):
+        return value
+    return type(value)(min(max(value, dimension.low), dimension.high))
+
+
 def _dimension(setting: Hyperparameter, spread: object) -> Dimension:
     if isinstance(spread, list) and spread:
         return Choices(setting.name, tuple(dict.fromkeys(check_value(setting, value) for value in spread)))

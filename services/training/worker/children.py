@@ -63,6 +63,7 @@ class Child:
         self.pid = pid
         self._reader, self._writer = talk
         self._end = end
+        self._server_bytes = self._mapped_bytes()
 
     @property
     def is_alive(self) -> bool:
@@ -70,7 +71,10 @@ class Child:
         return not self._end.done()
 
     def memory_bytes(self) -> int:
-        """Return the memory that is its own, without the files of libraries that it maps; 0 once it has ended."""
+        """Return the memory that is its own, without the libraries that were loaded for it; 0 once it has ended."""
+        return max(self._mapped_bytes() - self._server_bytes, 0)
+
+    def _mapped_bytes(self) -> int:
         try:
             return own_memory_bytes(psutil.Process(self.pid))
         except psutil.NoSuchProcess:
@@ -145,7 +149,7 @@ class Children:
         """
         child = await self._ask(family) or await self._ask(family)
         if child is None:
-            raise ChildProcessError("the process that starts jobs dies: see the worker's log, it may lack memory")
+            raise ChildProcessError("no process for a job: see the worker's log, it may lack memory or open files")
         return child
 
     def part(self, child: Child, seconds: float) -> None:
@@ -160,7 +164,7 @@ class Children:
         task.add_done_callback(self._parting.discard)
 
     async def _ask(self, family: str) -> Child | None:
-        """Return a child; None where the server died while it was to fork it."""
+        """Return a child; None where the server could not fork it, or died."""
         talk, states = self._server.fork(family)
         reader, writer = await asyncio.open_unix_connection(sock=talk, limit=_LINE_BYTES)
         told, telling = await asyncio.open_unix_connection(sock=states)

@@ -1,6 +1,7 @@
 """Makes a training worker's assignment true: starts the jobs that are new in it, ends those that are gone."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Self
 
@@ -14,6 +15,8 @@ from services.training.worker.claim import Claim
 from services.training.worker.run import Ending, JobRun, Limits
 
 _log = structlog.get_logger(__name__)
+# What a worker that leaves has for telling so of its jobs, beside the time that they have to stop.
+_LEAVE_SECONDS = 5.0
 
 # Workspace, job, epoch.
 _Key = tuple[str, str, int]
@@ -78,7 +81,10 @@ class JobRunner:
         """End every job and queue it again, for the worker leaves."""
         for run, _ in self._running.values():
             run.end(Ending.GIVEN_BACK)
-        await self._all_ended()
+        with contextlib.suppress(TimeoutError):
+            # One that ended before may still try to tell it to a service that is away.
+            async with asyncio.timeout(self._limits.stop_seconds + _LEAVE_SECONDS):
+                await self._all_ended()
 
     def _start(self, key: _Key, placement: scheduler_pb2.JobPlacement) -> None:
         claim = Claim(self._training, placement.workspace, placement.job, self._worker, placement.epoch)

@@ -166,7 +166,9 @@ class JobRun:
             for watch in watches:
                 watch.cancel()
             self._meter.look(child)
-            self._children.part(child, self._limits.stop_seconds if outcome is not None else 0.0)
+            # One that says no more by itself is about to exit: how, is all that there is to be known.
+            ends_itself = outcome is not None or (self._ending is None and not self._took_too_much)
+            self._children.part(child, self._limits.stop_seconds if ends_itself else 0.0)
         if outcome is None and self._took_too_much:
             mebibytes = self.placement.resources.memory_bytes >> 20
             return _failed(_OUT_OF_MEMORY, f"it took more than the {mebibytes} MiB that it declares: declare more"), 0

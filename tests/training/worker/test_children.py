@@ -100,6 +100,29 @@ async def test_server_that_dies_while_it_is_asked_is_replaced(server: ForkServer
     await child.stop(0.0)
 
 
+async def test_server_that_can_fork_no_more_keeps_the_children_that_it_has(children: Children) -> None:
+    first = await children.take()
+    server = psutil.Process(_server_of(first))
+    soft, hard = server.rlimit(psutil.RLIMIT_NOFILE)
+    server.rlimit(psutil.RLIMIT_NOFILE, (server.num_fds(), hard))
+    with pytest.raises(ChildProcessError, match="no process for a job"):
+        await children.take()
+    server.rlimit(psutil.RLIMIT_NOFILE, (soft, hard))
+    second = await children.take()
+    assert _server_of(second) == server.pid
+    assert first.is_alive
+    for child in (first, second):
+        await child.stop(0.0)
+
+
+async def test_what_a_child_takes_is_its_own(children: Children) -> None:
+    child = await children.take("mlp")
+    # Libraries of 300 MB are the server's.
+    assert child.memory_bytes() < 64 << 20
+    await child.stop(0.0)
+    assert child.memory_bytes() == 0
+
+
 async def test_libraries_of_a_family_are_loaded_once_without_a_thread(children: Children) -> None:
     # Of a process that forks, its child has only the one thread that forked.
     first = await children.take("transformer")

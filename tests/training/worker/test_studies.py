@@ -1,5 +1,6 @@
 """Studies: trials are jobs, side by side; the best is registered; a study that is cut repeats none."""
 
+import asyncio
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import pytest
 
 from lepton.v1 import training_pb2 as pb
 from servicekit.errors import InvalidArgument
-from tests.training.house import CANCELLED, FAILED, SUCCEEDED, House, is_running, until
+from tests.training.house import CANCELLED, FAILED, SUCCEEDED, House, is_running, refused, until
 
 TUNE = pb.JOB_KIND_TUNE
 
@@ -156,6 +157,67 @@ async def test_trials_that_promise_nothing_are_ended(busy_house: House) -> None:
     pruned = [trial for trial in await _trials(busy_house, job.name) if trial.state == CANCELLED]
     assert pruned
     assert {trial.spec.hyperparameters["learning_rate"] for trial in pruned} == {"1e-06"}
+
+
+async def test_first_trial_has_the_default_though_the_range_leaves_it_out(busy_house: House) -> None:
+    async with busy_house.worker(worker_cores=3.0):
+        job = await busy_house.people.create(
+            kind=TUNE, family="linear_regression", dataset="line@1", target="y", search=pb.Search(max_trials=2)
+        )
+        done = await busy_house.people.ended(job.name, 60)
+    assert done.state == SUCCEEDED, done
+    first, second = await _trials(busy_house, job.name)
+    assert first.spec.hyperparameters["l2"] == "0.0"
+    assert float(second.spec.hyperparameters["l2"]) > 0
+
+
+async def test_study_by_a_metric_that_its_task_lacks_says_which_there_are(busy_house: House) -> None:
+    async with busy_house.worker(worker_cores=3.0):
+        job = await busy_house.people.create(
+            kind=TUNE, family="linear_regression", dataset="line@1", target="y", search=pb.Search(metric="roc_auc")
+        )
+        done = await busy_house.people.ended(job.name, 60)
+    assert (done.state, done.error_reason) == (FAILED, "UNKNOWN_METRIC")
+    assert "mae, r2, rmse" in done.error_message
+    assert len(await _trials(busy_house, job.name)) < 5
+
+
+async def _registering(house: House) -> tuple[pb.Job, pb.Job]:
+    """Return a study that registers its best trial, and the job of that, which takes some seconds."""
+    rows = await _rows(house)
+    search = pb.Search(space={"hidden_units": "[16]"}, max_trials=1)
+    study = await house.people.create(
+        kind=TUNE, family="mlp", model="late", dataset=rows, search=search, hyperparameters={"epochs": "200"}
+    )
+    await house.people.until(study.name, lambda found: found.message.startswith("registering"), 90)
+    while True:
+        page = await house.people.list(filter=f'study = "{study.name}"')
+        for job in page.jobs:
+            if not job.spec.trial:
+                return study, job
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.slow
+async def test_study_stopped_while_it_registers_registers_nothing(busy_house: House) -> None:
+    async with busy_house.worker(worker_cores=3.0):
+        study, best = await _registering(busy_house)
+        await busy_house.people.cancel(study.name)
+        assert (await busy_house.people.ended(study.name, 30)).state == CANCELLED
+        assert (await busy_house.people.ended(best.name, 30)).state == CANCELLED
+    await refused(busy_house.versions("late"), "NOT_FOUND", "MODEL_NOT_FOUND")
+
+
+@pytest.mark.slow
+async def test_study_whose_best_was_not_registered_can_be_queued_again(busy_house: House) -> None:
+    async with busy_house.worker(worker_cores=3.0):
+        study, best = await _registering(busy_house)
+        await busy_house.people.cancel(best.name)
+        assert (await busy_house.people.ended(study.name, 30)).state == FAILED
+        await busy_house.people.stub.RetryJob(pb.RetryJobRequest(name=study.name), metadata=busy_house.people.metadata)
+        done = await busy_house.people.until(study.name, lambda found: found.state == SUCCEEDED, 90)
+    assert len(await _trials(busy_house, study.name)) == 1
+    assert done.version == "late@1"
 
 
 async def test_stopped_study_stops_its_trials(busy_house: House) -> None:

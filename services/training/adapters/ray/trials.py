@@ -103,6 +103,10 @@ class RayTrials:
         """Take the next bytes of the rows, an Arrow stream; before the first trial."""
         self._chunks += self._seal.put(chunk)
 
+    def forget_rows(self) -> None:
+        """Begin again with the rows."""
+        self._chunks.clear()
+
     def begin(self, task: TrialTask) -> None:
         """Let a trial run once there is room."""
         self._states[task.number] = TrialState()
