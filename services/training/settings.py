@@ -20,7 +20,7 @@ class WorkerSettings(ProcessSettings):
     worker_memory_bytes: int = Field(0, ge=0, description="Memory that jobs may use, bytes; 0 for the machine's.")
     worker_gpus: float = Field(0.0, ge=0, description="GPUs that jobs may use.")
     library_memory_bytes: int = Field(
-        512 << 20, ge=0, description="What a job's libraries take, beside the memory that the job declares; bytes."
+        512 << 20, ge=0, description="What a job's libraries may keep, beside the memory that the job declares; bytes."
     )
     checkpoint_seconds: float = Field(
         30.0, ge=0, description="How far apart a job's checkpoints are, seconds; it may lose as much work and no more."

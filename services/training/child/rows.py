@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import structlog
 
-from lepton.v1 import data_pb2
+from lepton.v1 import data_pb2, registry_pb2
 from lepton.v1 import training_pb2 as pb
 from servicekit import telemetry
 from services.training.adapters.data_client import DataClient, least_bytes
@@ -27,6 +27,11 @@ from services.training.domain.families.trial import scores_of_draws, trial_rows
 from services.training.memory import give_back_what_is_freed
 
 _log = structlog.get_logger(__name__)
+
+
+def held_out_its_own(version: registry_pb2.Version) -> bool:
+    """Return whether a model was judged by rows of the dataset that it learned from, which it did not see."""
+    return not version.evaluations or version.evaluations[0].dataset == version.lineage.dataset
 
 
 @dataclass(frozen=True)
@@ -122,8 +127,19 @@ class JobRows:
         if rows is None:
             # Those that it held out come first, where it streamed them, too.
             return await self._drawn(ref, seed, HELD_OUT_SHARE if were_held_out else 1.0)
-        rows = self._readable(schema, rows, settings)
+        rows = fitting.readable_rows(self._spec.family, schema, rows, settings)
         return fitting.hold_out(rows, schema.target, seed)[1] if were_held_out else rows
+
+    async def that_taught(
+        self, parent: registry_pb2.Version, schema: Schema, settings: Mapping[str, Any]
+    ) -> pa.Table | None:
+        """Return the rows that another model learned from; None where they are too many to be held."""
+        lineage = parent.lineage
+        rows = await self._read(lineage.dataset, self._budget.judged_bytes(self._spec.family))
+        if rows is None:
+            return None
+        rows = fitting.readable_rows(self._spec.family, schema, rows, settings)
+        return fitting.hold_out(rows, schema.target, lineage.seed)[0] if held_out_its_own(parent) else rows
 
     async def _ready_to_stream(
         self, dataset: data_pb2.DatasetVersion, settings: Mapping[str, Any], base: Model | None

@@ -30,7 +30,7 @@ from services.training.child.messages import (
     signature_to_proto,
 )
 from services.training.child.patience import Patience
-from services.training.child.rows import JobRows, Ready
+from services.training.child.rows import JobRows, Ready, held_out_its_own
 from services.training.child.seen import Seen
 from services.training.child.voice import Tell, Voice
 from services.training.domain.families import fitting
@@ -195,6 +195,8 @@ class _JobRun:
         fitting.check(ready.schema, held_out)
         if not self._spec.trial:
             self._seen.look_at_rows(self._spec, ready.schema, (ready.train, held_out), settings, parent)
+            if parent is not None:
+                await self._look_at_taught(parent, dataset, ready, settings)
         run = self._run(settings)
         model = await self._fitted(ready, run)
         with _span("evaluate"):
@@ -274,17 +276,37 @@ class _JobRun:
         files = await self._patience(lambda: self._registry.files(base))
         return foreign_from_proto(files[ONNX_FILE], base.signature)
 
+    async def _look_at_taught(
+        self, parent: registry_pb2.Version, dataset: data_pb2.DatasetVersion, ready: Ready, settings: Mapping[str, Any]
+    ) -> None:
+        """See whether the rows that judge a fine-tune taught its parent."""
+        lineage = parent.lineage
+        is_same_draw = (
+            (lineage.dataset_digest, lineage.seed) == (dataset.digest, self._spec.seed)
+            and held_out_its_own(parent)
+            and not self._spec.evaluation_dataset
+        )
+        if is_same_draw or not lineage.dataset or ready.schema.is_series:
+            return
+        try:
+            taught = await self._rows.that_taught(parent, ready.schema, settings)
+        except (NotFound, InvalidArgument) as error:
+            # Deleted since, or with categories that the model refuses: the job does not depend on it.
+            _log.info("parent's rows not looked at", dataset=lineage.dataset, why=error.message)
+            return
+        if taught is not None:
+            await asyncio.to_thread(self._seen.look_at_taught, self._spec.base_version, taught, ready.held_out)
+
     async def _beside(
         self, parent: registry_pb2.Version, model: Model, schema: Schema, settings: Mapping[str, Any]
     ) -> list[common_pb2.Evaluation]:
         """Score a fine-tuned model on the rows that its parent was scored on, to show what it forgot."""
-        trained_on = parent.lineage.dataset
-        scored_on = parent.evaluations[0].dataset if parent.evaluations else trained_on
+        scored_on = parent.evaluations[0].dataset if parent.evaluations else parent.lineage.dataset
         if scored_on in (self._spec.dataset, self._spec.evaluation_dataset):
             return []
         try:
             rows = await self._rows.that_judged(
-                scored_on, parent.lineage.seed, schema, settings, were_held_out=scored_on == trained_on
+                scored_on, parent.lineage.seed, schema, settings, were_held_out=held_out_its_own(parent)
             )
             return [evaluation_to_proto(scored_on, fitting.evaluate(model, rows))]
         except (NotFound, InvalidArgument) as error:

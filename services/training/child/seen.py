@@ -68,6 +68,14 @@ class Seen:
             return
         self._warn(*found)
 
+    def look_at_taught(self, parent: str, taught: pa.Table, held_out: pa.Table) -> None:
+        """Warn where a fine-tune is evaluated on rows that its parent learned from."""
+        try:
+            self._warn(*cautions.caution_of_shared_rows(taught, held_out, parent))
+        except Exception as error:
+            # A caution must not cost a job.
+            _log.warning("rows not looked at", exc_info=error)
+
     def look_at_lineage(self, dataset: str, digest: str, version: registry_pb2.Version) -> None:
         """Warn where a version is scored on the rows that it was trained on, whatever their name."""
         lineage = version.lineage

@@ -84,10 +84,15 @@ def caution_of_imbalance(table: pa.Table, target: Target, class_weight: object) 
     ]
 
 
-def caution_of_shared_rows(train: pa.Table, held_out: pa.Table) -> list[str]:
+def caution_of_shared_rows(train: pa.Table, held_out: pa.Table, parent: str = "") -> list[str]:
     """Return that rows stand in both training and evaluation rows, where a good part of these does.
 
     Not where rows repeat everywhere, as they do in a table of a few kinds: that is how its rows come.
+
+    Args:
+        train: rows to learn from.
+        held_out: rows to evaluate on.
+        parent: the version that learned from those to learn from; empty for the model itself.
     """
     names = [name for name in held_out.column_names if name in train.column_names]
     sample = _drawn(held_out.select(names), _EVALUATION_ROWS)
@@ -99,9 +104,15 @@ def caution_of_shared_rows(train: pa.Table, held_out: pa.Table) -> list[str]:
     shared = sum(row in known for row in wanted)
     if shared < max(_LEAST_SHARED, _LEAST_SHARED_SHARE * len(wanted)):
         return []
+    found = f"at least {shared:,} of {_rows(sample)} to evaluate on"
+    if parent:
+        return [
+            f"{found} are among those that {parent} learned from: scores on them say little of new rows; evaluate on "
+            "others (evaluation_data)"
+        ]
     return [
-        f"at least {shared:,} of {_rows(sample)} to evaluate on stand in the training rows, too: scores on them say "
-        "nothing of new rows; drop duplicates before rows are split (drop_duplicates)"
+        f"{found} stand in the training rows, too: scores on them say nothing of new rows; drop duplicates before rows "
+        "are split (drop_duplicates)"
     ]
 
 

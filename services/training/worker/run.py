@@ -52,7 +52,7 @@ class Limits:
 
     Args:
         stop_seconds: how long it may take to stop before it is killed.
-        library_bytes: what its libraries take, beside the memory that its job declares.
+        library_bytes: what its libraries may keep, beside the memory that its job declares.
     """
 
     stop_seconds: float = 5.0

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lepton.v1 import training_pb2
@@ -48,6 +49,28 @@ async def _import(house: House, name: str, rows: int) -> None:
     else:
         table = digits(rows)
         await house.import_table(name, {"image": table["image"].to_pylist(), "y": table["digit"].to_pylist()}, "y")
+
+
+async def test_rows_that_judge_a_child_and_taught_its_parent_are_warned_of(busy_house: House) -> None:
+    draw = np.random.default_rng(0)
+    xs = draw.standard_normal(400).round(6).tolist()
+    columns = {"x": xs, "y": [2 * x + 1 for x in xs]}
+    await busy_house.import_table("some", {name: values[:300] for name, values in columns.items()}, "y")
+    await busy_house.import_table("all", columns, "y")
+    await busy_house.import_table("others", {name: values[300:] for name, values in columns.items()}, "y")
+    async with busy_house.worker():
+        await _ended(busy_house, family="linear_regression", model="m", dataset="some@1")
+        warnings = {
+            (dataset, seed): (
+                await _ended(
+                    busy_house, kind=FINE_TUNE, family="", base_version="m@1", dataset=f"{dataset}@1", seed=seed
+                )
+            ).warnings
+            for dataset, seed in (("some", 0), ("some", 1), ("all", 0), ("others", 0))
+        }
+    assert not [text for key in (("some", 0), ("others", 0)) for text in warnings[key]]
+    for key in (("some", 1), ("all", 0)):
+        assert "are among those that m@1 learned from" in warnings[key][0]
 
 
 # torch's exporter takes some seconds, twice.

@@ -81,9 +81,9 @@ async def test_what_a_job_takes_makes_no_update_and_a_new_start_begins_anew(hous
     assert updates[-1].usage == usage
 
 
-async def _rows(house: House, name: str, rows: int = 600) -> str:
+async def _rows(house: House, name: str, rows: int = 600, seed: int = 3) -> str:
     """Import two numbers that tell the target somewhat, a column that gives it away, and a rare class."""
-    draw = np.random.default_rng(3)
+    draw = np.random.default_rng(seed)
     x = draw.standard_normal((rows, 2)).round(4)
     bad = x.sum(axis=1) + 0.5 * draw.standard_normal(rows) > 2.6
     columns: dict[str, Any] = {"a": x[:, 0], "b": x[:, 1], "closed": np.where(bad, "yes", "no")}
@@ -93,7 +93,7 @@ async def _rows(house: House, name: str, rows: int = 600) -> str:
 async def test_jobs_of_each_kind_have_reports_warnings_and_usage(
     busy_house: House, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    rows, more = await _rows(busy_house, "leaky"), await _rows(busy_house, "more", 300)
+    rows, more = await _rows(busy_house, "leaky"), await _rows(busy_house, "more", 300, 4)
     people = busy_house.people
     async with busy_house.worker():
         spec = training_pb2.JobSpec(
@@ -133,8 +133,8 @@ async def test_jobs_of_each_kind_have_reports_warnings_and_usage(
             {metric.name: metric.value for metric in job.evaluation.metrics}["accuracy"], rel=1e-5
         )
         assert found["curves"][0]["roc_auc"] > 0.9
-        # The libraries alone take more than that, no such job ever a gigabyte.
-        assert 20 << 20 < job.usage.peak_memory_bytes < 1 << 30
+        # Its libraries are not its own; no such job ever takes a gigabyte.
+        assert 1 << 20 < job.usage.peak_memory_bytes < 1 << 30
         assert 0.01 < job.usage.core_seconds < 60
         assert job.usage.peak_gpu_memory_bytes == 0
     logged = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
