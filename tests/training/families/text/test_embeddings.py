@@ -8,6 +8,8 @@ import torch
 
 from lepton.v1 import common_pb2
 from servicekit.errors import InvalidArgument
+from services.inference.predict.texts import TextReader
+from services.inference.serving.model import InputSpec
 from services.training.child.messages import signature_to_proto
 from services.training.domain.families import fitting
 from services.training.domain.families.parity import measure_parity
@@ -58,6 +60,16 @@ def test_vectors_have_length_one_and_their_signature(embedder: TextModel, graph:
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     (output,) = session.get_outputs()
     assert (output.name, output.type, output.shape[1]) == ("embedding", "tensor(float)", 32)
+
+
+def test_text_that_spells_the_padding_token_is_served_as_it_was_learned(embedder: TextModel, graph: bytes) -> None:
+    texts: list[str | tuple[str, str]] = ["质量[PAD]太差了", "房间很干净，服务也好", "[PAD]"]
+    inputs = {name: InputSpec(name, "INT64", (-1, -1), "batch") for name in ("input_ids", "attention_mask")}
+    reader = TextReader.load(embedder.files()["tokenizer.json"], inputs)
+    assert reader is not None
+    (feed,) = reader.batches(texts)
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(["embedding"], feed)[0], embedder.embed(texts), atol=1e-5)
 
 
 def test_same_rows_and_seed_give_the_same_files_and_these_give_the_model_again() -> None:

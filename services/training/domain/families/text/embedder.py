@@ -19,6 +19,7 @@ from services.training.domain.families.text.network import (
     Learner,
     encoder_config,
     mean_of_tokens,
+    without_padding,
 )
 
 
@@ -38,8 +39,9 @@ class Embedder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return (rows, size) vectors of (rows, tokens) ids and mask."""
-        found = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return nn.functional.normalize(mean_of_tokens(found, attention_mask), dim=1)
+        shown = without_padding(input_ids, attention_mask, self.config.pad_token_id)
+        found = self.encoder(input_ids=input_ids, attention_mask=shown).last_hidden_state
+        return nn.functional.normalize(mean_of_tokens(found, shown), dim=1)
 
 
 class PairLearner(nn.Module):
