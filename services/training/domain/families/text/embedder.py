@@ -69,6 +69,9 @@ class ContrastiveLoss:
         temperature: by which cosines are divided.
     """
 
+    # Every row is a wrong answer to the others: of a part of a batch it is another function.
+    compares_rows = True
+
     def __init__(self, temperature: float) -> None:
         self._temperature = temperature
 
