@@ -84,10 +84,15 @@ def test_same_rows_and_seed_give_the_same_files_and_these_give_the_model_again()
 
 def test_fine_tune_begins_where_its_parent_ended_and_leaves_it_as_it_was(embedder: TextModel) -> None:
     before = embedder.files()
-    child = fit(halves(64, start=2000), "second", {"learning_rate": 1e-6}, base=embedder)
+    given = {"learning_rate": 1e-6, "layers": 2, "hidden_size": 64}
+    child = fit(halves(64, start=2000), "second", given, base=embedder)
     np.testing.assert_allclose(child.embed(["好", "不好"]), embedder.embed(["好", "不好"]), atol=1e-3)
     assert embedder.files() == before
     assert child.files()["weights.safetensors"] != before["weights.safetensors"]
+    # It tells the network that it has, not what the fit was given.
+    named = ("layers", "hidden_size", "heads", "max_tokens", "dropout")
+    assert [child.hyperparameters[name] for name in named] == [1, 32, 2, 64, 0.0]
+    assert child.hyperparameters["vocabulary"] == embedder.tokenizer.get_vocab_size()
 
 
 def test_fine_tune_of_the_last_layer_leaves_the_table_of_tokens(embedder: TextModel) -> None:

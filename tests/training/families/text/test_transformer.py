@@ -135,11 +135,14 @@ def test_pretraining_comes_first_and_learns_to_guess() -> None:
 def test_fine_tune_begins_where_its_parent_ended_and_leaves_it_as_it_was() -> None:
     parent, _ = _fit(_moods())
     before = parent.files()
-    child, _ = _fit(_moods(100, seed=2), {"epochs": 1, "learning_rate": 1e-6}, base=parent)
+    given = {"epochs": 1, "learning_rate": 1e-6, "layers": 2, "hidden_size": 64, "phrases": "off"}
+    child, _ = _fit(_moods(100, seed=2), given, base=parent)
     assert fitting.evaluate(child, _moods(seed=1)).metrics["accuracy"] > 0.97
     assert parent.files() == before
     assert child.files()["weights.safetensors"] != before["weights.safetensors"]
     assert child.files()["tokenizer.json"] == before["tokenizer.json"]
+    # It tells the network that it has, not what the fit was given.
+    assert [child.hyperparameters[name] for name in ("layers", "hidden_size", "phrases")] == [1, 32, "on"]
 
 
 def test_fine_tune_of_the_last_layer_leaves_the_encoder() -> None:

@@ -1,11 +1,13 @@
 """Fits a network that reads series, by the loop of all networks, and sets how wide its intervals are."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
+from services.training.domain.families.catalog import resolve_hyperparameters
 from services.training.domain.families.frame import Array, Column
 from services.training.domain.families.model import Run
 from services.training.domain.families.neural.rows import class_weights, set_aside
@@ -38,6 +40,8 @@ def fit_rnn(
     from services.training.domain.families.series.network import load_network, network_files, new_network
 
     check_settings(run, target)
+    if base is not None:
+        run = replace(run, settings=settings_from(base, run))
     steps = series_steps(table, columns)
     aside = _last_rows(len(truth)) if target.horizon else set_aside(len(truth), run)
     kept = np.flatnonzero(~aside)
@@ -60,6 +64,26 @@ def fit_rnn(
     if target.horizon:
         _set_widening(network, steps[aside], truth[aside], run.number("coverage"))
     return SeriesModel("rnn", dict(run.settings), columns, target, "ignore", network)
+
+
+def settings_from(base: SeriesModel, run: Run) -> dict[str, int | float | str | bool]:
+    """Return a run's settings with what a base brings along, so that a model tells what it is and is judged alike.
+
+    Its network stays as it is. Its season and coverage count where the run's are the defaults: a resolved setting does
+    not tell whether somebody asked for it.
+    """
+    shape = base.network.shape
+    named = ("cell", "hidden_size", "layers", "dropout", "linear_steps", "scaling")
+    found = dict(run.settings) | {name: getattr(shape, name) for name in named}
+    found["bidirectional"] = "yes" if shape.bidirectional else "no"
+    defaults = resolve_hyperparameters(base.family, {})
+    for name in ("season", "coverage"):
+        if found[name] == defaults[name]:
+            found[name] = base.hyperparameters[name]
+    if shape.is_forecast:
+        found["start"] = "season" if shape.season else "mean"
+        found["season"] = shape.season or found["season"]
+    return found
 
 
 def check_settings(run: Run, target: Target) -> None:
