@@ -22,6 +22,8 @@ _DEFAULT_MEMORY_BYTES = 1 << 30
 _DEFAULT_TRIALS, _PARALLEL_TRIALS = 20, 2
 # It waits for its trials most of the time.
 _STUDY_CORES, _STUDY_MEMORY_BYTES = 0.1, 256 << 20
+# As the domain's targets call it, whose module loads what the service can do without.
+_EMBEDDING = "embedding"
 _KINDS_WITH_BASE = (pb.JOB_KIND_FINE_TUNE, pb.JOB_KIND_EVALUATE)
 _KINDS_WITH_BODY = (pb.JOB_KIND_FIT, pb.JOB_KIND_TUNE)
 # Weights, their gradients, the optimizer's two moments, the base, the export, and what is made of these for a moment.
@@ -49,8 +51,7 @@ class SpecCheck:
         """
         spec = pb.JobSpec()
         spec.CopyFrom(given)
-        if spec.kind in _KINDS_WITH_BASE:
-            await self._resolve_base(spec)
+        task_of_base = await self._resolve_base(spec) if spec.kind in _KINDS_WITH_BASE else ""
         memory_bytes = _DEFAULT_MEMORY_BYTES
         has_body = spec.kind in _KINDS_WITH_BODY and bool(spec.base_version)
         if has_body:
@@ -67,7 +68,7 @@ class SpecCheck:
             # Completed: what a job was run with stays readable, whatever later defaults are.
             for name, value in settings.items():
                 spec.hyperparameters[name] = json.dumps(value)
-            _check_workers(spec)
+            _check_workers(spec, task_of_base or str(settings.get("task", "")))
             spec.model = spec.model or find_family(spec.family).name.replace("_", "-")
         await self._resolve_dataset(spec)
         # First: a study's are its trials', whose cost they tell.
@@ -80,7 +81,8 @@ class SpecCheck:
             raise InvalidArgument("handle_unknown must be ignore or error", reason="BAD_HANDLE_UNKNOWN")
         return spec
 
-    async def _resolve_base(self, spec: pb.JobSpec) -> None:
+    async def _resolve_base(self, spec: pb.JobSpec) -> str:
+        """Fix what a job goes on from, or scores; return that version's task."""
         if not spec.base_version:
             raise InvalidArgument("base_version is required: name@number or name@alias", reason="BASE_REQUIRED")
         base = await self._ready(spec.base_version)
@@ -100,6 +102,7 @@ class SpecCheck:
         spec.target = _agreed("target", spec.target, base.signature.target, spec.base_version)
         if spec.kind == pb.JOB_KIND_FINE_TUNE:
             spec.model = spec.model or base.model
+        return base.signature.task
 
     async def _resolve_body(self, spec: pb.JobSpec) -> int:
         """Fix what a fit begins from; return the size of its weights, bytes."""
@@ -136,8 +139,16 @@ class SpecCheck:
                 )
 
 
-def _check_workers(spec: pb.JobSpec) -> None:
-    if spec.workers > 1 and not find_family(spec.family).is_network:
+def _check_workers(spec: pb.JobSpec, task: str) -> None:
+    if spec.workers <= 1:
+        return
+    if task == _EMBEDDING:
+        raise InvalidArgument(
+            "embeddings are trained by one process, for each text is told apart from all others of its batch, and "
+            "workers see a part of it: leave workers out",
+            reason="ONE_WORKER_ONLY",
+        )
+    if not find_family(spec.family).is_network:
         networks = ", ".join(family.name for family in FAMILIES.values() if family.is_network)
         raise InvalidArgument(
             f"{spec.family} is trained by one process: leave workers out, or choose one of {networks}",

@@ -328,7 +328,11 @@ class _JobRun:
             job_epoch=self._epoch,
             parent=self._spec.base_version,
             libraries={name: library_version(name) for name in _LIBRARIES},
-            hyperparameters=dict(self._spec.hyperparameters),
+            hyperparameters={
+                # A network brings its own along, whatever the job's defaults are.
+                name: json.dumps(model.hyperparameters[name]) if name in model.hyperparameters else value
+                for name, value in self._spec.hyperparameters.items()
+            },
             family=self._spec.family,
             seed=self._spec.seed,
         )

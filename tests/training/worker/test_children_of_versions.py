@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lepton.v1 import training_pb2
 from tests.training.families.image.test_cnn import digits
+from tests.training.families.series.series_tables import SEASON, waves
 from tests.training.house import FAILED, FINE_TUNE, SUCCEEDED, House, refused
 
 IMAGES: dict[str, object] = {"epochs": 1, "image_size": 8, "width": 8, "channels": "grey"}
@@ -94,6 +97,20 @@ async def test_child_names_its_parent_and_is_scored_on_its_rows(busy_house: Hous
     # On the same rows as the parent: as many, at least.
     assert version.evaluations[1].rows == (await busy_house.developer.get("m@1")).evaluations[0].rows
     assert all(scores.metrics for scores in version.evaluations)
+
+
+async def test_fine_tune_tells_the_shape_and_the_season_that_it_has_from_its_parent(busy_house: House) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(waves(150), sink)
+    await busy_house.import_parquet("waves", sink.getvalue().to_pybytes(), "wave_next")
+    given = {"epochs": 1, "hidden_size": 4, "season": SEASON, "coverage": 0.95}
+    async with busy_house.worker():
+        await _ended(busy_house, family="rnn", model="w", dataset="waves@1", hyperparameters=_json(given))
+        spec: dict[str, Any] = {"kind": FINE_TUNE, "family": "", "base_version": "w@1", "dataset": "waves@1"}
+        await _ended(busy_house, **spec, hyperparameters=_json({"epochs": 2}))
+    told = (await busy_house.developer.get("w@2")).lineage.hyperparameters
+    expected = given | {"epochs": 2, "cell": "gru"}
+    assert {name: json.loads(told[name]) for name in expected} == expected
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from services.training.domain.families.regression import fit_linear
 from services.training.domain.families.schema import Schema
 from services.training.domain.families.series.fit import fit_rnn
 from services.training.domain.families.series.model import SeriesModel
+from services.training.domain.families.series.split import latest_rows
 from services.training.domain.families.series.steps import describe_series, series_steps
 from services.training.domain.families.single_column import describe_single, row_texts
 from services.training.domain.families.target import Target, describe_forecast, describe_target, target_values
@@ -145,12 +146,14 @@ def readable_rows(
 def hold_out(table: pa.Table, target: Target, seed: int, fraction: float = 0.1) -> tuple[pa.Table, pa.Table]:
     """Return the rows without, and those of, a held-out share; drawn by seed, from each class its share, order kept.
 
-    One row at least is held out, and one row of each class at least stays. Of forecasts the last rows are held out:
-    rows beside each other hold the same steps.
+    One row at least is held out, and one row of each class at least stays. Of forecasts the last rows of each
+    series are held out: rows beside each other hold the same steps.
     """
     if target.horizon:
-        cut = table.num_rows - max(1, round(table.num_rows * fraction))
-        return table.slice(0, cut), table.slice(cut)
+        latest = latest_rows(table, target.name, fraction)
+        if not latest.any():
+            latest[-1:] = True
+        return table.filter(pa.array(~latest)), table.filter(pa.array(latest))
     draw = np.random.default_rng(seed)
     chosen = np.zeros(table.num_rows, dtype=bool)
     groups = [np.arange(table.num_rows)]

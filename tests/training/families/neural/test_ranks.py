@@ -8,10 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import distributed, multiprocessing, nn
 
-from services.training.domain.families.catalog import FAMILIES
+from servicekit.errors import InvalidArgument
+from services.training.domain.families.catalog import FAMILIES, resolve_hyperparameters
+from services.training.domain.families.model import Run
 from services.training.domain.families.neural.batches import Batches, Rows
+from services.training.domain.families.neural.loop import train_here
 from services.training.domain.families.neural.ranks import RankBatches, Ranks, share_buffers, weight_of
 from services.training.domain.families.neural.synchronised import SynchronisedBatchNorm2d
+from services.training.domain.families.neural.training import Training
+from services.training.domain.families.text.embedder import ContrastiveLoss
 
 
 def _batches(count: int, size: int, seed: int, rank: int, ranks: int) -> RankBatches:
@@ -51,6 +56,18 @@ def test_mean_of_the_ranks_losses_is_the_loss_of_the_batch(
     parts = [next(iter(RankBatches([(odds, goals)], Ranks(rank, ranks), weight_of(loss)))) for rank in range(ranks)]
     mean = sum(float(loss(inputs, part)) * share for inputs, part, share, _ in parts) / ranks
     assert mean == pytest.approx(float(loss(odds, goals)), rel=1e-12)
+
+
+def test_loss_that_compares_rows_is_not_taken_of_parts() -> None:
+    loss, ids = ContrastiveLoss(0.05), torch.tensor([[0, 1], [2, 3]])
+    vectors = nn.functional.normalize(torch.randn(2, 2, 4), dim=2)
+    # Why: a part of one row has nothing to tell it apart from.
+    assert float(loss(vectors[:1], ids[:1])) == 0.0
+    training = Training(nn.Linear(4, 4), loss, Rows(vectors, ids))
+    run = Run(resolve_hyperparameters("transformer", {"task": "embedding"}), 0, lambda _: None, lambda: False)
+    with pytest.raises(InvalidArgument, match="one worker") as refused:
+        train_here(training, run, Ranks(0, 2))
+    assert refused.value.reason == "ONE_WORKER_ONLY"
 
 
 def test_what_is_drawn_at_a_step_is_of_the_seed_the_step_and_the_rank() -> None:

@@ -1,5 +1,7 @@
 """Windows of made series, as the data service makes them."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 
@@ -22,6 +24,15 @@ def waves(count: int = 400, *, longest: int = 24, shortest: int = 24, noise: flo
             "wave_next": [wave[end + 1 : end + 1 + HORIZON].tolist() for end in ends],
         }
     )
+
+
+def shops(noises: Mapping[str, float], count: int = 200) -> pa.Table:
+    """Return windows of a noisy wave a shop, one shop after another, as the data service makes them."""
+    parts = [
+        waves(count, noise=noise).select(["time", "wave", "wave_next"]).add_column(0, "shop", [[shop] * (count + 1)])
+        for shop, noise in noises.items()
+    ]
+    return pa.concat_tables(parts)
 
 
 def rising_or_falling(count: int = 300) -> pa.Table:

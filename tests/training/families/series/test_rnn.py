@@ -153,6 +153,29 @@ def test_fine_tune_of_the_last_layer_leaves_the_recurrent_ones() -> None:
     assert {"head.weight", "head.bias", "linear.weight", "widening"} == changed
 
 
+def test_fine_tune_tells_the_network_that_it_has_and_is_judged_as_its_parent() -> None:
+    shape = {"hidden_size": 4, "cell": "lstm", "linear_steps": 6, "scaling": "global", "dropout": 0.0}
+    table = waves(150)
+    parent, held_out = train_any(
+        "rnn", table, "wave_next", {**shape, "epochs": 2, "season": SEASON, "start": "season", "coverage": 0.95}
+    )
+    child, _ = train_any("rnn", table, "wave_next", {"epochs": 1, "learning_rate": 1e-6}, base=parent)
+    told = ("season", "start", "coverage", "layers", "bidirectional", *shape)
+    assert {name: child.hyperparameters[name] for name in told} == {name: parent.hyperparameters[name] for name in told}
+    # Hardly changed, it is as good by the same measure.
+    was, now = (fitting.evaluate(model, held_out).metrics for model in (parent, child))
+    assert now["mase"] == pytest.approx(was["mase"], rel=0.01)
+    assert now["mean_interval_width"] == pytest.approx(was["mean_interval_width"], rel=0.05)
+    loaded = fitting.load(child.files())
+    assert fitting.evaluate(loaded, held_out).metrics == now
+
+
+def test_fine_tune_takes_a_season_and_a_coverage_that_are_asked_for() -> None:
+    parent, _ = train_any("rnn", waves(150), "wave_next", {**SMALL, "season": SEASON, "coverage": 0.95})
+    child, _ = train_any("rnn", waves(150), "wave_next", {"epochs": 1, "season": 6, "coverage": 0.5}, base=parent)
+    assert (child.hyperparameters["season"], child.hyperparameters["coverage"]) == (6, 0.5)
+
+
 def test_fit_that_was_cut_ends_with_the_same_files() -> None:
     table = waves(200, shortest=3)
     whole, _ = train_any("rnn", table, "wave_next", SMALL)

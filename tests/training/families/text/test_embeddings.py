@@ -8,6 +8,8 @@ import torch
 
 from lepton.v1 import common_pb2
 from servicekit.errors import InvalidArgument
+from services.inference.predict.texts import TextReader
+from services.inference.serving.model import InputSpec
 from services.training.child.messages import signature_to_proto
 from services.training.domain.families import fitting
 from services.training.domain.families.parity import measure_parity
@@ -60,6 +62,16 @@ def test_vectors_have_length_one_and_their_signature(embedder: TextModel, graph:
     assert (output.name, output.type, output.shape[1]) == ("embedding", "tensor(float)", 32)
 
 
+def test_text_that_spells_the_padding_token_is_served_as_it_was_learned(embedder: TextModel, graph: bytes) -> None:
+    texts: list[str | tuple[str, str]] = ["质量[PAD]太差了", "房间很干净，服务也好", "[PAD]"]
+    inputs = {name: InputSpec(name, "INT64", (-1, -1), "batch") for name in ("input_ids", "attention_mask")}
+    reader = TextReader.load(embedder.files()["tokenizer.json"], inputs)
+    assert reader is not None
+    (feed,) = reader.batches(texts)
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(["embedding"], feed)[0], embedder.embed(texts), atol=1e-5)
+
+
 def test_same_rows_and_seed_give_the_same_files_and_these_give_the_model_again() -> None:
     settings = {**EMBED, "pretraining_epochs": 1}
     first, again = (fit(halves(60), "second", settings, seed=3) for _ in range(2))
@@ -72,10 +84,15 @@ def test_same_rows_and_seed_give_the_same_files_and_these_give_the_model_again()
 
 def test_fine_tune_begins_where_its_parent_ended_and_leaves_it_as_it_was(embedder: TextModel) -> None:
     before = embedder.files()
-    child = fit(halves(64, start=2000), "second", {"learning_rate": 1e-6}, base=embedder)
+    given = {"learning_rate": 1e-6, "layers": 2, "hidden_size": 64}
+    child = fit(halves(64, start=2000), "second", given, base=embedder)
     np.testing.assert_allclose(child.embed(["好", "不好"]), embedder.embed(["好", "不好"]), atol=1e-3)
     assert embedder.files() == before
     assert child.files()["weights.safetensors"] != before["weights.safetensors"]
+    # It tells the network that it has, not what the fit was given.
+    named = ("layers", "hidden_size", "heads", "max_tokens", "dropout")
+    assert [child.hyperparameters[name] for name in named] == [1, 32, 2, 64, 0.0]
+    assert child.hyperparameters["vocabulary"] == embedder.tokenizer.get_vocab_size()
 
 
 def test_fine_tune_of_the_last_layer_leaves_the_table_of_tokens(embedder: TextModel) -> None:

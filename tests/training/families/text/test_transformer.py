@@ -6,13 +6,17 @@ import numpy as np
 import onnxruntime
 import pyarrow as pa
 import pytest
+import torch
 
 from servicekit.errors import InvalidArgument
+from services.inference.predict.texts import TextReader
+from services.inference.serving.model import InputSpec
 from services.training.domain.families import fitting
 from services.training.domain.families.catalog import resolve_hyperparameters
 from services.training.domain.families.model import Model, Progress, Run, Stopped
 from services.training.domain.families.parity import measure_parity
 from services.training.domain.families.text.model import TextModel
+from services.training.domain.families.text.network import cropped
 
 SMALL: dict[str, object] = {
     "layers": 1,
@@ -75,6 +79,27 @@ def test_padding_changes_no_answer() -> None:
     np.testing.assert_allclose(alone, beside, atol=1e-6)
 
 
+def test_text_that_spells_the_padding_token_is_served_as_it_was_learned() -> None:
+    model, _ = _fit(_moods(), {"epochs": 2})
+    assert isinstance(model, TextModel)
+    inputs = {name: InputSpec(name, "INT64", (-1, -1), "batch") for name in ("input_ids", "attention_mask")}
+    reader = TextReader.load(model.files()["tokenizer.json"], inputs)
+    assert reader is not None
+    texts = ["the room is [PAD] not good", "this book [PAD]", "[PAD]", "[PAD] is nice [PAD] !", "not great ! ! ! !"]
+    (feed,) = reader.batches(texts)
+    session = onnxruntime.InferenceSession(model.export(), providers=["CPUExecutionProvider"])
+    expected = model.predict(pa.table({"text": texts})).probabilities
+    assert expected is not None
+    np.testing.assert_allclose(session.run(["probabilities"], feed)[0], expected, atol=1e-5)
+
+
+def test_padding_within_a_text_costs_it_no_token_behind() -> None:
+    ids, mask = cropped(torch.tensor([[2, 5, 0, 7, 9, 0], [2, 4, 0, 0, 0, 0]]))
+    assert ids.tolist() == [[2, 5, 0, 7, 9], [2, 4, 0, 0, 0]]
+    assert mask.tolist() == [[1, 1, 0, 1, 1], [1, 1, 0, 0, 0]]
+    assert [part.shape for part in cropped(torch.zeros((2, 3), dtype=torch.int64))] == [(2, 0), (2, 0)]
+
+
 def test_same_rows_and_seed_give_the_same_files_and_another_seed_others() -> None:
     settings = {"epochs": 1, "pretraining_epochs": 1}
     first, again, other = (_fit(_moods(), settings, seed=seed)[0] for seed in (3, 3, 4))
@@ -110,11 +135,14 @@ def test_pretraining_comes_first_and_learns_to_guess() -> None:
 def test_fine_tune_begins_where_its_parent_ended_and_leaves_it_as_it_was() -> None:
     parent, _ = _fit(_moods())
     before = parent.files()
-    child, _ = _fit(_moods(100, seed=2), {"epochs": 1, "learning_rate": 1e-6}, base=parent)
+    given = {"epochs": 1, "learning_rate": 1e-6, "layers": 2, "hidden_size": 64, "phrases": "off"}
+    child, _ = _fit(_moods(100, seed=2), given, base=parent)
     assert fitting.evaluate(child, _moods(seed=1)).metrics["accuracy"] > 0.97
     assert parent.files() == before
     assert child.files()["weights.safetensors"] != before["weights.safetensors"]
     assert child.files()["tokenizer.json"] == before["tokenizer.json"]
+    # It tells the network that it has, not what the fit was given.
+    assert [child.hyperparameters[name] for name in ("layers", "hidden_size", "phrases")] == [1, 32, "on"]
 
 
 def test_fine_tune_of_the_last_layer_leaves_the_encoder() -> None:

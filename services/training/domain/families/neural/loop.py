@@ -16,7 +16,7 @@ from servicekit.errors import InvalidArgument
 from services.training.domain.families.checkpoints import Checkpoint
 from services.training.domain.families.model import Progress, Run, Stopped
 from services.training.domain.families.neural.batches import Batches, Learnable, Rows
-from services.training.domain.families.neural.ranks import RankBatches, Ranks, share_buffers, weight_of
+from services.training.domain.families.neural.ranks import RankBatches, Ranks, check_parts, share_buffers, weight_of
 from services.training.domain.families.neural.snapshot import Position, Snapshot, position_of
 from services.training.domain.families.neural.synchronised import synchronise
 from services.training.domain.families.neural.training import TRAINING_PHASE, Loss, Training
@@ -60,6 +60,7 @@ def train_network(
 def train_here(training: Training, run: Run, ranks: Ranks | None = None) -> None:
     """Train a network in this process, which may be one of several side by side."""
     ranks = ranks or Ranks()
+    check_parts(training.loss, ranks)
     network, rows, aside, lengths = training.network, training.rows, training.aside, training.lengths
     torch.set_num_threads(run.threads)
     if ranks.is_many and run.settings.get("sync_batchnorm") == "on":

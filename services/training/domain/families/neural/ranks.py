@@ -1,7 +1,9 @@
 """Processes that train one network side by side: which rows of a batch each takes, and what they tell each other.
 
-A step of several is the step of one, up to rounding: their parts together are the batch, each counts by its share of
-it, and what they draw at random follows from the seed, the step and the rank alone.
+Their parts together are the batch, each counts by its share of it, and what they draw at random follows from the seed,
+the step and the rank alone. So a step of several is the step of one, up to rounding, where nothing is drawn, the loss
+is a mean over rows, and no layer looks at other rows. With dropout, or where hidden tokens are guessed, it is a step of
+the same kind. A loss that compares a batch's rows with each other is another function of a part: it is refused.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from servicekit.errors import InvalidArgument
 from services.training.domain.families.neural.training import Loss
 
 _MIX = 1_000_003
@@ -81,6 +84,19 @@ class RankBatches:
                 # Whoever has no row still takes part in the step: by one that counts nothing.
                 part, share = slice(0, 1), 0.0
             yield inputs[part], goals[part], share * self.ranks.count, len(goals)
+
+
+def check_parts(loss: Loss, ranks: Ranks) -> None:
+    """Check that a loss may be taken of parts of a batch, where it is.
+
+    Raises:
+        InvalidArgument: it compares the rows of a batch with each other: of a part of one row it would be 0.
+    """
+    if ranks.is_many and getattr(loss, "compares_rows", False):
+        raise InvalidArgument(
+            "this is learned from how a batch's rows differ, and workers see a part of it: train with one worker",
+            reason="ONE_WORKER_ONLY",
+        )
 
 
 def share_buffers(network: nn.Module) -> None:

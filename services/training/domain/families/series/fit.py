@@ -1,22 +1,25 @@
 """Fits a network that reads series, by the loop of all networks, and sets how wide its intervals are."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
+from services.training.domain.families.catalog import resolve_hyperparameters
 from services.training.domain.families.frame import Array, Column
 from services.training.domain.families.model import Run
 from services.training.domain.families.neural.rows import class_weights, set_aside
 from services.training.domain.families.series.model import SeriesModel
+from services.training.domain.families.series.split import latest_rows
 from services.training.domain.families.series.steps import series_steps, target_channel
 from services.training.domain.families.target import Target
 
 if TYPE_CHECKING:
     from services.training.domain.families.series.network import SeriesNetwork, Shape
 
-# The last share of the rows, which a forecast's intervals are measured on.
+# The last share of each series' rows, which a forecast's intervals are measured on.
 _ASIDE = 0.1
 _LEAST_ASIDE_ROWS = 10
 
@@ -38,8 +41,10 @@ def fit_rnn(
     from services.training.domain.families.series.network import load_network, network_files, new_network
 
     check_settings(run, target)
+    if base is not None:
+        run = replace(run, settings=settings_from(base, run))
     steps = series_steps(table, columns)
-    aside = _last_rows(len(truth)) if target.horizon else set_aside(len(truth), run)
+    aside = _latest(table, target) if target.horizon else set_aside(len(truth), run)
     kept = np.flatnonzero(~aside)
     if base is None:
         network = new_network(_shape(columns, steps.shape[1], target, run), run.seed)
@@ -60,6 +65,26 @@ def fit_rnn(
     if target.horizon:
         _set_widening(network, steps[aside], truth[aside], run.number("coverage"))
     return SeriesModel("rnn", dict(run.settings), columns, target, "ignore", network)
+
+
+def settings_from(base: SeriesModel, run: Run) -> dict[str, int | float | str | bool]:
+    """Return a run's settings with what a base brings along, so that a model tells what it is and is judged alike.
+
+    Its network stays as it is. Its season and coverage count where the run's are the defaults: a resolved setting does
+    not tell whether somebody asked for it.
+    """
+    shape = base.network.shape
+    named = ("cell", "hidden_size", "layers", "dropout", "linear_steps", "scaling")
+    found = dict(run.settings) | {name: getattr(shape, name) for name in named}
+    found["bidirectional"] = "yes" if shape.bidirectional else "no"
+    defaults = resolve_hyperparameters(base.family, {})
+    for name in ("season", "coverage"):
+        if found[name] == defaults[name]:
+            found[name] = base.hyperparameters[name]
+    if shape.is_forecast:
+        found["start"] = "season" if shape.season else "mean"
+        found["season"] = shape.season or found["season"]
+    return found
 
 
 def check_settings(run: Run, target: Target) -> None:
@@ -99,17 +124,15 @@ def widening(predicted: Array, lower: Array, upper: Array, truth: Array, coverag
     return np.asarray(np.sort(scores, axis=0)[rank - 1])
 
 
-def _last_rows(count: int) -> Array:
-    """Return which rows set the intervals: the last ones, for windows beside each other hold the same steps."""
-    aside = np.zeros(count, dtype=bool)
-    size = round(count * _ASIDE)
-    if size < _LEAST_ASIDE_ROWS:
+def _latest(table: pa.Table, target: Target) -> Array:
+    """Return which rows set the intervals: each series' last, for windows beside each other hold the same steps."""
+    aside = latest_rows(table, target.name, _ASIDE)
+    if aside.sum() < _LEAST_ASIDE_ROWS:
         raise InvalidArgument(
-            f"{count} windows are too few to forecast from: a tenth of them tells how wide intervals are, and that "
-            f"must be {_LEAST_ASIDE_ROWS} at least",
+            f"{len(aside)} windows are too few to forecast from: a tenth of them tells how wide intervals are, and "
+            f"that must be {_LEAST_ASIDE_ROWS} at least",
             reason="TOO_FEW_ROWS",
         )
-    aside[-size:] = True
     return aside
 
 

@@ -19,6 +19,7 @@ from services.training.domain.families.text.network import (
     Learner,
     encoder_config,
     mean_of_tokens,
+    without_padding,
 )
 
 
@@ -38,8 +39,9 @@ class Embedder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return (rows, size) vectors of (rows, tokens) ids and mask."""
-        found = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return nn.functional.normalize(mean_of_tokens(found, attention_mask), dim=1)
+        shown = without_padding(input_ids, attention_mask, self.config.pad_token_id)
+        found = self.encoder(input_ids=input_ids, attention_mask=shown).last_hidden_state
+        return nn.functional.normalize(mean_of_tokens(found, shown), dim=1)
 
 
 class PairLearner(nn.Module):
@@ -66,6 +68,9 @@ class ContrastiveLoss:
     Args:
         temperature: by which cosines are divided.
     """
+
+    # Every row is a wrong answer to the others: of a part of a batch it is another function.
+    compares_rows = True
 
     def __init__(self, temperature: float) -> None:
         self._temperature = temperature

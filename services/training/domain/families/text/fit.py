@@ -83,7 +83,8 @@ def fit_transformer(
         classifier.phrases = fit_phrases(rows.inputs.numpy(), truth[kept], weights, tokenizer, run)
     if not target.classes:
         scale_answers(classifier, spread, offset)
-    settings = dict(run.settings) | (body.shape(tokenizer) if body is not None else {})
+    brought = body.shape(tokenizer) if body is not None else base.brought_along() if base is not None else {}
+    settings = dict(run.settings) | brought
     return TextModel("transformer", settings, columns, target, "ignore", tokenizer, classifier)
 
 

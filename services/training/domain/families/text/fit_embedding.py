@@ -80,7 +80,8 @@ def fit_embedding(
     train_network(learner, ContrastiveLoss(run.number("temperature")), learned, run, watched, lengths)
     if merge is not None:
         merge()
-    settings = dict(run.settings) | (body.shape(tokenizer) if body is not None else {})
+    brought = body.shape(tokenizer) if body is not None else base.brought_along() if base is not None else {}
+    settings = dict(run.settings) | brought
     return TextModel("transformer", settings, columns, target, "ignore", tokenizer, embedder)
 
 

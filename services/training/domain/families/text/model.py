@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILE = "tokenizer.json"
 _BATCH_ROWS = 64
+
+
+def shape_settings(config: Any, tokenizer: Tokenizer) -> dict[str, int | float | str | bool]:
+    """Return the hyperparameters that an encoder is made by, of its configuration and its tokenizer."""
+    return {
+        "layers": int(config.num_hidden_layers),
+        "hidden_size": int(config.hidden_size),
+        "heads": int(config.num_attention_heads),
+        "vocabulary": tokenizer.get_vocab_size(),
+    }
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,13 @@ class TextModel:
         odds = np.exp(found.astype(np.float64) - found.max(axis=1, keepdims=True))
         probabilities = odds / odds.sum(axis=1, keepdims=True)
         return Predictions(probabilities.argmax(axis=1), probabilities)
+
+    def brought_along(self) -> dict[str, int | float | str | bool]:
+        """Return the hyperparameters that a fine-tune has from this model, whatever its own say."""
+        # The network draws as it was made to, the tokenizer cuts as it did, and phrases stay as they are.
+        kept = ("dropout", "attention_dropout", "max_tokens", "phrases")
+        found = {name: self.hyperparameters[name] for name in kept if name in self.hyperparameters}
+        return found | shape_settings(self.network.config, self.tokenizer)
 
     def embed(self, texts: list[Reading]) -> Array:
         """Return (rows, size) vectors of texts, by a model that gives them."""

@@ -42,8 +42,9 @@ class Classifier(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return (rows, classes) log odds, or (rows, 1) numbers, of (rows, tokens) ids and mask."""
-        found = token_vectors(self.encoder, input_ids, attention_mask, self.separator)
-        odds: Tensor = self.head(self.dropout(mean_of_tokens(found, attention_mask)))
+        shown = without_padding(input_ids, attention_mask, self.config.pad_token_id)
+        found = token_vectors(self.encoder, input_ids, shown, self.separator)
+        odds: Tensor = self.head(self.dropout(mean_of_tokens(found, shown)))
         # Their mean: both saw the same texts, and the sum would be too sure of itself.
         return odds if self.phrases is None else 0.5 * (odds + self.phrases(input_ids))
 
@@ -99,16 +100,28 @@ def token_vectors(encoder: nn.Module, ids: Tensor, mask: Tensor, separator: int 
     return found
 
 
+def without_padding(ids: Tensor, mask: Tensor, padding: int) -> Tensor:
+    """Return a (rows, tokens) mask that shows no padding, whatever it showed before.
+
+    A text may spell the padding token itself, and whoever serves it masks what a tokenizer adds alone: training looks
+    at ids. So this is the network's to do, and with it the export's.
+    """
+    return mask * (ids != padding).to(mask.dtype)
+
+
 def mean_of_tokens(vectors: Tensor, mask: Tensor) -> Tensor:
-    """Return (rows, size): the mean of (rows, tokens, size) vectors that a (rows, tokens) mask shows."""
+    """Return (rows, size): the mean of (rows, tokens, size) vectors that a (rows, tokens) mask shows; 0 of none."""
     shown = mask.unsqueeze(-1).to(vectors.dtype)
-    return (vectors * shown).sum(dim=1) / shown.sum(dim=1)
+    # A text of nothing but the padding token shows none.
+    return (vectors * shown).sum(dim=1) / shown.sum(dim=1).clamp(min=1.0)
 
 
 def cropped(ids: Tensor, padding: int = PAD_ID) -> tuple[Tensor, Tensor]:
-    """Return padded ids without what is padding in all rows, and their mask; both (rows, tokens) int64."""
+    """Return padded ids without the columns behind the last token of any row, and their mask; (rows, tokens) int64."""
     mask = ids != padding
-    width = int(mask.any(dim=0).sum())
+    # Not how many columns hold a token: padding may stand within a text that spells it.
+    filled = mask.any(dim=0).nonzero()
+    width = int(filled[-1]) + 1 if len(filled) else 0
     return ids[:, :width], mask[:, :width].to(torch.int64)
 
 

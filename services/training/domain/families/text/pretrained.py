@@ -15,7 +15,7 @@ from servicekit.errors import InvalidArgument
 from services.training.domain.families.model import Settings
 from services.training.domain.families.text.embedder import Embedder
 from services.training.domain.families.text.encoders import most_tokens, read_config
-from services.training.domain.families.text.model import TOKENIZER_FILE, TextModel
+from services.training.domain.families.text.model import TOKENIZER_FILE, TextModel, shape_settings
 from services.training.domain.families.text.network import Classifier
 
 CONFIG_FILE = "config.json"
@@ -98,12 +98,7 @@ class TextBody:
 
     def shape(self, tokenizer: Tokenizer) -> dict[str, int | float | str | bool]:
         """Return the hyperparameters that a body brings along, so that a model tells what it is."""
-        return {
-            "layers": int(self.config.num_hidden_layers),
-            "hidden_size": int(self.config.hidden_size),
-            "heads": int(self.config.num_attention_heads),
-            "vocabulary": tokenizer.get_vocab_size(),
-        }
+        return shape_settings(self.config, tokenizer)
 
     def _prepared(self, settings: Settings) -> tuple[Tokenizer, Any]:
         """Return tokenizer and configuration as a fit's settings want them."""
