@@ -10,7 +10,7 @@ from servicekit.errors import InvalidArgument
 from services.training.domain.families import fitting
 from services.training.domain.families.catalog import resolve_hyperparameters
 from services.training.domain.families.category_counts import CategoryCounts
-from services.training.domain.families.design import Scaling, design_matrix
+from services.training.domain.families.design import Scaling, category_rows, design_matrix, is_common
 from services.training.domain.families.encoding import Encoding
 from services.training.domain.families.frame import ColumnsSummary, describe_columns, normalize
 from services.training.domain.families.streamed.draws import Division, Draw, Purpose, drawn_points
@@ -104,8 +104,9 @@ def test_design_is_that_of_the_whole_table() -> None:
     parted = Parted(TableRows(table, 37), schema, Division(()))
     measured = parted.measure(50, {})
     encoded = Encoding(schema.columns).encode(normalize(table))
-    whole = design_matrix(parted.encoding, encoded, Scaling.of(encoded.numbers))
-    designs = Designs(parted.encoding, measured.numbers.scaling(), measured.common)
+    common = is_common(category_rows(parted.encoding, encoded))
+    whole = design_matrix(parted.encoding, encoded, Scaling.of(encoded.numbers), common)
+    designs = Designs(parted.encoding, measured.numbers.scaling(), measured.common())
     found = np.concatenate([design for design, _ in designs.passed(parted.parts, 2000)()])
     assert np.allclose(found, whole, rtol=1e-12, atol=1e-12)
     assert (measured.seen(measured.numbers.scaling()) == whole.any(axis=0)).all()
