@@ -70,6 +70,20 @@ def test_classes_of_series_of_any_length_are_told(settings: dict[str, object]) -
     assert parity.label_mismatches == 0
 
 
+def test_error_in_units_of_the_seasonal_one_is_left_out_where_that_is_rounding() -> None:
+    # The same season again and again, but for the last digits of the sine.
+    wave = np.sin(2 * np.pi * np.arange(160) / SEASON)
+    ends = range(24, len(wave) - HORIZON)
+    table = pa.table(
+        {
+            "wave": [wave[end - 24 : end].tolist() for end in ends],
+            "wave_next": [wave[end : end + HORIZON].tolist() for end in ends],
+        }
+    )
+    model, held_out = train_any("rnn", table, "wave_next", {**SMALL, "epochs": 1, "season": SEASON})
+    assert "mase" not in fitting.evaluate(model, held_out).metrics
+
+
 def test_padding_changes_no_answer() -> None:
     model, _ = train_any("rnn", waves(120, shortest=3), "wave_next", SMALL)
     ((_, feed),) = model.feeds(waves(1, longest=10, shortest=10).slice(0, 1))
