@@ -60,6 +60,19 @@ def test_forecast_is_exported_as_it_is(settings: dict[str, object]) -> None:
     assert measure_parity(model, model.export(), table).max_difference < 1e-5
 
 
+def test_series_of_whole_numbers_beyond_what_doubles_tell_apart_are_learned() -> None:
+    numbers = [2**53 + 1 + 2**40 * (step % 7) for step in range(160)]
+    ends = range(8, len(numbers) - 2)
+    table = pa.table(
+        {
+            "number": [numbers[end - 8 : end] for end in ends],
+            "number_next": [numbers[end : end + 2] for end in ends],
+        }
+    )
+    model, held_out = train_any("rnn", table, "number_next", {**SMALL, "epochs": 1})
+    assert fitting.evaluate(model, held_out).rows == held_out.num_rows
+
+
 @pytest.mark.parametrize("settings", [{}, {"cell": "lstm", "bidirectional": "yes", "layers": 2}, {"linear_steps": 0}])
 def test_classes_of_series_of_any_length_are_told(settings: dict[str, object]) -> None:
     table = rising_or_falling()
