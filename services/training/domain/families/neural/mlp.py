@@ -99,7 +99,7 @@ def fit_mlp(
     scale = (float(truth.mean()), float(truth.std()) or 1.0) if not target.classes else (0.0, 1.0)
     rows = Rows(from_numpy(design.astype(np.float32)), from_numpy(goals_of(truth, target, scale)))
     network = starting_network(design.shape[1], target, scale, run, base)
-    aside = set_aside(len(truth), run)
+    aside = set_aside(truth, len(target.classes), run)
     kept = from_numpy(np.flatnonzero(~aside))
     watched = rows[from_numpy(np.flatnonzero(aside))] if aside.any() else None
     loss = loss_of(

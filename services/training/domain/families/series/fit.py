@@ -39,7 +39,7 @@ def fit_rnn(
 
     check_settings(run, target)
     steps = series_steps(table, columns)
-    aside = _last_rows(len(truth)) if target.horizon else set_aside(len(truth), run)
+    aside = _last_rows(len(truth)) if target.horizon else set_aside(truth, len(target.classes), run)
     kept = np.flatnonzero(~aside)
     if base is None:
         network = new_network(_shape(columns, steps.shape[1], target, run), run.seed)
