@@ -183,7 +183,7 @@ class JobRows:
     async def _drawn(self, ref: str, seed: int, share: float = 1.0) -> pa.Table:
         dataset = await self.version(ref)
         rows = self._stream(dataset, f"streaming: {ref} is larger than the memory declared, a draw of its rows judges")
-        return await asyncio.to_thread(sample, rows, seed, self._budget.part_bytes, share)
+        return await asyncio.to_thread(sample, rows, seed, self._budget.part_bytes, share, self._voice.check_stopped)
 
     def _stream(self, dataset: data_pb2.DatasetVersion, message: str) -> RemoteRows:
         """Return a version's rows as they come, and say so."""

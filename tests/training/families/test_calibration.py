@@ -5,8 +5,10 @@ import pyarrow as pa
 import pytest
 
 from services.training.domain.families import fitting
-from services.training.domain.families.calibration import fit_calibration
+from services.training.domain.families.calibration import AS_IT_IS, Calibration, fit_calibration
+from services.training.domain.families.model import TrainedModel
 from services.training.domain.families.parity import measure_parity
+from services.training.domain.families.trees import TreesCore
 from tests.training.families.training import inputs_and, mixed, train
 
 # Deep trees on few rows learn these by heart.
@@ -53,6 +55,25 @@ def test_calibrated_trees_are_less_sure_of_what_they_learned_by_heart(classes: i
             loaded.predict(trained.held_out).probabilities, trained.model.predict(trained.held_out).probabilities
         )
     assert losses["on"] < 0.75 * losses["off"]
+
+
+@pytest.mark.parametrize("rows", [1000, 100])
+def test_fine_tune_keeps_its_bases_calibration_unless_it_calibrates_anew(rows: int) -> None:
+    base = train("boosted_trees", _noisy(1000, 2), "y", {**OVERFIT, "calibration": "on"}).model
+    new, few = _noisy(rows, 2, seed=1), {"n_estimators": 2}
+    kept, anew = (
+        train("boosted_trees", new, "y", {**few, "calibration": calibration}, base=base).model
+        for calibration in ("off", "on")
+    )
+    assert _calibration(base) != AS_IT_IS
+    assert _calibration(kept) == _calibration(base)
+    # A tenth of a hundred rows is too few to calibrate on.
+    assert (_calibration(anew) == _calibration(base)) == (rows == 100)
+
+
+def _calibration(model: TrainedModel) -> Calibration:
+    assert isinstance(model.core, TreesCore)
+    return model.core.calibration
 
 
 def test_rare_classes_of_trees_count_more_where_they_are_balanced() -> None:

@@ -40,6 +40,13 @@ def test_classification_metrics(classes: int, seed: int) -> None:
     assert scores.rows == len(truth)
 
 
+def test_f1_is_the_mean_over_classes_that_occur_or_are_predicted() -> None:
+    truth, predicted = np.array([0, 0, 1, 1, 1]), np.array([0, 3, 1, 1, 0])
+    target = Target("y", "multiclass", tuple("abcde"), "BYTES")
+    found = score(Predictions(predicted, None), truth, target).metrics["f1"]
+    assert found == pytest.approx(reference.f1_score(truth, predicted, average="macro"))
+
+
 @given(pairs=VALUES)
 def test_regression_metrics(pairs: list[tuple[float, float]]) -> None:
     values, truth = np.array(pairs).T

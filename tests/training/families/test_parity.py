@@ -63,6 +63,18 @@ def test_unknown_and_missing_values_agree(family: str) -> None:
     assert parity.label_mismatches == 0
 
 
+@pytest.mark.parametrize("family", ["logistic_regression", "boosted_trees"])
+def test_texts_that_differ_by_nuls_at_their_end_stay_apart(family: str) -> None:
+    names = ["", "\x00", "a", "a\x00", "a\x00\x00"] * 20
+    table = pa.table({"name": names, "y": [f"{len(name)}\x00" for name in names]})
+    trained = train(family, table, "y", FEW_TREES if family == "boosted_trees" else {})
+    outputs = run_onnx(trained.model, trained.model.export(), table)
+    assert set(outputs["prediction"].reshape(-1)) <= {"0\x00", "1\x00", "2\x00", "3\x00"}
+    parity = measure_parity(trained.model, trained.model.export(), table)
+    assert parity.max_difference <= 1e-6
+    assert parity.label_mismatches == 0
+
+
 def test_an_unknown_category_counts_as_none_of_the_known() -> None:
     table = inputs_and(mixed(), "value")
     trained = train("linear_regression", table, "value")

@@ -49,6 +49,12 @@ def test_a_table_that_cannot_be_learned_is_refused(
         ("boosted_trees", ["a", "a", "b", "b", "c"], "CLASS_SEEN_ONCE"),
         ("logistic_regression", [0.5, 0.5, 1.5, 1.5, 2.0], "TARGET_NOT_CLASSES"),
         ("logistic_regression", [0.0, 1.0, math.inf, 1.0, 0.0], "INFINITE_VALUE"),
+        ("logistic_regression", [b"\xff", b"a", b"\xff", b"a", b"a"], "TARGET_NOT_CLASSES"),
+        ("boosted_trees", pa.array([b"\xff", b"aa", b"\xff", b"aa", b"aa"], pa.large_binary()), "TARGET_NOT_CLASSES"),
+        ("boosted_trees", pa.array([b"ab", b"cd", b"ab", b"cd", b"cd"], pa.binary(2)), "TARGET_NOT_CLASSES"),
+        ("logistic_regression", [["a"], ["b"], ["a"], ["b"], ["a"]], "TARGET_NOT_CLASSES"),
+        ("boosted_trees", [{"a": 1}, {"a": 2}, {"a": 1}, {"a": 2}, {"a": 1}], "TARGET_NOT_CLASSES"),
+        ("linear_regression", [{"a": 1}, {"a": 2}, {"a": 1}, {"a": 2}, {"a": 1}], "TARGET_NOT_NUMERIC"),
         ("linear_regression", [0.0, 1.0, math.inf, 1.0, 0.0], "INFINITE_VALUE"),
         ("linear_regression", ["a", "a", "b", "b", "b"], "TARGET_NOT_NUMERIC"),
         ("linear_regression", [True, False, True, False, True], "TARGET_NOT_NUMERIC"),
@@ -58,6 +64,13 @@ def test_a_target_that_does_not_suit_is_refused(family: str, target: list[object
     with pytest.raises(InvalidArgument) as caught:
         train(family, pa.table({"x": [*X, 5.0], "y": target}), "y")
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("family", ["linear_regression", "boosted_trees"])
+def test_whole_numbers_beyond_what_doubles_tell_apart_are_learned(family: str) -> None:
+    table = pa.table({"x": X * 5, "y": [2**53 + 1 + row for row in range(20)]})
+    trained = train(family, table, "y", FEW_TREES if family == "boosted_trees" else {})
+    assert fitting.evaluate(trained.model, table).metrics["mae"] < 100
 
 
 def test_duplicate_names_are_refused() -> None:
@@ -81,6 +94,8 @@ def test_duplicate_names_are_refused() -> None:
         ("town", ["Bern", "Ulm", "Bern"], "UNKNOWN_CATEGORY"),
         ("label", ["low", "huge", "mid"], "UNKNOWN_CLASS"),
         ("label", ["low", None, "mid"], "TARGET_MISSING"),
+        ("label", [["low"], ["mid"], ["mid"]], "TARGET_NOT_CLASSES"),
+        ("label", [b"low", b"mid", b"mid"], "TARGET_NOT_CLASSES"),
     ],
 )
 def test_rows_that_the_model_refuses_are_not_scored(name: str, values: list[object] | None, reason: str) -> None:
@@ -119,6 +134,8 @@ def test_too_many_categories_cannot_all_be_known() -> None:
         ("linear_regression", {"epochs": 0}, "epochs must lie between 1 and 100000"),
         ("linear_regression", {"epochs": 2.5}, "whole number"),
         ("linear_regression", {"learning_rate": math.nan}, "must be a number"),
+        ("linear_regression", {"learning_rate": 10**400}, "no double holds"),
+        ("linear_regression", {"epochs": -(10**5000)}, "no double holds"),
         ("logistic_regression", {"c": "strong"}, "must be a number"),
         ("boosted_trees", {"n_estimators": True}, "must be a number"),
         ("random_forest", {}, "expected one of linear_regression, logistic_regression, boosted_trees"),

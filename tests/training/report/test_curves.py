@@ -1,5 +1,7 @@
 """Curves agree with scikit-learn's, and stay small."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from sklearn import metrics
 
 from services.training.domain.families.metrics import roc_auc
 from services.training.domain.report.curves import curves, share_interval
+from services.training.domain.report.parts import ordered_parts
 
 DRAW = np.random.default_rng(1)
 
@@ -55,6 +58,31 @@ def test_calibrated_scores_lie_on_the_line_and_bent_ones_do_not() -> None:
     assert bent.calibration_error > 0.15
     # Nine or ten of ten 95% intervals hold the truth.
     assert sum(low <= mean <= high for mean, _, low, high, _ in honest.calibration) >= 8
+
+
+def test_rows_of_one_score_share_a_bin() -> None:
+    # In the order of the truth: bins that cut a tie would hold one kind each.
+    positive = np.repeat([False, True], 500)
+    found = curves("yes", positive, np.full(1000, 0.5))
+    assert found is not None
+    assert found.calibration_error == 0.0
+    assert [bin[4] for bin in found.calibration] == [1000.0]
+
+
+@given(st.lists(st.sampled_from([0.0, 0.1, 0.5, 0.7, 1.0]), min_size=1, max_size=80), st.integers(1, 10))
+def test_parts_cut_no_tie_and_hold_every_row_once(values: list[float], count: int) -> None:
+    scores = np.array(values)
+    parts = ordered_parts(scores, min(count, len(scores)))
+    assert sorted(np.concatenate(parts)) == list(range(len(scores)))
+    assert 1 <= len(parts) <= count
+    assert all(scores[before].max() < scores[after].min() for before, after in itertools.pairwise(parts))
+
+
+@given(st.integers(1, 200), st.integers(1, 10))
+def test_parts_of_scores_that_differ_are_of_one_size(rows: int, count: int) -> None:
+    sizes = [len(part) for part in ordered_parts(np.random.default_rng(0).permutation(rows), min(count, rows))]
+    assert len(sizes) == min(count, rows)
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_interval_of_a_share_holds_it() -> None:

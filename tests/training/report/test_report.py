@@ -1,6 +1,7 @@
 """Reports of real models: bounded, and right where a model does worse."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from services.training.domain.families.metrics import Judgement
 from services.training.domain.families.model import Predictions
 from services.training.domain.families.target import Target
 from services.training.domain.report.report import report
+from services.training.domain.report.residuals import residuals
 from services.training.domain.report.slices import slices
 from tests.training.families.training import train
 
@@ -48,6 +50,29 @@ def test_slice_in_which_the_model_fails_comes_first() -> None:
     # What is left is chance, and is not marked.
     assert all(other.excess < 3 for other in found[1:] if other.column != "color")
     assert "y" not in {other.column for other in found}
+
+
+@pytest.mark.parametrize("has_probabilities", [True, False])
+def test_slice_that_is_all_wrong_while_all_else_is_right_comes_first(has_probabilities: bool) -> None:
+    color = np.array(["red"] * 900 + ["green"] * 100)
+    judgement = _classes(1000, color == "green")
+    if not has_probabilities:
+        judgement = replace(judgement, predictions=replace(judgement.predictions, probabilities=None))
+    found = slices(judgement, pa.table({"color": color, "half": ["a", "b"] * 500}))
+    assert (found[0].column, found[0].value) == ("color", "green")
+    # All that rows differ by is whether they are green: the square root of how many there are.
+    assert found[0].excess == pytest.approx(np.sqrt(1000))
+
+
+def test_no_slice_is_worse_where_all_rows_are_as_wrong() -> None:
+    color = np.array(["red"] * 700 + ["green"] * 300)
+    assert slices(_classes(1000, np.ones(1000, dtype=bool)), pa.table({"color": color})) == ()
+
+
+def test_groups_of_residuals_do_not_depend_on_the_order_of_rows() -> None:
+    values, truth = np.repeat([1.0, 2.0], 500), np.tile([0.0] * 250 + [4.0] * 250, 2)
+    backwards = residuals(values[::-1], truth[::-1])
+    assert residuals(values, truth).groups == backwards.groups == [[1.0, 2.0, 500.0], [2.0, 2.0, 500.0]]
 
 
 def test_few_rows_are_no_slice() -> None:

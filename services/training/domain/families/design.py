@@ -58,21 +58,26 @@ def scaled(numbers: Array, scaling: Scaling) -> tuple[Array, Array]:
     return np.where(missing, 0.0, (numbers - scaling.mean) / scaling.deviation), missing
 
 
-def design_matrix(encoding: Encoding, encoded: Encoded, scaling: Scaling, common: Array | None = None) -> Array:
+def category_rows(encoding: Encoding, encoded: Encoded) -> Array:
+    """Return (known categories + 1,) how many rows have each."""
+    return np.bincount(encoded.codes.reshape(-1), minlength=encoding.unknown + 1)
+
+
+def design_matrix(encoding: Encoding, encoded: Encoded, scaling: Scaling, common: Array) -> Array:
     """Return (rows, features): scaled numbers, missing marks, one column a known category.
 
     Args:
         encoding: of the columns.
         encoded: the rows.
         scaling: of the numbers.
-        common: (known categories + 1,) which of them enough rows have; None where these rows are all there are.
+        common: (known categories + 1,) which of them count.
     """
     values, missing = scaled(encoded.numbers, scaling)
     hot = np.zeros((len(encoded.codes), encoding.unknown + 1))
     rows = np.arange(len(encoded.codes))
     for place in range(encoded.codes.shape[1]):
         hot[rows, encoded.codes[:, place]] = 1.0
-    hot[:, ~(is_common(hot.sum(axis=0)) if common is None else common)] = 0.0
+    hot[:, ~common] = 0.0
     return np.concatenate([values, missing.astype(float), hot[:, :-1]], axis=1)
 
 

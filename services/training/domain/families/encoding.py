@@ -246,4 +246,7 @@ def _check_complete(column: pa.ChunkedArray, wanted: Column) -> None:
 
 
 def _string_tensor(name: str, shape: list[int], values: Sequence[str]) -> TensorProto:
-    return helper.make_tensor(name, TensorProto.STRING, shape, [value.encode() for value in values])
+    # Not by helper.make_tensor: that goes through numpy's bytes, which end before the last NULs.
+    return TensorProto(
+        name=name, data_type=TensorProto.STRING, dims=shape, string_data=[value.encode() for value in values]
+    )

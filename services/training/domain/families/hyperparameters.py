@@ -39,6 +39,9 @@ def check_value(setting: Hyperparameter, value: object) -> int | float | str | b
                 reason="BAD_HYPERPARAMETER",
             )
         return str(value)
+    if isinstance(value, int) and not _is_within_doubles(value):
+        # Not told: it may have thousands of digits.
+        raise InvalidArgument(f"{setting.name} is a number that no double holds", reason="BAD_HYPERPARAMETER")
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InvalidArgument(f"{setting.name} must be a number, got {value!r}", reason="BAD_HYPERPARAMETER")
     if isinstance(setting.default, int) and int(value) != value:
@@ -50,3 +53,11 @@ def check_value(setting: Hyperparameter, value: object) -> int | float | str | b
             f"{setting.name} must lie between {least:g} and {most:g}, got {value:g}", reason="BAD_HYPERPARAMETER"
         )
     return type(setting.default)(value)
+
+
+def _is_within_doubles(value: int) -> bool:
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True

@@ -7,7 +7,7 @@ import numpy as np
 from onnx import TensorProto
 from safetensors.numpy import load, save
 
-from services.training.domain.families.design import Scaling, scaled
+from services.training.domain.families.design import Scaling, is_common, scaled
 from services.training.domain.families.encoding import Encoded, Encoding, Graph
 from services.training.domain.families.frame import Array
 
@@ -122,6 +122,19 @@ class LinearCore:
     def weights(self) -> Array:
         """Its weights on the design matrix, (features, outputs)."""
         return np.concatenate([self.number_weights, self.missing_weights, self.category_weights[:-1]])
+
+
+def common_categories(rows: Array, base: LinearCore | None) -> Array:
+    """Return (known categories + 1,) which of them count: those that enough rows have, and those that a base learned.
+
+    Args:
+        rows: (known categories + 1,) how many rows have each.
+        base: where a fit starts.
+    """
+    common = is_common(rows)
+    # What a base learned of a value it says of the one row that has it, too: a fit that did not see that would make up
+    # for it elsewhere.
+    return common if base is None else common | base.category_weights.any(axis=1)
 
 
 def probabilities(odds: Array) -> Array:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 
-from services.training.domain.families.design import Scaling, design_matrix
+from services.training.domain.families.design import Scaling, category_rows, design_matrix
 from services.training.domain.families.encoding import Encoded, Encoding
 from services.training.domain.families.frame import Array
-from services.training.domain.families.linear import LinearCore
+from services.training.domain.families.linear import LinearCore, common_categories
 from services.training.domain.families.model import Progress, Run, Stopped
 
 _GRADIENT_TOLERANCE = 1e-6
@@ -24,7 +24,8 @@ def fit_logistic(
     The loss is scikit-learn's: the mean over rows plus the squared weights over 2 c rows, the intercept free.
     """
     scaling = base.scaling if base else Scaling.of(encoded.numbers)
-    design = design_matrix(encoding, encoded, scaling)
+    common = common_categories(category_rows(encoding, encoded), base)
+    design = design_matrix(encoding, encoded, scaling, common)
     rows = np.column_stack([design, np.ones(len(design))])
     counts = np.bincount(truth, minlength=classes)
     weights = descend(lambda: iter([(rows, truth)]), design.shape[1], counts, run, base)

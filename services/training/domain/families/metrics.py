@@ -79,9 +79,9 @@ def score(predictions: Predictions, truth: Array, target: Target) -> Scores:
 
     Of forecasts RMSE, MAE, MASE, and of their intervals the coverage and the mean width.
 
-    F1 is that of the second class where there are two, else the mean over classes; ROC AUC is one against the rest, the
-    mean over classes, and left out where only one class occurs. What needs probabilities is left out where there are
-    none.
+    F1 is that of the second class where there are two, else the mean over classes that occur or are predicted; ROC AUC
+    is one against the rest, the mean over classes, and left out where only one class occurs. What needs probabilities
+    is left out where there are none.
     """
     if target.task == "regression":
         return Scores(len(truth), _regression(predictions.values, truth))
@@ -151,7 +151,8 @@ def _f1(confusion: Array) -> float:
     correct = np.diag(confusion).astype(float)
     both = confusion.sum(axis=0) + confusion.sum(axis=1)
     by_class = np.divide(2 * correct, both, out=np.zeros_like(correct), where=both > 0)
-    return float(by_class[1]) if len(by_class) == 2 else float(by_class.mean())
+    # A class that neither occurs nor is predicted was not got wrong.
+    return float(by_class[1]) if len(by_class) == 2 else float(by_class[both > 0].mean())
 
 
 def _of_probabilities(probabilities: Array, truth: Array) -> dict[str, float]:

@@ -90,7 +90,7 @@ class Predictions:
         probabilities: (rows, classes) for classification; None otherwise.
         interval: of forecasts, the lower and upper ends, (rows, horizon) each.
         seasonal_error: of forecasts, the mean of how far the rows' own steps lie from those a season before; None
-            where that is unknown.
+            where that is unknown, or no more than rounding.
     """
 
     values: Array

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from servicekit.errors import InvalidArgument
-from services.training.domain.families.design import Scaling, design_matrix
+from services.training.domain.families.design import Scaling, category_rows, design_matrix
 from services.training.domain.families.encoding import Encoded, Encoding
 from services.training.domain.families.frame import Array
-from services.training.domain.families.linear import LinearCore
+from services.training.domain.families.linear import LinearCore, common_categories
 from services.training.domain.families.model import Progress, Run, Stopped
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ LEAST_SINGULAR = 1e-9
 def fit_linear(encoding: Encoding, encoded: Encoded, truth: Array, run: Run, base: LinearCore | None) -> LinearCore:
     """Fit a linear regression; from a base, gradient descent goes on from its weights, on its scale."""
     scaling = base.scaling if base else Scaling.of(encoded.numbers)
-    design = design_matrix(encoding, encoded, scaling)
+    common = common_categories(category_rows(encoding, encoded), base)
+    design = design_matrix(encoding, encoded, scaling, common)
     # A fine-tune continues, whatever the solver: only gradient descent can start from weights.
     if base is None and run.settings["solver"] == "least_squares":
         weights, intercept = _least_squares(design, truth, run.number("l2"))

@@ -81,7 +81,7 @@ class TargetSummary:
         """Add rows of a normalised table.
 
         Raises:
-            InvalidArgument: it lacks the target, or that holds series.
+            InvalidArgument: it lacks the target, or that holds series, or no classes where these are wanted.
         """
         column = _found(table, self._name)
         if is_number_list(column.type):
@@ -99,6 +99,7 @@ class TargetSummary:
             least, most = pc.min_max(column).as_py().values()
             self._least, self._most = min(self._least, least), max(self._most, most)
         if self._counts is not None:
+            _check_labels(self._name, column.type)
             self._count(pc.value_counts(column))
 
     def target(self) -> Target:
@@ -208,7 +209,8 @@ def target_values(table: pa.Table, target: Target) -> Array:
     """Return the target of a normalised table: (rows,) floats, class indexes or texts; of forecasts (rows, horizon).
 
     Raises:
-        InvalidArgument: the table lacks it, a row has a class that training did not see, or another horizon.
+        InvalidArgument: the table lacks it, it holds no values of its kind, a row has a class that training did not
+            see, or another horizon.
     """
     column = _complete(table, target.name)
     if target.task == EMBEDDING:
@@ -218,7 +220,9 @@ def target_values(table: pa.Table, target: Target) -> Array:
     if target.task == "regression":
         if not is_numeric(column.type):
             raise InvalidArgument(f"the target {target.name!r} is not numeric", reason="TARGET_NOT_NUMERIC")
-        return np.asarray(_finite(target.name, column.cast(pa.float64())).to_numpy())
+        # Integers beyond 2**53 may round, as those of inputs do.
+        return np.asarray(_finite(target.name, column.cast(pa.float64(), safe=False)).to_numpy())
+    _check_labels(target.name, column.type)
     encoded = column.combine_chunks().dictionary_encode()
     labels = [label_text(value) for value in encoded.dictionary.to_pylist()]
     known = {label: index for index, label in enumerate(target.classes)}
@@ -258,6 +262,15 @@ def _complete(table: pa.Table, name: str) -> pa.ChunkedArray:
     return column
 
 
+def _check_labels(name: str, kind: pa.DataType) -> None:
+    is_binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    if pa.types.is_nested(kind) or is_binary or pa.types.is_fixed_size_binary(kind):
+        raise InvalidArgument(
+            f"the target {name!r} holds {kind} values, which are no classes: make texts, numbers or booleans of them",
+            reason="TARGET_NOT_CLASSES",
+        )
+
+
 def _enough(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if len(column) < _LEAST_ROWS:
         raise InvalidArgument(
@@ -281,7 +294,7 @@ def _steps_to_come(name: str, column: pa.ChunkedArray, horizon: int | None) -> A
             f"{wrong[0] + 1 if len(wrong) else 1}, not {wanted or 'one at least'}: forecasts are of one length",
             reason="TARGET_LENGTHS",
         )
-    values = pc.list_flatten(column).cast(pa.float64()).to_numpy()
+    values = pc.list_flatten(column).cast(pa.float64(), safe=False).to_numpy()
     missing = np.flatnonzero(~np.isfinite(values))
     if len(missing):
         raise InvalidArgument(

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from onnx import TensorProto
 
+from services.training.domain.families.aside import drawn_aside
 from services.training.domain.families.calibration import AS_IT_IS, Calibration, fit_calibration
 from services.training.domain.families.categories import category_values, outcome, training_values, values_of
 from services.training.domain.families.encoding import Encoded, Encoding, Graph
@@ -97,7 +98,7 @@ class TreesCore:
 def fit_trees(
     encoding: Encoding, encoded: Encoded, truth: Array, target: Target, run: Run, base: TreesCore | None
 ) -> TreesCore:
-    """Boost trees; from a base, further ones on its values of categories."""
+    """Boost trees; from a base, further ones on its values of categories, calibrated as that unless anew."""
     lightgbm = load_lightgbm()
     outcomes = outcome(truth, target)
     if base is None:
@@ -108,7 +109,7 @@ def fit_trees(
         codes = values_of(encoded, values)
     # Copies of what may be most of the memory are made only where something changes.
     features = np.concatenate([encoded.numbers, codes], axis=1) if codes.shape[1] else encoded.numbers
-    aside = _set_aside(len(truth), run)
+    aside = _set_aside(truth, target, run)
     learned = np.flatnonzero(~aside) if aside.any() else slice(None)
     weights = _row_weights(truth[learned], target, run)
     data = lightgbm.Dataset(features[learned], truth[learned], weight=weights, free_raw_data=False)
@@ -122,10 +123,19 @@ def fit_trees(
         init_model=base.booster() if base else None,
         callbacks=callbacks(lightgbm, run, stops_early=bool(run.number("early_stopping") and aside.any())),
     )
-    return core_of(booster, values, target, run, features[aside], truth[aside])
+    calibration = base.calibration if base else AS_IT_IS
+    return core_of(booster, values, target, run, features[aside], truth[aside], calibration)
 
 
-def core_of(booster: Any, values: Array, target: Target, run: Run, features: Array, truth: Array) -> TreesCore:
+def core_of(
+    booster: Any,
+    values: Array,
+    target: Target,
+    run: Run,
+    features: Array,
+    truth: Array,
+    calibration: Calibration = AS_IT_IS,
+) -> TreesCore:
     """Return what boosting has learned, calibrated on rows that it did not learn from where that is asked for.
 
     Args:
@@ -135,10 +145,10 @@ def core_of(booster: Any, values: Array, target: Target, run: Run, features: Arr
         run: settings.
         features: (rows, features) of the rows that were set aside.
         truth: (rows,) of them.
+        calibration: where that is not asked for, or there are no such rows.
     """
     # 0 rounds that are best means that none was sought: all.
     best = booster.best_iteration if booster.best_iteration > 0 else None
-    calibration = AS_IT_IS
     if run.settings["calibration"] == "on" and target.classes and len(truth):
         odds = np.asarray(booster.predict(features, num_iteration=best, num_threads=1, raw_score=True))
         calibration = fit_calibration(odds.reshape(len(truth), -1), truth)
@@ -151,14 +161,12 @@ def _row_weights(truth: Array, target: Target, run: Run) -> Array | None:
     return balanced_weights(truth, len(target.classes))
 
 
-def _set_aside(rows: int, run: Run) -> Array:
+def _set_aside(truth: Array, target: Target, run: Run) -> Array:
     """Return which rows only decide when to stop, and how probabilities are calibrated; none where nobody asks."""
-    aside = np.zeros(rows, dtype=bool)
-    count = round(rows * _ASIDE)
+    count = round(len(truth) * _ASIDE)
     is_asked = run.number("early_stopping") or run.settings["calibration"] == "on"
-    if is_asked and count >= _LEAST_ASIDE_ROWS:
-        aside[np.random.default_rng(run.seed).permutation(rows)[:count]] = True
-    return aside
+    is_drawn = is_asked and count >= _LEAST_ASIDE_ROWS
+    return drawn_aside(truth, len(target.classes), count if is_drawn else 0, run.seed)
 
 
 def callbacks(lightgbm: Any, run: Run, *, stops_early: bool) -> list[Any]:

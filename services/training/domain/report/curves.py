@@ -6,6 +6,7 @@ import numpy as np
 
 from services.training.domain.families.frame import Array
 from services.training.domain.families.metrics import roc_auc
+from services.training.domain.report.parts import ordered_parts
 
 _MOST_POINTS = 200
 _MOST_BINS = 10
@@ -125,10 +126,10 @@ def _area_interval(area: float, positives: int, negatives: int) -> tuple[float, 
 
 
 def _calibration(positive: Array, scores: Array) -> Points:
-    """Return bins of as many rows each: equal widths would leave most of them empty where a class is rare."""
+    """Return bins of about as many rows each: equal widths would leave most of them empty where a class is rare."""
     count = min(_MOST_BINS, max(1, len(scores) // _LEAST_BIN_ROWS))
     bins = []
-    for rows in np.array_split(np.argsort(scores, kind="stable"), count):
+    for rows in ordered_parts(scores, count):
         hits = float(positive[rows].sum())
         bins.append([float(scores[rows].mean()), hits / len(rows), *share_interval(hits, len(rows)), float(len(rows))])
     return bins

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.training.domain.families.frame import Array
+from services.training.domain.report.parts import ordered_parts
 
 _MOST_POINTS = 400
 _HISTOGRAM_BINS = 40
@@ -22,7 +23,7 @@ class Residuals:
         bias: the mean.
         quantiles: of the absolute residual: the share of rows at or below, and it.
         points: (prediction, truth) of rows drawn evenly.
-        groups: rows by their prediction, in tenths: mean prediction, mean truth, rows.
+        groups: rows by their prediction, in tenths that cut no tie: mean prediction, mean truth, rows.
         edges, counts: a histogram; what lies outside is counted in its first and last bin.
     """
 
@@ -45,7 +46,7 @@ def residuals(values: Array, truth: Array) -> Residuals:
     if len(values) > _MOST_POINTS:
         drawn = np.sort(np.random.default_rng(0).choice(len(values), _MOST_POINTS, replace=False))
     count = min(_GROUPS, max(1, len(values) // _LEAST_GROUP_ROWS))
-    groups = np.array_split(np.argsort(values, kind="stable"), count)
+    groups = ordered_parts(values, count)
     return Residuals(
         bias=float(errors.mean()),
         quantiles=[[share, float(np.quantile(np.abs(errors), share))] for share in (0.5, 0.9, 0.95, 0.99, 1.0)],

@@ -18,6 +18,8 @@ _LEAST_OF_EACH_KIND = 10
 MOST_ROWS = 30_000
 _MOST_COLUMNS = 100
 _MOST_SLICES = 30
+# Losses that are this share of the largest apart are the same.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -91,4 +93,9 @@ def _excess(losses: Array, rows: Array) -> float:
     inside, outside = losses[rows], losses[~rows]
     error = float(np.sqrt(inside.var() / len(inside) + outside.var() / len(outside)))
     difference = float(inside.mean() - outside.mean())
-    return difference / error if error > 0 else 0.0
+    least = _ROUNDING * float(np.abs(losses).max())
+    if error <= least:
+        # Neither varies in itself, as where all rows of a slice are wrong and no other is: chance is what they would
+        # differ by were they drawn from all rows.
+        error = float(losses.std() * np.sqrt(1 / len(inside) + 1 / len(outside)))
+    return difference / error if error > least else 0.0

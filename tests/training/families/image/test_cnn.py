@@ -67,6 +67,16 @@ def test_same_rows_and_seed_give_the_same_files_and_another_seed_others() -> Non
     assert first.files()["weights.safetensors"] != other.files()["weights.safetensors"]
 
 
+def test_last_batch_of_one_row_is_learned_where_images_end_as_one_value() -> None:
+    table = digits(33)
+    settings = resolve_hyperparameters("cnn", {**FEW, "stages": 4, "batch_size": 32})
+    schema = fitting.describe("cnn", table, "digit", settings)
+    model = fitting.fit("cnn", schema, table, Run(settings, 0, lambda _: None, lambda: False))
+    probabilities = model.predict(table).probabilities
+    assert probabilities is not None
+    assert np.isfinite(probabilities).all()
+
+
 def test_stored_model_is_the_same_when_it_is_loaded() -> None:
     model, _ = train_any("cnn", digits(100), "digit", FEW)
     loaded = fitting.load(model.files())

@@ -1,14 +1,21 @@
 """The loop's own: its schedules and its order of rows."""
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from servicekit.errors import InvalidArgument
+from services.training.domain.families.catalog import resolve_hyperparameters
+from services.training.domain.families.model import Run
 from services.training.domain.families.neural.batches import Batches, Rows
-from services.training.domain.families.neural.loop import step_share
+from services.training.domain.families.neural.loop import step_share, train_network
+from services.training.domain.families.neural.snapshot import Snapshot
+from tests.training.families.neural.test_checkpoints import Kept
 
 
 def _rows(count: int) -> Rows:
@@ -45,3 +52,35 @@ def test_step_size_grows_then_falls(schedule: str) -> None:
     assert all(before >= after for before, after in itertools.pairwise(shares[10:]))
     assert shares[-1] == (1.0 if schedule == "constant" else pytest.approx(0.0, abs=0.02))
     assert step_share(schedule, 0, 0, 1) == 1.0
+
+
+def _one_pass(loss: Callable[[torch.Tensor], torch.Tensor], kept: Kept, batch_size: int = 8) -> nn.Module:
+    """Train a network by a single pass over eight rows."""
+    settings = resolve_hyperparameters("mlp", {"epochs": 1, "gradient_clip": 0.0, "batch_size": batch_size})
+    network = nn.Linear(1, 1)
+    run = Run(settings, 0, lambda _: None, lambda: False, checkpoints=kept)
+    train_network(network, lambda found, _: loss(found), _rows(8), run)
+    return network
+
+
+def _of_infinite_slope(found: torch.Tensor) -> torch.Tensor:
+    """Return 0, as long as what was found are numbers."""
+    return (found - found.detach()).sum().sqrt()
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "words"),
+    [(8, "a weight is no longer a number after the last batch"), (4, "the loss is no longer a number at batch 2")],
+)
+def test_step_that_leaves_no_numbers_is_told_and_takes_the_place_of_no_checkpoint(batch_size: int, words: str) -> None:
+    kept = Kept()
+    with pytest.raises(InvalidArgument, match=f"{words}.*: lower learning_rate") as caught:
+        _one_pass(_of_infinite_slope, kept, batch_size)
+    assert caught.value.reason == "LOSS_DIVERGED"
+    # What was kept before that step.
+    (before,) = kept.kept
+    assert all(bool(value.isfinite().all()) for value in Snapshot.from_bytes(before.content).network.values())
+
+
+def test_last_step_that_leaves_numbers_is_none_of_that() -> None:
+    assert all(bool(weight.isfinite().all()) for weight in _one_pass(torch.mean, Kept()).parameters())

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from servicekit.errors import InvalidArgument
 from services.training.domain.families import fitting
-from services.training.domain.families.model import Stopped
+from services.training.domain.families.encoding import Encoding
+from services.training.domain.families.model import Run, Stopped, TrainedModel
+from services.training.domain.families.neural.mlp import MlpCore
 from services.training.domain.families.parity import measure_parity
 from tests.training.families.training import credit, inputs_and, mixed, train
 
@@ -72,6 +75,49 @@ def test_fine_tune_of_the_last_layer_leaves_the_others() -> None:
     tuned = train("mlp", table, "label", {"epochs": 3, "trainable": "last"}, base=base).model
     assert np.allclose(tuned.core.first.weights, base.core.first.weights)  # type: ignore[attr-defined]
     assert not np.allclose(tuned.core.layers[-1][0], base.core.layers[-1][0])  # type: ignore[attr-defined]
+
+
+def _core(model: TrainedModel) -> MlpCore:
+    assert isinstance(model.core, MlpCore)
+    return model.core
+
+
+@pytest.mark.parametrize("trainable", ["all", "last"])
+def test_fine_tune_keeps_what_its_rows_do_not_show(trainable: str) -> None:
+    table = inputs_and(mixed(), "value")
+    base = train("mlp", table, "value", FEW).model
+    # Of one town, and whose size never lacks.
+    shown = table.filter(pc.and_(pc.equal(table["town"], "Bern"), pc.is_valid(table["size"])))
+    settings = {"epochs": 3, "weight_decay": 0.0, "trainable": trainable}
+    before, after = _core(base).first, _core(train("mlp", shown, "value", settings, base=base).model).first
+    towns = base.columns[5].categories
+    others = [place for place, town in enumerate(towns) if town != "Bern"]
+    assert before.category_weights[others].all()
+    assert np.array_equal(after.category_weights[others], before.category_weights[others])
+    size = [column.name for column in Encoding(base.columns).numeric].index("size")
+    assert before.missing_weights[size].all()
+    assert np.array_equal(after.missing_weights[size], before.missing_weights[size])
+    assert np.array_equal(after.weights, before.weights) == (trainable == "last")
+
+
+def test_fine_tune_sees_a_value_of_one_row_only_where_its_base_learned_it() -> None:
+    table = inputs_and(mixed(), "value").select(["size", "town", "value"])
+    towns = ["Ulm", *table["town"].to_pylist()[1:]]
+    table = table.set_column(1, "town", pa.array(towns))
+    base = train("mlp", table, "value", FEW).model
+    most = table.filter(pc.equal(table["town"], "Bern"))
+    one_each = pa.concat_tables([most, *(table.slice(towns.index(town), 1) for town in ("Ulm", "Köln"))])
+    schema = fitting.describe("mlp", one_each, "value", base.hyperparameters, base=base)
+    run = Run(base.hyperparameters, 0, lambda _: None, lambda: False)
+    tuned = fitting.fit("mlp", schema, one_each, run, base)
+    assert isinstance(tuned, TrainedModel)
+    before, after = _core(base).first.category_weights, _core(tuned).first.category_weights
+    ulm, other = (base.columns[1].categories.index(town) for town in ("Ulm", "Köln"))
+    assert not before[ulm].any()
+    assert not after[ulm].any()
+    assert before[other].all()
+    assert after[other].all()
+    assert (after[other] != before[other]).all()
 
 
 def test_training_stops_where_rows_aside_gain_no_more() -> None:

@@ -60,6 +60,19 @@ def test_forecast_is_exported_as_it_is(settings: dict[str, object]) -> None:
     assert measure_parity(model, model.export(), table).max_difference < 1e-5
 
 
+def test_series_of_whole_numbers_beyond_what_doubles_tell_apart_are_learned() -> None:
+    numbers = [2**53 + 1 + 2**40 * (step % 7) for step in range(160)]
+    ends = range(8, len(numbers) - 2)
+    table = pa.table(
+        {
+            "number": [numbers[end - 8 : end] for end in ends],
+            "number_next": [numbers[end : end + 2] for end in ends],
+        }
+    )
+    model, held_out = train_any("rnn", table, "number_next", {**SMALL, "epochs": 1})
+    assert fitting.evaluate(model, held_out).rows == held_out.num_rows
+
+
 @pytest.mark.parametrize("settings", [{}, {"cell": "lstm", "bidirectional": "yes", "layers": 2}, {"linear_steps": 0}])
 def test_classes_of_series_of_any_length_are_told(settings: dict[str, object]) -> None:
     table = rising_or_falling()
@@ -68,6 +81,20 @@ def test_classes_of_series_of_any_length_are_told(settings: dict[str, object]) -
     parity = measure_parity(model, model.export(), table)
     assert parity.max_difference < 1e-5
     assert parity.label_mismatches == 0
+
+
+def test_error_in_units_of_the_seasonal_one_is_left_out_where_that_is_rounding() -> None:
+    # The same season again and again, but for the last digits of the sine.
+    wave = np.sin(2 * np.pi * np.arange(160) / SEASON)
+    ends = range(24, len(wave) - HORIZON)
+    table = pa.table(
+        {
+            "wave": [wave[end - 24 : end].tolist() for end in ends],
+            "wave_next": [wave[end : end + HORIZON].tolist() for end in ends],
+        }
+    )
+    model, held_out = train_any("rnn", table, "wave_next", {**SMALL, "epochs": 1, "season": SEASON})
+    assert "mase" not in fitting.evaluate(model, held_out).metrics
 
 
 def test_padding_changes_no_answer() -> None:

@@ -12,7 +12,8 @@ from servicekit.errors import InvalidArgument
 from services.training.domain.families import fitting
 from services.training.domain.families.catalog import resolve_hyperparameters
 from services.training.domain.families.checkpoints import Checkpoints, NoCheckpoints
-from services.training.domain.families.model import Model, Progress, Run, Stopped
+from services.training.domain.families.model import Model, Progress, Run, Stopped, TrainedModel
+from services.training.domain.families.neural.mlp import MlpCore
 from services.training.domain.families.streamed.budget import Budget
 from services.training.domain.families.streamed.fit import Plan, Prepared, can_stream, prepare
 from services.training.domain.families.streamed.rows import TableRows
@@ -196,6 +197,21 @@ def test_fine_tune_goes_on_from_its_base(family: str) -> None:
     small = table.filter(pa.compute.equal(table.column("is_large"), True))
     with pytest.raises(InvalidArgument, match="every class must occur"):
         _prepared(family, small, given, base=base)
+
+
+def test_fine_tune_of_rows_that_stream_keeps_what_they_do_not_show() -> None:
+    table = _inputs_and("value")
+    base = _in_memory("mlp", table, FEW_PASSES)
+    shown = table.filter(pa.compute.equal(table.column("town"), "Bern"))
+    tuned = _fit("mlp", shown, {**FEW_PASSES, "weight_decay": 0.0}, base=base)
+    assert isinstance(base, TrainedModel)
+    assert isinstance(tuned, TrainedModel)
+    assert isinstance(base.core, MlpCore)
+    assert isinstance(tuned.core, MlpCore)
+    before, after = base.core.first.category_weights, tuned.core.first.category_weights
+    others = [place for place, town in enumerate(base.columns[3].categories) if town != "Bern"]
+    assert before[others].all()
+    assert np.array_equal(after[others], before[others])
 
 
 def test_what_does_not_stream_says_what_does() -> None:

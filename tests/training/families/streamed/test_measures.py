@@ -10,9 +10,10 @@ from servicekit.errors import InvalidArgument
 from services.training.domain.families import fitting
 from services.training.domain.families.catalog import resolve_hyperparameters
 from services.training.domain.families.category_counts import CategoryCounts
-from services.training.domain.families.design import Scaling, design_matrix
+from services.training.domain.families.design import Scaling, category_rows, design_matrix, is_common
 from services.training.domain.families.encoding import Encoding
 from services.training.domain.families.frame import ColumnsSummary, describe_columns, normalize
+from services.training.domain.families.model import Stopped
 from services.training.domain.families.streamed.draws import Division, Draw, Purpose, drawn_points
 from services.training.domain.families.streamed.measures import Moments
 from services.training.domain.families.streamed.parted import Designs, Parted
@@ -104,8 +105,9 @@ def test_design_is_that_of_the_whole_table() -> None:
     parted = Parted(TableRows(table, 37), schema, Division(()))
     measured = parted.measure(50, {})
     encoded = Encoding(schema.columns).encode(normalize(table))
-    whole = design_matrix(parted.encoding, encoded, Scaling.of(encoded.numbers))
-    designs = Designs(parted.encoding, measured.numbers.scaling(), measured.common)
+    common = is_common(category_rows(parted.encoding, encoded))
+    whole = design_matrix(parted.encoding, encoded, Scaling.of(encoded.numbers), common)
+    designs = Designs(parted.encoding, measured.numbers.scaling(), measured.common())
     found = np.concatenate([design for design, _ in designs.passed(parted.parts, 2000)()])
     assert np.allclose(found, whole, rtol=1e-12, atol=1e-12)
     assert (measured.seen(measured.numbers.scaling()) == whole.any(axis=0)).all()
@@ -148,3 +150,42 @@ def test_sample_fits_and_begins_with_what_is_held_out() -> None:
     assert set(found.column("value").to_pylist()) <= set(
         table.filter(pa.array(Draw(Purpose.HELD_OUT, 3, 0.125).takes(np.arange(20_000)))).column("value").to_pylist()
     )
+
+
+def test_sample_of_many_pieces_holds_few() -> None:
+    table = normalize(inputs_and(mixed(20_000), "value"))
+    pieces_of_ten = TableRows(table, 10)
+    # Of most pieces nothing is drawn.
+    found = sample(pieces_of_ten, 3, table.nbytes, 0.001)
+    assert 0 < found.num_rows < 100
+    assert found.column(0).num_chunks <= found.num_rows + 1
+    # What was kept when the draw was halved is one.
+    halved = sample(pieces_of_ten, 3, table.nbytes // 8)
+    assert halved.column(0).num_chunks < 500
+    assert halved.equals(table.filter(pa.array(_drawn_below(halved.num_rows, len(table)))))
+
+
+def _drawn_below(count: int, rows: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    points = drawn_points(np.arange(rows), 3, Purpose.HELD_OUT)
+    return np.asarray(points < next(0.5**halvings for halvings in range(60) if (points < 0.5**halvings).sum() == count))
+
+
+def test_sample_of_no_rows_has_the_columns() -> None:
+    table = normalize(inputs_and(mixed(50), "value"))
+    found = sample(TableRows(table, 10), 3, table.nbytes, 1e-9)
+    assert found.num_rows == 0
+    assert found.schema == table.schema
+
+
+def test_sample_stops_where_it_is_told() -> None:
+    asked = list[int]()
+
+    def check() -> None:
+        asked.append(len(asked))
+        if len(asked) > 3:
+            raise Stopped
+
+    table = inputs_and(mixed(1000), "value")
+    with pytest.raises(Stopped):
+        sample(TableRows(table, 10), 3, table.nbytes, check=check)
+    assert len(asked) == 4

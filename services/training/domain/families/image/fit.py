@@ -54,7 +54,7 @@ def fit_cnn(
         else (int(run.number("image_size")), _MODES[str(run.settings["channels"])])
     )
     pixels = read_pixels(images, size, mode)
-    aside = set_aside(len(truth), run)
+    aside = set_aside(truth, len(target.classes), run)
     kept = np.flatnonzero(~aside)
     image_format = begun.format if begun else describe_format(pixels[kept], mode)
     if begun is None:

@@ -51,7 +51,7 @@ def train_network(
         phase: of the fit; a checkpoint of another one is left alone.
 
     Raises:
-        InvalidArgument: the loss is no longer a number; it says at which batch.
+        InvalidArgument: the loss is no longer a number, and it says at which batch; or a weight is none at the end.
         Stopped: it was cancelled.
     """
     run.engine.train(Training(network, loss, rows, aside, lengths, phase), run)
@@ -97,6 +97,9 @@ def train_here(training: Training, run: Run, ranks: Ranks | None = None) -> None
         trainer.fit(module, train_dataloaders=parts, val_dataloaders=watched)
     if follow.best is not None:
         network.load_state_dict({**network.state_dict(), **follow.best})
+    # After the last step there is no loss that would tell.
+    if not _has_numbers(network):
+        raise _diverged("a weight is no longer a number after the last batch", run)
     network.cpu().eval()
 
 
@@ -160,10 +163,8 @@ class _Module(lightning.LightningModule):
     def _note(self, index: int, rows: int, found: Tensor) -> None:
         """Add a batch's loss to the pass's."""
         if not torch.isfinite(found):
-            raise InvalidArgument(
-                f"the loss is no longer a number at batch {index + 1} of epoch {self.epoch + 1}: lower "
-                f"learning_rate ({self._asked.number('learning_rate'):g}), or set gradient_clip",
-                reason="LOSS_DIVERGED",
+            raise _diverged(
+                f"the loss is no longer a number at batch {index + 1} of epoch {self.epoch + 1}", self._asked
             )
         # Not by `log`: its sums could not be kept in a checkpoint.
         self.loss_sum = self.loss_sum.to(found.device) + found.double() * rows
@@ -219,7 +220,9 @@ class _Follow(Callback):
             self._run.report(Progress(0.0, "first batch", 0, {}))
         is_cancelled, is_due = self._wishes(pl_module)
         # Before the place that it goes on from, what is in memory is of no time.
-        if self._resumed is None and (is_cancelled or is_due):
+        is_wanted = self._resumed is None and (is_cancelled or is_due)
+        # Weights that are no numbers would take the place of the last that were: the next loss tells of them.
+        if is_wanted and _has_numbers(pl_module.network):
             self._run.checkpoints.keep(Checkpoint(self._snapshot(trainer, pl_module, batch_idx).to_bytes()))
         if is_cancelled:
             raise Stopped
@@ -289,6 +292,17 @@ class _Follow(Callback):
         torch.set_rng_state(snapshot.random["cpu"])
         if "cuda" in snapshot.random and torch.cuda.is_available():
             torch.cuda.set_rng_state(snapshot.random["cuda"])
+
+
+def _diverged(what: str, run: Run) -> InvalidArgument:
+    return InvalidArgument(
+        f"{what}: lower learning_rate ({run.number('learning_rate'):g}), or set gradient_clip", reason="LOSS_DIVERGED"
+    )
+
+
+def _has_numbers(network: nn.Module) -> bool:
+    """Return whether every weight that is trained is a finite number."""
+    return all(bool(torch.isfinite(one).all()) for one in network.parameters() if one.requires_grad)
 
 
 def _changing(network: nn.Module) -> dict[str, Tensor]:

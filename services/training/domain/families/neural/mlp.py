@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from safetensors.numpy import load, save
 
-from services.training.domain.families.design import Scaling, design_matrix
+from services.training.domain.families.design import Scaling, category_rows, design_matrix
 from services.training.domain.families.encoding import Encoded, Encoding, Graph
 from services.training.domain.families.frame import Array
 from services.training.domain.families.linear import (
     WEIGHTS_FILE,
     LinearCore,
     add_probabilities,
+    common_categories,
     probabilities,
 )
 from services.training.domain.families.model import Run
@@ -93,20 +94,21 @@ def fit_mlp(
     from services.training.domain.families.neural.loop import train_network
 
     scaling = base.first.scaling if base else Scaling.of(encoded.numbers)
-    design = design_matrix(encoding, encoded, scaling)
+    common = common_categories(category_rows(encoding, encoded), base.first if base else None)
+    design = design_matrix(encoding, encoded, scaling, common)
     scale = (float(truth.mean()), float(truth.std()) or 1.0) if not target.classes else (0.0, 1.0)
     rows = Rows(from_numpy(design.astype(np.float32)), from_numpy(goals_of(truth, target, scale)))
     network = starting_network(design.shape[1], target, scale, run, base)
-    aside = set_aside(len(truth), run)
+    aside = set_aside(truth, len(target.classes), run)
     kept = from_numpy(np.flatnonzero(~aside))
     watched = rows[from_numpy(np.flatnonzero(aside))] if aside.any() else None
     loss = loss_of(
         target, np.bincount(truth[~aside], minlength=len(target.classes)) if target.classes else np.zeros(0), run
     )
     train_network(network, loss, rows[kept], run, watched)
-    return core_of(
-        network, encoding, scaling, np.asarray(design.any(axis=0)), scale, is_classifier=bool(target.classes)
-    )
+    # What a base learned of values that these rows do not have, it keeps.
+    seen = None if base else np.asarray(design.any(axis=0))
+    return core_of(network, encoding, scaling, seen, scale, is_classifier=bool(target.classes))
 
 
 def goals_of(truth: Array, target: Target, scale: tuple[float, float]) -> Array:
@@ -187,7 +189,7 @@ def core_of(
     network: "nn.Sequential",
     encoding: Encoding,
     scaling: Scaling,
-    seen: Array,
+    seen: Array | None,
     scale: tuple[float, float],
     *,
     is_classifier: bool,
@@ -198,7 +200,7 @@ def core_of(
         network: the layers.
         encoding: of its columns.
         scaling: of its numbers.
-        seen: (features,) which are not 0 in every row.
+        seen: (features,) which are not 0 in every row; None where what no row has was learned before.
         scale: offset and spread of the values that it was trained on.
         is_classifier: whether it says log odds.
     """
@@ -210,8 +212,9 @@ def core_of(
         if isinstance(part, nn.Linear)
     ]
     weights, intercept = layers[0]
-    # What no row has was never learned: it would count by its random start.
-    weights[~seen] = 0.0
+    if seen is not None:
+        # What no row has was never learned: it would count by its random start.
+        weights[~seen] = 0.0
     first = LinearCore.of(encoding, scaling, weights, intercept, is_classifier=False)
     if not is_classifier:
         offset, spread = scale

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from services.training.domain.families.aside import drawn_aside
 from services.training.domain.families.frame import Array
 from services.training.domain.families.model import Run
 
@@ -9,13 +10,17 @@ _ASIDE = 0.1
 _LEAST_ASIDE_ROWS = 10
 
 
-def set_aside(rows: int, run: Run) -> Array:
-    """Return which rows only decide when to stop; none without early stopping or with too few rows."""
-    aside = np.zeros(rows, dtype=bool)
-    count = round(rows * _ASIDE)
-    if run.number("early_stopping") and count >= _LEAST_ASIDE_ROWS:
-        aside[np.random.default_rng(run.seed).permutation(rows)[:count]] = True
-    return aside
+def set_aside(truth: Array, classes: int, run: Run) -> Array:
+    """Return which rows only decide when to stop; none without early stopping or with too few rows.
+
+    Args:
+        truth: (rows,) class indexes; anything where there are no classes.
+        classes: how many; 0 where there are none. Of each a row at least is left.
+        run: settings, seed.
+    """
+    count = round(len(truth) * _ASIDE)
+    is_asked = run.number("early_stopping") and count >= _LEAST_ASIDE_ROWS
+    return drawn_aside(truth, classes, count if is_asked else 0, run.seed)
 
 
 def class_weights(truth: Array, classes: int, run: Run) -> Array:

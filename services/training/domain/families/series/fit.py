@@ -44,7 +44,7 @@ def fit_rnn(
     if base is not None:
         run = replace(run, settings=settings_from(base, run))
     steps = series_steps(table, columns)
-    aside = _latest(table, target) if target.horizon else set_aside(len(truth), run)
+    aside = _latest(table, target) if target.horizon else set_aside(truth, len(target.classes), run)
     kept = np.flatnonzero(~aside)
     if base is None:
         network = new_network(_shape(columns, steps.shape[1], target, run), run.seed)

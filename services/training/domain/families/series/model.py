@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from services.training.domain.families.series.network import SeriesNetwork
 
 _BATCH_ROWS = 256
+# Steps in single precision that are this share of their size apart are the same but for rounding.
+_ROUNDING = 4.0 * float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class _SeasonalError:
     def __init__(self, channel: int | None, season: int) -> None:
         self._channel = channel
         self._season = season
-        self._sum = 0.0
+        self._sum = self._size = 0.0
         self._count = 0
 
     def add(self, steps: Array) -> None:
@@ -126,9 +128,11 @@ class _SeasonalError:
             return
         past = steps[:, :, self._channel].astype(np.float64)
         apart = np.abs(past[:, self._season :] - past[:, : -self._season])
-        self._sum += float(np.nansum(apart))
-        self._count += int(np.isfinite(apart).sum())
+        is_known = np.isfinite(apart)
+        self._sum += float(apart[is_known].sum())
+        self._size += float(np.abs(past[:, self._season :][is_known]).sum())
+        self._count += int(is_known.sum())
 
     def mean(self) -> float | None:
-        """Return their mean distance; None where no row is long enough."""
-        return self._sum / self._count if self._count else None
+        """Return their mean distance; None where no row is long enough, or every season is the last one again."""
+        return self._sum / self._count if self._sum > _ROUNDING * self._size else None

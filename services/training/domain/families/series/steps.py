@@ -89,7 +89,8 @@ def _lengths(column: pa.ChunkedArray, name: str) -> Array:
 
 
 def _fill(found: Array, lengths: Array, column: pa.ChunkedArray, name: str) -> None:
-    values = pc.list_flatten(column).cast(pa.float64()).to_numpy()
+    # Integers beyond 2**53 may round: single precision has fewer digits still.
+    values = pc.list_flatten(column).cast(pa.float64(), safe=False).to_numpy()
     if np.isinf(values).any():
         raise InvalidArgument(f"column {name!r} holds an infinity", reason="INFINITE_VALUE")
     rows = np.repeat(np.arange(len(lengths)), lengths)

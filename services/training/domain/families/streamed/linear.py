@@ -23,7 +23,7 @@ def fit_linear(
 ) -> LinearCore:
     """Fit a linear regression; from a base, gradient descent goes on from its weights, on its scale."""
     scaling = base.scaling if base else measured.numbers.scaling()
-    designs = Designs(parted.encoding, scaling, measured.common)
+    designs = Designs(parted.encoding, scaling, measured.common(base))
     if base is None and run.settings["solver"] == "least_squares":
         weights, intercept = _least_squares(designs, parted, run, budget)
     else:
@@ -37,7 +37,7 @@ def fit_linear(
 def fit_logistic(parted: Parted, measured: Measured, run: Run, budget: Budget, base: LinearCore | None) -> LinearCore:
     """Fit a logistic regression by as many passes as its loss is asked for; from a base, starting from its weights."""
     scaling = base.scaling if base else measured.numbers.scaling()
-    designs = Designs(parted.encoding, scaling, measured.common)
+    designs = Designs(parted.encoding, scaling, measured.common(base))
     passed = designs.passed(parted.parts, budget.part_bytes)
 
     def parts() -> Iterator[tuple[Array, Array]]:

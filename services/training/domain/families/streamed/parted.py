@@ -7,9 +7,10 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from services.training.domain.families.design import Scaling, design_matrix, is_common
+from services.training.domain.families.design import Scaling, design_matrix
 from services.training.domain.families.encoding import Encoded, Encoding
 from services.training.domain.families.frame import Array
+from services.training.domain.families.linear import LinearCore, common_categories
 from services.training.domain.families.schema import Schema
 from services.training.domain.families.streamed.draws import TRAIN, Division
 from services.training.domain.families.streamed.measures import Moments
@@ -144,16 +145,15 @@ class Measured:
         """To learn from."""
         return int(self.block_counts.sum())
 
-    @property
-    def common(self) -> Array:
-        """(known categories + 1,) which categories enough rows have."""
-        return is_common(self._category_rows)
+    def common(self, base: LinearCore | None = None) -> Array:
+        """Return (known categories + 1,) which categories enough rows have, or a base learned."""
+        return common_categories(self._category_rows, base)
 
     def seen(self, scaling: Scaling) -> Array:
-        """Return (features,) which features of the design matrix are not 0 in every row."""
+        """Return (features,) which features of the design matrix are not 0 in every row, without a base."""
         moved = (self.numbers.low != scaling.mean) | (self.numbers.high != scaling.mean)
         moved &= self.numbers.count > 0
-        return np.concatenate([moved, self.numbers.count < self.numbers.rows, self.common[:-1]])
+        return np.concatenate([moved, self.numbers.count < self.numbers.rows, self.common()[:-1]])
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Designs:
     Args:
         encoding: of the columns.
         scaling: of the numbers.
-        common: as in Measured.
+        common: (known categories + 1,) which of them count.
     """
 
     encoding: Encoding

@@ -42,7 +42,7 @@ def fit_mlp(
 
     target = parted.schema.target
     scaling = base.first.scaling if base else measured.numbers.scaling()
-    designs = Designs(parted.encoding, scaling, measured.common)
+    designs = Designs(parted.encoding, scaling, measured.common(base.first if base else None))
     scale = (0.0, 1.0)
     if not target.classes:
         scale = float(measured.truth.mean[0]), float(measured.truth.spread[0]) or 1.0
@@ -58,5 +58,6 @@ def fit_mlp(
     network = starting_network(designs.features, target, scale, run, base)
     rows = StreamedRows(shuffled, arrays, budget.part_bytes // (8 * max(designs.features, 1)))
     train_network(network, loss_of(target, measured.class_rows, run), rows, run, watched)
-    seen = measured.seen(scaling)
+    # What a base learned of values that these rows do not have, it keeps.
+    seen = None if base else measured.seen(scaling)
     return core_of(network, parted.encoding, scaling, seen, scale, is_classifier=bool(target.classes))

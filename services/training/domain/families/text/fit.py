@@ -53,7 +53,7 @@ def fit_transformer(
     if target.task == EMBEDDING:
         alone = [text for text in texts if isinstance(text, str)]
         return fit_embedding(columns, alone, truth, target, run, base, body)
-    aside = set_aside(len(truth), run)
+    aside = set_aside(truth, len(target.classes), run)
     kept = np.flatnonzero(~aside)
     for_pairs = task_of(columns, target) == PAIR
     seen = [texts[place] for place in kept]

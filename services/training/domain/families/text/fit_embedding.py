@@ -55,7 +55,7 @@ def fit_embedding(
     from services.training.domain.families.text.pretraining import pretrain_first
     from services.training.domain.families.text.restriction import restrict
 
-    aside = set_aside(len(texts), run)
+    aside = set_aside(positives, 0, run)
     kept = np.flatnonzero(~aside)
     _check(run, len(kept))
     both = [*texts, *positives.tolist()]
