@@ -82,7 +82,7 @@ async def test_static_int8_is_tried_for_convolutions_and_calibrated_on_the_rows(
 async def test_plan_that_loses_too_much_is_refused_and_the_loss_told() -> None:
     graph = layers()
     table = table_of(*labelled(graph, 200, is_clear=False))
-    plan, content = await ask(header(graph, source_of(table)), graph, frames_of(table))
+    plan, content = await ask(header(graph, source_of(table), seconds=15.0), graph, frames_of(table))
     assert (plan.name, content) == ("plain", b"")
     assert plan.quality.loss_points == 0.0
     losses = _losses(plan)
