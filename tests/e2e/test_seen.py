@@ -133,7 +133,7 @@ def test_what_looks_wrong_is_warned_of_once_and_printed(connection: Connection, 
     # Seen in lists, too.
     assert int(job["usage"]["peak_memory_bytes"]) > 1 << 20
     listed = Job.list(model="leaky", connection=connection)
-    assert listed["peak_mib"].iloc[0] > 20
+    assert listed["peak_mib"].iloc[0] > 1
     assert listed["core_seconds"].iloc[0] > 0
 
 
