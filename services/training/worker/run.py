@@ -81,7 +81,9 @@ class JobRun:
         self._news: dict[str, Any] = {"progress": 0.0, "message": "started"}
         self._has_news = asyncio.Event()
         self._meter = Meter()
+        # By the child, and by its worker.
         self._warnings: list[str] = []
+        self._noted: list[str] = []
 
     def end(self, why: Ending) -> None:
         """End the job; `run` returns soon. The first reason counts, but for the loss of the claim."""
@@ -125,8 +127,7 @@ class JobRun:
             return outcome
         size = smaller.spec.hyperparameters["batch_size"]
         _log.warning("job out of memory: again with smaller batches", job=job.name, batch_size=size)
-        self._news["message"] = f"out of memory: again with batch_size {size}"
-        self._has_news.set()
+        self._noted.append(f"out of memory: tried again with batch_size {size}")
         again = await self._in_children(smaller)
         if again is not None and again.error_reason == _OUT_OF_MEMORY:
             again.error_message = f"{again.error_message} (batch_size {size} did not suffice)"
@@ -228,7 +229,7 @@ class JobRun:
     def _add_seen(self, request: pb.ReportJobRequest | pb.FinishJobRequest) -> None:
         request.usage.CopyFrom(self._meter.usage())
         if not request.warnings:
-            request.warnings.extend(self._warnings)
+            request.warnings.extend((*self._noted, *self._warnings))
 
     def _spec(self, job: pb.Job) -> bytes:
         spec = {

@@ -178,13 +178,12 @@ async def test_job_out_of_memory_is_tried_once_more_with_smaller_batches(
     columns = {"a": x[:, 0].tolist(), "b": x[:, 1].tolist(), "y": np.where(x.sum(axis=1) > 0, "yes", "no").tolist()}
     rows = await busy_house.import_table("cloud", columns, "y")
     resources = common_pb2.Resources(cores=1.0, memory_bytes=mebibytes << 20)
-    async with busy_house.worker():
+    async with busy_house.worker(library_memory_bytes=154 << 20):
         job = await busy_house.people.create(
             family="mlp", model="wide", dataset=rows, hyperparameters=WIDE, resources=resources
         )
         done = await busy_house.people.ended(job.name, 110)
-    messages = [update.message async for update in busy_house.people.watch(job.name)]
-    assert "out of memory: again with batch_size 4000" in messages
+    assert "out of memory: tried again with batch_size 4000" in done.warnings
     if not fits:
         assert (done.state, done.error_reason) == (FAILED, "OUT_OF_MEMORY")
         assert "batch_size 4000 did not suffice" in done.error_message
