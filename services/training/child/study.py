@@ -156,10 +156,10 @@ class Study:
         """Choose the next trial's hyperparameters, and queue its job."""
         # A study that goes on may know of later ones than of this: it ran where its end could not be kept.
         number = next(number for number in itertools.count(1) if number not in (*self._running, *self._ended))
-        study, default = self._optimiser(), self._default() if number == 1 and self._grid is None else {}
+        study, default = self._optimiser(), dict[str, Value]()
         if self._grid is not None:
             study.enqueue_trial(self._grid[number - 1])
-        elif default:
+        elif number == 1 and (default := self._default()):
             # What is found is then never worse, on the rows that trials are judged by, than what nobody looked for.
             study.enqueue_trial(self._as_sampled(default))
         sampled = study.ask(_distributions(self._space))
@@ -291,8 +291,8 @@ class Study:
 
         The best of many trials is also the luckiest: on few rows that alone makes one look better than the default.
         """
-        best, default = self._best(), self._default()
-        ranked = self._ranked()
+        ranked, default = self._ranked(), self._default()
+        best = next(iter(ranked), None)
         first = next((job for job in ranked if default and self._values(job) == default), None)
         if best is None or first is None:
             return best, ""
@@ -318,7 +318,7 @@ class Study:
         best, note = self._chosen()
         if best is None:
             last = max(self._ended.values(), key=lambda job: job.spec.trial, default=pb.Job())
-            why = f"no trial succeeded; the last one: {last.error_message or 'no metric ' + repr(self._metric)}"
+            why = f"no trial succeeded; the last one: {last.error_message or 'ended early'}"
             return _failed(last.error_reason or "NO_TRIAL_SUCCEEDED", why)
         self._say(0.9, f"registering trial {best.spec.trial}", len(self._ended), {})
         spec = self._spec_of(self._values(best))
