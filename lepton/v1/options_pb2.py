@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17lepton/v1/options.proto\x12\tlepton.v1\x1a google/protobuf/descriptor.proto\"\x8f\x01\n\nFieldRules\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\n\n\x02id\x18\x02 \x01(\x08\x12\x0b\n\x03ref\x18\x03 \x01(\x08\x12\x12\n\nmax_length\x18\x04 \x01(\r\x12\x14\n\x07minimum\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_minimumB\n\n\x08_maximum*\xc9\x01\n\nPermission\x12\x1a\n\x16PERMISSION_UNSPECIFIED\x10\x00\x12\x13\n\x0fPERMISSION_READ\x10\x01\x12\x14\n\x10PERMISSION_WRITE\x10\x02\x12\x15\n\x11PERMISSION_DEPLOY\x10\x03\x12\x16\n\x12PERMISSION_OPERATE\x10\x04\x12\x14\n\x10PERMISSION_ADMIN\x10\x05\x12\x17\n\x13PERMISSION_INTERNAL\x10\x06\x12\x16\n\x12PERMISSION_PREDICT\x10\x07:N\n\npermission\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0e\x32\x15.lepton.v1.Permission\x88\x01\x01:H\n\x05rules\x12\x1d.google.protobuf.FieldOptions\x18\xd2\x86\x03 \x01(\x0b\x32\x15.lepton.v1.FieldRules\x88\x01\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17lepton/v1/options.proto\x12\tlepton.v1\x1a google/protobuf/descriptor.proto\"\x8f\x01\n\nFieldRules\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\n\n\x02id\x18\x02 \x01(\x08\x12\x0b\n\x03ref\x18\x03 \x01(\x08\x12\x12\n\nmax_length\x18\x04 \x01(\r\x12\x14\n\x07minimum\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_minimumB\n\n\x08_maximum*\xc9\x01\n\nPermission\x12\x1a\n\x16PERMISSION_UNSPECIFIED\x10\x00\x12\x13\n\x0fPERMISSION_READ\x10\x01\x12\x14\n\x10PERMISSION_WRITE\x10\x02\x12\x15\n\x11PERMISSION_DEPLOY\x10\x03\x12\x16\n\x12PERMISSION_OPERATE\x10\x04\x12\x14\n\x10PERMISSION_ADMIN\x10\x05\x12\x17\n\x13PERMISSION_INTERNAL\x10\x06\x12\x16\n\x12PERMISSION_PREDICT\x10\x07:N\n\npermission\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0e\x32\x15.lepton.v1.Permission\x88\x01\x01:H\n\x05rules\x12\x1d.google.protobuf.FieldOptions\x18\xd2\x86\x03 \x01(\x0b\x32\x15.lepton.v1.FieldRules\x88\x01\x01\x42>\n\x0c\x61i.lepton.v1P\x01Z lepton.ai/api/lepton/v1;leptonv1\xaa\x02\tLepton.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lepton.v1.options_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\014ai.lepton.v1P\001Z lepton.ai/api/lepton/v1;leptonv1\252\002\tLepton.V1'
   _globals['_PERMISSION']._serialized_start=219
   _globals['_PERMISSION']._serialized_end=420
   _globals['_FIELDRULES']._serialized_start=73
