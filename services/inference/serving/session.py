@@ -7,6 +7,7 @@ import onnxruntime as ort
 
 from servicekit.errors import FailedPrecondition
 from servicekit.gpus import Gpu, freest, read_gpus
+from servicekit.onnx_text import load_problem
 from services.inference.serving.bound import BoundSession
 
 # CUDA where there is a GPU, else the processor. Asking for what lacks raises nothing: the session tells what it took.
@@ -74,7 +75,7 @@ def open_session(
             content, options, providers=wanted, provider_options=[cuda if name == _CUDA else {} for name in wanted]
         )
     except Exception as error:
-        raise FailedPrecondition(f"the model cannot be loaded: {first_line(error)}", reason="LOAD_FAILED") from error
+        raise FailedPrecondition(load_problem(str(error))[1], reason="LOAD_FAILED") from error
     on_processor = session.get_providers()[0] == _CPU
     return session if on_processor else BoundSession(session, "cuda", device, captures=captures)
 
@@ -87,8 +88,3 @@ def cuda_options(gpus: list[Gpu], device: int, *, captures: bool, gpu_share: flo
     if gpus and 0 < gpu_share < 1:
         found["gpu_mem_limit"] = str(int(gpu_share * gpus[device].memory_bytes))
     return found
-
-
-def first_line(error: Exception) -> str:
-    """Return how ONNX Runtime says what went wrong, in short."""
-    return str(error).strip().split("\n", 1)[0][:300]

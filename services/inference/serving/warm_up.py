@@ -5,9 +5,9 @@ import time
 import numpy as np
 
 from servicekit.errors import FailedPrecondition
+from servicekit.onnx_text import last_line
 from services.inference.serving.batch_cost import best_batch, fit_cost
 from services.inference.serving.model import NUMPY_TYPES, Array, LoadedModel
-from services.inference.serving.session import first_line
 
 _MOST_ROWS = 64
 # A batch that takes longer would hold up those that come after it, and the warm-up.
@@ -29,7 +29,7 @@ def warm_up(model: LoadedModel) -> None:
         one_row = min(_timed(model, one) for _ in range(_TIMINGS))
         model.is_batchable = _is_batchable(model)
     except Exception as error:
-        raise FailedPrecondition(f"the model cannot be run: {first_line(error)}", reason="LOAD_FAILED") from error
+        raise FailedPrecondition(f"the model cannot be run: {last_line(str(error))}", reason="LOAD_FAILED") from error
     # The least of some: one disturbed timing would have short runs handed to threads until it is outgrown.
     model.run_seconds = model.row_seconds = one_row
     if model.is_batchable:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from servicekit.onnx_text import last_line, load_problem
 from services.registry.verifier.refusal import Refused
 from services.registry.verifier.weights import check_files
 
@@ -130,11 +131,7 @@ def _load(model: bytes) -> Any:
 
 
 def _load_problem(text: str) -> Refused:
-    if _is_about_memory(text):
-        return _out_of_memory("loading the model")
-    is_onnx = "INVALID_PROTOBUF" not in text and "ModelProto" not in text
-    message = f"ONNX Runtime cannot load the model: {_first_line(text)}"
-    return Refused("LOAD_FAILED" if is_onnx else "NOT_ONNX", message)
+    return _out_of_memory("loading the model") if _is_about_memory(text) else Refused(*load_problem(text))
 
 
 def _tensors(items: Any) -> list[dict[str, object]]:
@@ -160,7 +157,7 @@ def _predict(session: Any, inputs: list[dict[str, object]], rows: int, examples:
         what = f"a prediction of {rows} row{'s' * (rows > 1)}"
         if _is_about_memory(str(error)):
             raise _out_of_memory(what) from error
-        raise Refused("SAMPLE_PREDICTION_FAILED", f"{what} failed: {_first_line(str(error))}") from error
+        raise Refused("SAMPLE_PREDICTION_FAILED", f"{what} failed: {last_line(str(error))}") from error
 
 
 def _sample(item: dict[str, Any], rows: int, examples: dict[str, str]) -> Any:
@@ -182,10 +179,6 @@ def _out_of_memory(what: str) -> Refused:
 
 def _as_answer(refused: Refused) -> dict[str, object]:
     return {"reason": refused.reason, "message": refused.message}
-
-
-def _first_line(text: str) -> str:
-    return text.strip().split("\n", 1)[0][:300]
 
 
 if __name__ == "__main__":
