@@ -135,6 +135,7 @@ class Head:
         """
         outputs, rows = work.outputs, work.rows
         assert outputs is not None
+        # A batch's outputs were checked to have its rows along their first axis; those of a lone run are whole.
         shapes = tuple([(rows, *array.shape[1:]) if outputs.rows else array.shape for array in outputs.arrays])
         described = self._replies.get(shapes)
         if described is None:

@@ -96,7 +96,8 @@ class Outputs:
 
     Args:
         arrays: the outputs, in the form's order.
-        rows: of the batch; 0 where its rows are not told apart.
+        rows: of the batch, along the first axis of every output; 0 for the run of a single request, whose outputs keep
+            the shapes that the runtime gave them.
     """
 
     __slots__ = ("_buffers", "arrays", "rows")
@@ -107,8 +108,8 @@ class Outputs:
         self._buffers: list[memoryview | list[bytes] | None] = [None] * len(arrays)
 
     def part(self, start: int, rows: int) -> list[Array]:
-        """Return some rows of every output; all of it for a batch of one request."""
-        if rows == self.rows or not self.rows:
+        """Return some rows of every output; all of it for the run of a single request."""
+        if not self.rows:
             return self.arrays
         return [array[start : start + rows] for array in self.arrays]
 
@@ -227,7 +228,8 @@ class Batch:
             ran = time.monotonic()
         except LeptonError as error:
             return self._isolate(works, error)
-        outputs = Outputs(arrays, rows if form.is_batched else 0)
+        # The rows of a single request are never cut: what its outputs' first axis is only the runtime knows.
+        outputs = Outputs(arrays, rows if len(works) > 1 else 0)
         start = 0
         for work in works:
             work.outputs, work.start = outputs, start
@@ -285,7 +287,8 @@ def _tensor(datatype: str, parts: Sequence[Payload], shape: tuple[int, ...]) -> 
     array: Array
     if datatype == "BOOL":
         array = np.ndarray(shape, np.uint8, buffer)
-        return np.not_equal(array, 0)
+        # Of an array without axes numpy returns a scalar, which is no array.
+        return np.asarray(np.not_equal(array, 0))
     array = np.ndarray(shape, WIRE_TYPES[datatype], buffer)
     # Where a request's tensor begins is the wire's accident; kernels may count on whole words.
     return array if array.flags.aligned else array.copy()

@@ -116,7 +116,8 @@ class _Binding:
         for name, array in feeds.items():
             value, staging = self._inputs[name]
             if staging is None:
-                value.update_inplace(np.ascontiguousarray(array))
+                # Of an array without axes ascontiguousarray makes one of one axis.
+                value.update_inplace(np.ascontiguousarray(array).reshape(array.shape))
             else:
                 np.copyto(staging.numpy(), array)
                 value.update_inplace(staging)

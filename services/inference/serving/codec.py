@@ -131,7 +131,8 @@ def _checked_shape(
     for size, want in zip(shape, spec.shape, strict=True):
         if size < 0 or want not in (-1, size):
             raise _refused(model, spec.name, f"shape {list(spec.shape)}", str(list(shape)))
-    if spec.batch is not None and shape[0] > model.max_rows:
+    # Without elements a row has no bytes, and bytes bound nothing.
+    if (spec.counts_rows or 0 in shape[1:]) and shape[0] > model.max_rows:
         raise _refused(model, spec.name, f"at most {model.max_rows} rows", str(shape[0]))
     return shape
 
@@ -159,7 +160,10 @@ def _from_raw(content: bytes, spec: InputSpec, shape: tuple[int, ...], model: Lo
     kind = WIRE_TYPES[spec.datatype]
     if len(content) != count * kind.itemsize:
         raise _refused(model, spec.name, f"{count * kind.itemsize} bytes for shape {list(shape)}", str(len(content)))
-    return np.ndarray(shape, kind, content) if spec.datatype != "BOOL" else np.ndarray(shape, np.uint8, content) != 0
+    if spec.datatype != "BOOL":
+        return np.ndarray(shape, kind, content)
+    # Of an array without axes numpy returns a scalar, which is no array.
+    return np.asarray(np.ndarray(shape, np.uint8, content) != 0)
 
 
 def _split(content: bytes, count: int, spec: InputSpec, model: LoadedModel) -> list[bytes]:

@@ -1,5 +1,6 @@
 """A registered version to a model that can be run: its session, and the checks that its signature asks for."""
 
+from collections.abc import Collection
 from typing import Any
 
 from lepton.v1 import common_pb2, registry_pb2
@@ -43,7 +44,8 @@ def load_model(
     signature = version.signature
     specs = {spec.name: spec for spec in signature.inputs}
     inputs = {item.name: _input(item, specs.get(item.name), signature) for item in session.get_inputs()}
-    outputs = {item.name: _output(item, tuple(signature.classes)) for item in session.get_outputs()}
+    batches = {spec.batch for spec in inputs.values()} - {None}
+    outputs = {item.name: _output(item, tuple(signature.classes), batches) for item in session.get_outputs()}
     model = LoadedModel(deployment, version.number, version.digest, session, inputs, outputs, epoch, workspace)
     model.model, model.target, model.text_columns = version.model, signature.target, tuple(signature.text_columns)
     warm_up(model)
@@ -52,7 +54,7 @@ def load_model(
 
 def _input(item: Any, spec: common_pb2.TensorSpec | None, signature: common_pb2.Signature) -> InputSpec:
     shape = _shape(item)
-    batch = (item.shape[0] or "") if shape[:1] == (-1,) else None
+    batch = _batch(item, shape)
     if spec is None or not spec.kind:
         return InputSpec(item.name, _datatype(item), shape, batch)
     insists = signature.handle_unknown == "error" and spec.kind == common_pb2.COLUMN_KIND_CATEGORICAL
@@ -71,10 +73,15 @@ def _input(item: Any, spec: common_pb2.TensorSpec | None, signature: common_pb2.
     )
 
 
-def _output(item: Any, classes: tuple[str, ...]) -> OutputSpec:
+def _output(item: Any, classes: tuple[str, ...], batches: Collection[str | None]) -> OutputSpec:
     shape = _shape(item)
     labels = classes if classes and shape[-1:] == (len(classes),) else ()
-    return OutputSpec(item.name, _datatype(item), shape, labels)
+    return OutputSpec(item.name, _datatype(item), shape, labels, _batch(item, shape) in batches)
+
+
+def _batch(item: Any, shape: tuple[int, ...]) -> str | None:
+    """Return what the graph calls the first dimension; None where that is fixed, or where there is none."""
+    return (item.shape[0] or "") if shape[:1] == (-1,) else None
 
 
 def _shape(item: Any) -> tuple[int, ...]:

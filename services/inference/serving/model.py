@@ -1,5 +1,6 @@
 """A model version in ONNX Runtime, with what its requests are checked against."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from services.inference.serving.response_cache import ResponseCache
 
 Array = np.ndarray[Any, Any]
+# What exporters call the batch; unnamed it is most often.
+_BATCH_NAME = re.compile(r"^$|batch|rows|^(n|b|bs|none|\?)$|^unk", re.IGNORECASE)
 
 
 # What a model's inputs are made of: a text, two that are read together, or an image file.
@@ -46,6 +49,13 @@ class InputSpec:
     is_boolean: bool = False
     is_series: bool = False
 
+    @property
+    def counts_rows(self) -> bool:
+        """Whether the first dimension is a number of rows, not of samples, candidates or steps."""
+        if self.batch is None or len(self.shape) < 2:
+            return False
+        return self.is_column or _BATCH_NAME.search(self.batch) is not None
+
 
 @dataclass(frozen=True)
 class OutputSpec:
@@ -54,12 +64,14 @@ class OutputSpec:
     Args:
         name, datatype, shape: as in the graph.
         labels: what its last dimension stands for; empty where unknown.
+        is_by_row: whether its first dimension is called as the batch of an input is.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     labels: tuple[str, ...] = ()
+    is_by_row: bool = False
 
 
 class Preprocessing(Protocol):

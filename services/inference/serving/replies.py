@@ -39,7 +39,7 @@ def build_reply(
         spec = model.outputs[name]
         datatype, values = spec.datatype, array
         if wanted.get(name):
-            datatype, values = "BYTES", classify(array, wanted[name], spec.labels)
+            datatype, values = "BYTES", classify(array, wanted[name], spec.labels, is_by_row=spec.is_by_row)
         tensor = reply.outputs.add(name=name, datatype=datatype, shape=values.shape)
         if is_raw:
             reply.raw_output_contents.append(to_raw(datatype, values))
@@ -48,15 +48,17 @@ def build_reply(
     return reply
 
 
-def classify(array: Array, count: int, labels: tuple[str, ...]) -> Array:
+def classify(array: Array, count: int, labels: tuple[str, ...], *, is_by_row: bool = False) -> Array:
     """Return Triton's classification form: the largest values of each row as `value:index` or `value:index:label`.
 
     Args:
-        array: (rows, classes) or (classes,); a single value is one class.
+        array: (rows, classes), (classes,), or (rows,) with a single class a row; an array without axes is one value.
         count: how many of each row, at most all.
         labels: of the classes; empty for none.
+        is_by_row: whether the first axis is rows.
     """
-    rows = array.reshape(1) if array.ndim == 0 else array
+    has_one_class = array.ndim == 0 or (array.ndim == 1 and is_by_row)
+    rows = array.reshape(*array.shape, 1) if has_one_class else array
     classes = rows.shape[-1]
     # Among equals the first class wins, as a stable sort of the reversed row, read backwards, has it.
     order = classes - 1 - np.argsort(rows[..., ::-1], axis=-1, kind="stable")[..., ::-1][..., :count]

@@ -97,7 +97,7 @@ class ResponseCache:
         size = _ENTRY_BYTES + sum(_size(array) for array in arrays)
         if size > self.most_bytes:
             return
-        self._answers[key] = (Outputs(arrays, work.rows if work.form.is_batched else 0), size)
+        self._answers[key] = (Outputs(arrays, 0), size)
         self.size_bytes += size
         while self.size_bytes > self.most_bytes:
             _, (_, freed) = self._answers.popitem(last=False)
