@@ -1,4 +1,4 @@
-"""Shapes of replies are the runtime's own: on both lanes and over REST, at the first request and later, of any output."""
+"""Shapes of replies are the runtime's own: on both lanes and over REST, at the first request and at later ones."""
 
 import json
 import ssl
