@@ -111,7 +111,7 @@ def test_a_sticky_key_is_a_text() -> None:
         sticky_key_of(request)
 
 
-def _agree(expected: object, found: object, tolerance: float = 0.0, labels: tuple[str, ...] = ()) -> tuple[int, int]:
+def _agree(expected: object, found: object, tolerance: float = 0.0, labels: tuple[str, ...] = ()) -> object:
     outputs = {"y": OutputSpec("y", "", (), labels)}
     return agreeing_rows(outputs, {"y": np.array(expected)}, {"y": np.array(found)}, tolerance)
 

@@ -163,7 +163,7 @@ class PredictionCall:
         try:
             self._owner.submit(self, work)
         except LeptonError as error:
-            work.form.model.statistics.failed(error.reason, time.monotonic() - self.started)
+            work.form.model.statistics.failed(error, time.monotonic() - self.started)
             raise
 
     def _answer_known(self, work: Work) -> None:

@@ -151,7 +151,7 @@ def _refusals_counted(model: LoadedModel) -> Iterator[None]:
     try:
         yield
     except LeptonError as error:
-        model.statistics.failed(error.reason, time.monotonic() - started)
+        model.statistics.failed(error, time.monotonic() - started)
         raise
 
 

@@ -174,7 +174,7 @@ class Batcher:
                 self._forget(work.form)
             self._leave(work)
         work.error = Cancelled("the caller went away")
-        work.form.model.statistics.failed(work.error.reason, time.monotonic() - work.started)
+        work.form.model.statistics.failed(work.error, time.monotonic() - work.started)
         work.done(work)
 
     def close(self) -> None:
@@ -298,7 +298,7 @@ def _count(batch: Batch, ran: float) -> None:
         )
     for work in batch.works:
         if work.error is not None:
-            statistics.failed(work.error.reason, now - work.started)
+            statistics.failed(work.error, now - work.started)
         if isinstance(work.error, Internal):
             # The cause is for whoever runs the platform, never for the client.
             _log.error(

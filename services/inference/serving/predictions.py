@@ -129,7 +129,7 @@ class Predictions:
         try:
             self._batcher.submit(work)
         except ResourceExhausted as error:
-            question.model.statistics.failed(error.reason, time.monotonic() - work.started)
+            question.model.statistics.failed(error, time.monotonic() - work.started)
             raise
         self._flush_soon()
         try:

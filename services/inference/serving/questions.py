@@ -74,7 +74,7 @@ def read_request(
         inputs = parse_inputs(request, model)
         form, rows = find_form(model, tuple(requested_outputs(request, model)), inputs)
     except LeptonError as error:
-        model.statistics.failed(error.reason, time.monotonic() - started)
+        model.statistics.failed(error, time.monotonic() - started)
         raise
     entry = None if request.model_version else table.get(workspace, request.model_name)
     return Question(form, rows, inputs, entry if entry is not None and entry.is_shared else None)

@@ -79,7 +79,7 @@ class Shadow:
         self._waiting_bytes += size
         loop = asyncio.get_running_loop()
 
-        def done(future: "Future[tuple[int, int]]") -> None:
+        def done(future: "Future[tuple[int, int] | None]") -> None:
             # The loop may be gone when a worker stops.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._count, other, size, future)
@@ -87,7 +87,7 @@ class Shadow:
         with contextlib.suppress(RuntimeError):
             self._pool.submit(_compare, model, other, inputs, answer, tolerance).add_done_callback(done)
 
-    def _count(self, other: LoadedModel, size: int, future: "Future[tuple[int, int]]") -> None:
+    def _count(self, other: LoadedModel, size: int, future: "Future[tuple[int, int] | None]") -> None:
         self._waiting -= 1
         self._waiting_bytes -= size
         if future.cancelled():
@@ -97,7 +97,11 @@ class Shadow:
             _log.info("shadow failed", deployment=other.deployment, version=other.number, why=str(error))
             other.release.fail_comparison()
             return
-        other.release.compare(*future.result())
+        compared = future.result()
+        if compared is None:
+            other.release.drop_comparison()
+        else:
+            other.release.compare(*compared)
 
 
 def _compare(
@@ -106,11 +110,30 @@ def _compare(
     inputs: Mapping[str, Array],
     answer: Mapping[str, Array],
     tolerance: float,
-) -> tuple[int, int]:
+) -> tuple[int, int] | None:
+    """Run inputs on another version; return how many rows were compared and agree, None where they cannot be compared.
+
+    Raises:
+        LeptonError: the other version failed on what the first one answered.
+    """
     names = [name for name in answer if name in other.outputs]
+    if not names or not inputs.keys() >= other.inputs.keys():
+        return None
     found = other.run({name: inputs[name] for name in other.inputs}, names)
-    expected = {name: answer[name] for name in names}
-    return agreeing_rows(model.outputs, expected, dict(zip(names, found, strict=True)), tolerance)
+    try:
+        return agreeing_rows(
+            model.outputs, answer, dict(zip(names, found, strict=True)), tolerance, rows=_rows_of(inputs)
+        )
+    except (TypeError, ValueError) as error:
+        # A fault of the comparison is not the version's.
+        _log.warning("answers not compared", deployment=other.deployment, version=other.number, why=str(error))
+        return None
+
+
+def _rows_of(inputs: Mapping[str, Array]) -> int:
+    """Return the rows of a request: the first dimension that its inputs share; 1 where they share none."""
+    sizes = {array.shape[0] if array.ndim else 1 for array in inputs.values()}
+    return sizes.pop() if len(sizes) == 1 else 1
 
 
 def _yield_to_others() -> None:

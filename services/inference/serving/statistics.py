@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from servicekit.errors import InvalidArgument, LeptonError
 from services.inference.serving.release_statistics import ReleaseStatistics
 
 # Upper bounds of latency buckets, seconds; one more bucket takes what is beyond.
@@ -137,12 +138,13 @@ class Statistics:
             size.infer_seconds += times.infer_seconds
             size.output_seconds += times.output_seconds
 
-    def failed(self, reason: str, seconds: float) -> None:
-        """Count a request that got an error."""
+    def failed(self, error: LeptonError, seconds: float) -> None:
+        """Count a request that got an error; one that the caller caused says nothing of the version."""
         with self._lock:
-            self.errors[reason] += 1
+            self.errors[error.reason] += 1
             self.failed_seconds += seconds
-            self.release.observe(seconds, reason)
+            if not isinstance(error, InvalidArgument):
+                self.release.observe(seconds, error.reason)
 
     def hit(self, seconds: float, now: float) -> None:
         """Count a request that the response cache answered."""
