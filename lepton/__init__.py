@@ -68,11 +68,41 @@ __all__ = [
 ]
 
 
+# Found by `lepton.steps` as by `import lepton.steps`.
+_MODULES = (
+    "connection",
+    "curves",
+    "datasets",
+    "deployment",
+    "errors",
+    "evaluation",
+    "frames",
+    "images",
+    "jobs",
+    "models",
+    "names",
+    "plans",
+    "plots",
+    "pretrained",
+    "progress",
+    "releases",
+    "reports",
+    "steps",
+    "studies",
+    "utils",
+    "v1",
+    "versions",
+    "workers",
+)
+
+
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"lepton.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'lepton' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*__all__, *_MODULES))

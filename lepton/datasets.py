@@ -9,7 +9,7 @@ train.to_pandas()
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lepton import errors, names, progress, steps
+from lepton.arguments import build, to_names
 from lepton.connection import Connection, current
 from lepton.tables import html_table
 from lepton.v1 import data_pb2
@@ -137,7 +138,7 @@ class Dataset:
             NotFound: there is none.
         """
         connection = connection or current()
-        return cls(connection, connection.data.GetDatasetVersion(data_pb2.GetDatasetVersionRequest(ref=ref)))
+        return cls(connection, connection.data.GetDatasetVersion(build(data_pb2.GetDatasetVersionRequest, ref=ref)))
 
     @classmethod
     def list(cls, *, connection: Connection | None = None) -> pd.DataFrame:
@@ -191,7 +192,7 @@ class Dataset:
     def windows(
         self,
         order: str,
-        channels: Sequence[str],
+        channels: str | Iterable[str],
         length: int,
         *,
         horizon: int = 0,
@@ -227,9 +228,10 @@ class Dataset:
         (made,) = self.transform(step, name=name or names.to_id(self.message.dataset[:55] + "-windows"))
         return made
 
-    def to_arrow(self, columns: Iterable[str] = ()) -> pa.Table:
-        """Return the rows as an Arrow table, of some columns or all."""
-        answers = self.connection.data.ReadDataset(data_pb2.ReadDatasetRequest(ref=self.ref, columns=columns))
+    def to_arrow(self, columns: str | Iterable[str] = ()) -> pa.Table:
+        """Return the rows as an Arrow table, of one column, some or all."""
+        request = data_pb2.ReadDatasetRequest(ref=self.ref, columns=to_names(columns))
+        answers = self.connection.data.ReadDataset(request)
         with pa.ipc.open_stream(pa.PythonFile(_Chunks(answer.arrow for answer in answers), mode="r")) as reader:
             return reader.read_all()
 
@@ -240,7 +242,8 @@ class Dataset:
 
     def head(self, rows: int = 10) -> pd.DataFrame:
         """Return the first rows (at most 1,000)."""
-        answer = self.connection.data.PreviewDataset(data_pb2.PreviewDatasetRequest(ref=self.ref, rows=rows))
+        request = build(data_pb2.PreviewDatasetRequest, ref=self.ref, rows=rows)
+        answer = self.connection.data.PreviewDataset(request)
         with pa.ipc.open_stream(answer.arrow) as reader:
             frame: pd.DataFrame = reader.read_all().to_pandas()
         return frame

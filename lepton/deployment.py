@@ -18,8 +18,10 @@ import pandas as pd
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from lepton import errors, names, open_inference, plans, progress, releases, served_frames, tracing, typed_rows
+from lepton.arguments import as_list, build, to_names
 from lepton.connection import Connection, current
 from lepton.datasets import Dataset
+from lepton.images import read_image
 from lepton.models import Model, to_resources
 from lepton.tables import html_table
 from lepton.v1 import common_pb2, inference_pb2, prediction_pb2
@@ -88,7 +90,7 @@ class Deploy:
                 return self
             if version is None and present.digest == self._wanted().message.digest:
                 return self
-            update = inference_pb2.Deployment(name=self.name, version=wanted, etag=present.etag)
+            update = build(inference_pb2.Deployment, name=self.name, version=wanted, etag=present.etag)
             self.connection.inference.UpdateDeployment(
                 inference_pb2.UpdateDeploymentRequest(
                     deployment=update, update_mask=FieldMask(paths=["version"]), request_id=names.request_id()
@@ -155,12 +157,17 @@ class Deploy:
         return pd.concat(parts).set_axis(data.index)
 
     def predict_rows(
-        self, rows: Iterable[Mapping[Any, object]], *, version: str = "", timeout_seconds: float = _READY_SECONDS
+        self,
+        rows: Iterable[Mapping[Any, object]] | Mapping[Any, object] | pd.DataFrame,
+        *,
+        version: str = "",
+        timeout_seconds: float = _READY_SECONDS,
     ) -> pd.DataFrame:
         """Return predictions for a few records, in their order, with the columns of `predict`; class labels are texts.
 
         Args:
-            rows: each a value by column; None is missing. Columns that the model does not ask for are ignored.
+            rows: records, one record or a DataFrame; each a value by column, None is missing. Columns that the
+                model does not ask for are ignored.
             version: a version number or alias; by default the deployment's own.
             timeout_seconds: how long to wait for the deployment to be ready, and for the answer.
 
@@ -168,12 +175,12 @@ class Deploy:
             InvalidArgument: a row lacks a column or has a wrong value; the violations name row and column.
             DeadlineExceeded: the deployment was not ready in time.
         """
-        typed = [typed_rows.to_row(row) for row in rows]
+        typed = [typed_rows.to_row(row) for row in typed_rows.to_records(rows)]
         return self._typed(prediction_pb2.PredictRequest(rows=typed), version, timeout_seconds)
 
     def predict_texts(
         self,
-        texts: Iterable[str] | Iterable[tuple[str, str]],
+        texts: str | Iterable[str] | Iterable[tuple[str, str]],
         *,
         version: str = "",
         timeout_seconds: float = _READY_SECONDS,
@@ -181,7 +188,7 @@ class Deploy:
         """Return predictions for some texts, or pairs of them, by a version with a tokenizer.json.
 
         Args:
-            texts: at most 1,000; pairs for a model that reads two texts together.
+            texts: at most 1,000, or one; pairs for a model that reads two texts together.
             version: a version number or alias; by default the deployment's own.
             timeout_seconds: how long to wait for the deployment to be ready, and for the answer.
 
@@ -192,12 +199,12 @@ class Deploy:
         return self._typed(typed_rows.to_texts_request(texts), version, timeout_seconds)
 
     def embed(
-        self, texts: Iterable[str], *, version: str = "", timeout_seconds: float = _READY_SECONDS
+        self, texts: str | Iterable[str], *, version: str = "", timeout_seconds: float = _READY_SECONDS
     ) -> "np.ndarray[Any, Any]":
         """Return (rows, size) vectors of some texts, by a model of embeddings: 32-bit floats, each of length 1.
 
         Args:
-            texts: any number of them.
+            texts: one, or any number of them.
             version: a version number or alias; by default the deployment's own.
             timeout_seconds: how long to wait for the deployment to be ready, and for each answer.
 
@@ -205,7 +212,7 @@ class Deploy:
             FailedPrecondition: the model gives labels, no vectors, or reads no texts.
             InvalidArgument: a text is too long.
         """
-        given, found = list(texts), list[prediction_pb2.Prediction]()
+        given, found = as_list(texts, "texts"), list[prediction_pb2.Prediction]()
         with progress.bar(f"embedding with {self.name}", len(given)) as advance:
             for start in range(0, len(given), _BATCH_SINGLES):
                 request = typed_rows.to_texts_request(given[start : start + _BATCH_SINGLES])
@@ -215,7 +222,11 @@ class Deploy:
         return typed_rows.to_vectors(found, self.name)
 
     def predict_images(
-        self, images: Iterable[bytes | str | Path], *, version: str = "", timeout_seconds: float = _READY_SECONDS
+        self,
+        images: bytes | str | Path | Iterable[bytes | str | Path],
+        *,
+        version: str = "",
+        timeout_seconds: float = _READY_SECONDS,
     ) -> pd.DataFrame:
         """Return predictions for some PNG or JPEG images, files or their bytes, by a version with an image.json.
 
@@ -223,7 +234,7 @@ class Deploy:
             FailedPrecondition: the version has none.
             InvalidArgument: one is no image, or too large.
         """
-        contents = [image if isinstance(image, bytes) else Path(image).read_bytes() for image in images]
+        contents = [read_image(image) for image in as_list(images, "images")]
         return self._typed(prediction_pb2.PredictRequest(images=contents), version, timeout_seconds)
 
     def score(
@@ -232,7 +243,7 @@ class Deploy:
         *,
         name: str | None = None,
         version: str = "",
-        columns: Iterable[str] = (),
+        columns: str | Iterable[str] = (),
         batch_rows: int = 0,
         timeout_seconds: float = _READY_SECONDS,
     ) -> Dataset:
@@ -245,7 +256,7 @@ class Deploy:
             dataset: the version, or its reference such as `applications@3`.
             name: the new dataset's id; by default the old one's with `-scored` behind.
             version: a model version's number or alias; by default the deployment's own. It answers for all rows.
-            columns: what goes along; by default every column.
+            columns: one column or several that go along; by default every column.
             batch_rows: rows predicted at a time; 0 leaves it to the platform.
             timeout_seconds: how long to wait for the deployment to be ready.
 
@@ -254,12 +265,13 @@ class Deploy:
             DeadlineExceeded: the deployment was not ready in time.
         """
         ref = dataset.ref if isinstance(dataset, Dataset) else dataset
-        request = prediction_pb2.ScoreDatasetRequest(
+        request = build(
+            prediction_pb2.ScoreDatasetRequest,
             dataset=ref,
             deployment=self.name,
             version=version,
             output=name or names.to_id(ref.partition("@")[0][:56] + "-scored"),
-            columns=columns,
+            columns=to_names(columns),
             batch_rows=batch_rows,
             request_id=names.request_id(),
         )
@@ -276,7 +288,7 @@ class Deploy:
         Raises:
             NotFound: there is none.
         """
-        return self.connection.inference.GetDeployment(inference_pb2.GetDeploymentRequest(name=self.name))
+        return self.connection.inference.GetDeployment(build(inference_pb2.GetDeploymentRequest, name=self.name))
 
     def wait(self, timeout_seconds: float = _READY_SECONDS) -> inference_pb2.Deployment:
         """Wait until the deployment serves; return it.
@@ -333,7 +345,7 @@ class Deploy:
         """
         if version is None:
             return self._update("shadow")
-        shadow = inference_pb2.Shadow(version=version, percent=percent, tolerance=tolerance)
+        shadow = build(inference_pb2.Shadow, version=version, percent=percent, tolerance=tolerance)
         return self._update("shadow", shadow=shadow)
 
     def promote(self) -> inference_pb2.Deployment:
@@ -352,7 +364,7 @@ class Deploy:
 
     def _update(self, path: str, **fields: Any) -> inference_pb2.Deployment:
         request = inference_pb2.UpdateDeploymentRequest(
-            deployment=inference_pb2.Deployment(name=self.name, **fields),
+            deployment=build(inference_pb2.Deployment, name=self.name, **fields),
             update_mask=FieldMask(paths=[path]),
             request_id=names.request_id(),
         )
@@ -434,7 +446,8 @@ class Deploy:
         return self._version
 
     def _create(self, version: str) -> None:
-        deployment = inference_pb2.Deployment(
+        deployment = build(
+            inference_pb2.Deployment,
             name=self.name,
             version=version,
             replicas=self.replicas,
@@ -449,7 +462,7 @@ class Deploy:
         return ModelVersion.get(f"{model}@{deployment.number}", connection=self.connection)
 
     def _next_change(self, present: inference_pb2.Deployment, seconds: float) -> inference_pb2.Deployment:
-        request = inference_pb2.WatchDeploymentRequest(name=self.name, after_sequence=present.sequence)
+        request = build(inference_pb2.WatchDeploymentRequest, name=self.name, after_sequence=present.sequence)
         try:
             for answer in self.connection.inference.WatchDeployment(request, timeout=seconds):
                 return answer.deployment

@@ -41,11 +41,23 @@ class LeptonError(Exception):
         self.violations = violations
         self.retry_seconds = retry_seconds
 
+    def __str__(self) -> str:
+        # KeyError, a base of some kinds, would show the message's repr.
+        return self.message
+
 
 class InvalidArgument(LeptonError, ValueError):
     """The request can never work as it stands."""
 
     status = "INVALID_ARGUMENT"
+
+
+class WrongType(InvalidArgument, TypeError):
+    """An argument is of a type that the function does not take."""
+
+
+class MissingColumn(InvalidArgument, KeyError):
+    """The data lacks a column that the function needs."""
 
 
 class NotFound(LeptonError, LookupError):

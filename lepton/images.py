@@ -12,6 +12,23 @@ import pandas as pd
 
 from lepton import errors
 
+
+def read_image(image: "bytes | bytearray | memoryview | str | Path") -> bytes:
+    """Return an image's bytes, given as they are or as a file's path.
+
+    Raises:
+        WrongType: it is neither.
+        OSError: the file cannot be read.
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if not isinstance(image, str | Path):
+        raise errors.WrongType(
+            f"expected a PNG or JPEG file's path or bytes, got a {type(image).__name__}", reason="BAD_ARGUMENT"
+        )
+    return Path(image).read_bytes()
+
+
 _ENDINGS = (".png", ".jpg", ".jpeg")
 
 

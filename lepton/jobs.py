@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from lepton import errors, names, progress
+from lepton.arguments import build, one_of
 from lepton.connection import Connection, current
 from lepton.reports import Report
 from lepton.v1 import training_pb2
@@ -79,7 +80,7 @@ class Job:
             NotFound: there is none.
         """
         connection = connection or current()
-        return cls(connection, connection.training.GetJob(training_pb2.GetJobRequest(name=name)))
+        return cls(connection, connection.training.GetJob(build(training_pb2.GetJobRequest, name=name)))
 
     @classmethod
     def list(
@@ -88,10 +89,14 @@ class Job:
         """Return one row a job, newest first.
 
         Columns: name, kind, family, model, state, progress, version, peak_mib, core_seconds, create_time.
+
+        Raises:
+            InvalidArgument: the state is unknown; the message lists the known ones.
         """
+        state = one_of(state.upper(), _STATES, "state") if state else ""
         connection = connection or current()
-        conditions = [f'{key} = "{value}"' for key, value in (("state", state.upper()), ("model", model)) if value]
-        request = training_pb2.ListJobsRequest(page_size=limit, filter=" AND ".join(conditions))
+        conditions = [f'{key} = "{value}"' for key, value in (("state", state), ("model", model)) if value]
+        request = build(training_pb2.ListJobsRequest, page_size=limit, filter=" AND ".join(conditions))
         rows = [_row(job) for job in connection.training.ListJobs(request).jobs]
         return pd.DataFrame(rows, columns=_COLUMNS)
 
@@ -99,7 +104,7 @@ class Job:
     def all(cls, *, connection: Connection | None = None) -> "Sequence[Job]":
         """Return every job, newest first."""
         connection = connection or current()
-        found = _all_jobs(connection, training_pb2.ListJobsRequest(page_size=1000))
+        found = _all_jobs(connection, build(training_pb2.ListJobsRequest, page_size=1000))
         return [cls(connection, message) for message in found]
 
     @property
@@ -152,7 +157,7 @@ class Job:
 
     def refresh(self) -> "Job":
         """Ask the platform how the job stands; return the job."""
-        self.message = self.connection.training.GetJob(training_pb2.GetJobRequest(name=self.name))
+        self.message = self.connection.training.GetJob(build(training_pb2.GetJobRequest, name=self.name))
         return self
 
     def cancel(self) -> "Job":
@@ -180,7 +185,7 @@ class Job:
         away_since: float | None = None
         while True:
             try:
-                request = training_pb2.WatchJobRequest(name=self.name, after_sequence=after_sequence)
+                request = build(training_pb2.WatchJobRequest, name=self.name, after_sequence=after_sequence)
                 for answer in self.connection.training.WatchJob(request):
                     after_sequence = answer.sequence
                     yield _update(answer)
@@ -216,7 +221,9 @@ class Job:
 
         Those of a study that still runs are those begun so far.
         """
-        page = training_pb2.ListJobsRequest(page_size=1000, filter=f'study = "{self.name}"', order_by="create_time")
+        page = build(
+            training_pb2.ListJobsRequest, page_size=1000, filter=f'study = "{self.name}"', order_by="create_time"
+        )
         searched = _searched(self.message.spec.search, rows := _all_jobs(self.connection, page))
         frame = pd.DataFrame([_trial_row(job, searched) for job in rows if job.spec.trial])
         return frame if frame.empty else frame.set_index("trial").sort_index()
@@ -300,6 +307,7 @@ def _trial_row(job: training_pb2.Job, searched: Sequence[str]) -> dict[str, obje
     }
 
 
+_STATES = [name.removeprefix("JOB_STATE_") for name in training_pb2.JobState.keys() if "UNSPECIFIED" not in name]  # noqa: SIM118
 _COLUMNS = [
     "name",
     "kind",

@@ -10,11 +10,12 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 
 from lepton import errors, names, tracing
+from lepton.arguments import build, to_json_value, unknown
 from lepton.connection import Connection, current
 from lepton.datasets import Dataset
 from lepton.frames import Frame, with_lineage
@@ -26,6 +27,7 @@ from lepton.tables import html_table
 from lepton.v1 import common_pb2, training_pb2
 from lepton.versions import ModelVersion
 
+_RESOURCES = ("cores", "memory_bytes", "gpus")
 # What can be trained on: a DataFrame, a dataset version, or its name@number.
 Data = pd.DataFrame | Dataset | str
 
@@ -122,14 +124,15 @@ class Model:
         with tracing.span("lepton.fine_tune"):
             dataset = as_dataset(data, self.connection)
             child._run(
-                training_pb2.JobSpec(
+                build(
+                    training_pb2.JobSpec,
                     kind=training_pb2.JOB_KIND_FINE_TUNE,
                     family=self.family,
                     model=parent.message.model,
                     dataset=dataset.ref,
                     evaluation_dataset=_evaluation_ref(evaluation_data, self.connection),
                     target=parent.signature.target,
-                    hyperparameters={name: json.dumps(value) for name, value in hyperparameters.items()},
+                    hyperparameters=to_hyperparameters(hyperparameters),
                     seed=self.seed,
                     handle_unknown=self.handle_unknown,
                     base_version=parent.ref,
@@ -217,14 +220,15 @@ class Model:
         self, data: Data, target: str | None, evaluation_data: Data | None, resources: dict[str, float] | None
     ) -> training_pb2.JobSpec:
         dataset = as_dataset(data, self.connection)
-        return training_pb2.JobSpec(
+        return build(
+            training_pb2.JobSpec,
             kind=training_pb2.JOB_KIND_FIT,
             family=self.family,
             model=self.name or names.to_id(f"{dataset.message.dataset[:40]}-{self.family.replace('_', '-')}"),
             dataset=dataset.ref,
             target=_target(dataset, target),
             evaluation_dataset=_evaluation_ref(evaluation_data, self.connection),
-            hyperparameters={name: json.dumps(value) for name, value in self.hyperparameters.items()},
+            hyperparameters=to_hyperparameters(self.hyperparameters),
             seed=self.seed,
             handle_unknown=self.handle_unknown,
             resources=to_resources(resources),
@@ -306,6 +310,15 @@ class RNN(Model):
     family = "rnn"
 
 
+def to_hyperparameters(given: Mapping[str, object]) -> dict[str, str]:
+    """Return hyperparameters as JSON texts by name.
+
+    Raises:
+        InvalidArgument: a value has no JSON form.
+    """
+    return {name: json.dumps(to_json_value(value, name)) for name, value in given.items()}
+
+
 def as_dataset(data: Data, connection: Connection) -> Dataset:
     """Return a dataset version with exactly the data's rows, importing them where they are not there yet.
 
@@ -355,16 +368,13 @@ def to_resources(wanted: dict[str, float] | None) -> common_pb2.Resources | None
     """Return what a job or replica needs as a message; None for the defaults.
 
     Raises:
-        InvalidArgument: a resource is unknown.
+        InvalidArgument: a resource is unknown, or no number.
     """
     if not wanted:
         return None
-    unknown = set(wanted) - {"cores", "memory_bytes", "gpus"}
-    if unknown:
-        raise errors.InvalidArgument(
-            f"unknown resource {', '.join(sorted(unknown))}: expected cores, memory_bytes or gpus",
-            reason="UNKNOWN_RESOURCE",
-        )
-    return common_pb2.Resources(
-        cores=wanted.get("cores", 0), memory_bytes=int(wanted.get("memory_bytes", 0)), gpus=wanted.get("gpus", 0)
-    )
+    for name in wanted:
+        if name not in _RESOURCES:
+            raise unknown(str(name), _RESOURCES, "resource", "UNKNOWN_RESOURCE")
+    # Bytes may come as 2e9.
+    memory: Any = wanted.get("memory_bytes", 0)
+    return build(common_pb2.Resources, cores=wanted.get("cores", 0), memory_bytes=memory, gpus=wanted.get("gpus", 0))

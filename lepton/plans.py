@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from lepton import errors
+from lepton.arguments import build, one_of
 from lepton.v1 import inference_pb2
 
 __all__ = ["candidates_frame", "plans_frame", "to_tuning"]
@@ -45,11 +45,10 @@ def to_tuning(
     Raises:
         InvalidArgument: the mode is unknown.
     """
-    if mode not in _MODES:
-        known = ", ".join(name for name in _MODES if name)
-        raise errors.InvalidArgument(f"tuning must be one of {known}, got {mode!r}")
-    return inference_pb2.Tuning(
-        mode=_MODES[mode], max_quality_loss_points=max_quality_loss_points, dataset=dataset or ""
+    if mode is not None:
+        one_of(mode, [name for name in _MODES if name], "tuning mode")
+    return build(
+        inference_pb2.Tuning, mode=_MODES[mode], max_quality_loss_points=max_quality_loss_points, dataset=dataset or ""
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from lepton.arguments import as_list, build, to_json_value, to_mapping
 from lepton.v1 import inference_pb2
 
 __all__ = ["to_canary", "to_traffic", "versions_frame"]
@@ -35,7 +36,8 @@ def to_traffic(shares: Mapping[str, float]) -> list[inference_pb2.TrafficTarget]
     Args:
         shares: percent by version, name@number or name@alias.
     """
-    return [inference_pb2.TrafficTarget(version=ref, weight_percent=percent) for ref, percent in shares.items()]
+    given = to_mapping(shares, "shares")
+    return [build(inference_pb2.TrafficTarget, version=ref, weight_percent=percent) for ref, percent in given.items()]
 
 
 def to_canary(version: str, steps: Sequence[float] = (), **rules: Any) -> inference_pb2.Canary:
@@ -48,10 +50,11 @@ def to_canary(version: str, steps: Sequence[float] = (), **rules: Any) -> infere
             tolerance: as lepton.v1.Canary has them; those that are None keep their defaults.
 
     Raises:
-        ValueError: a rule is unknown.
+        InvalidArgument: a rule is unknown or no number.
     """
     given = {name: value for name, value in rules.items() if value is not None}
-    return inference_pb2.Canary(version=version, steps=steps, **given)
+    shares = [to_json_value(step, "steps") for step in as_list(steps, "steps")]
+    return build(inference_pb2.Canary, version=version, steps=shares, **given)
 
 
 def versions_frame(deployment: inference_pb2.Deployment) -> pd.DataFrame:

@@ -1,53 +1,58 @@
-"""The steps of a recipe, for `Dataset.transform`."""
+"""The steps of a recipe, for `Dataset.transform`.
 
-from collections.abc import Mapping, Sequence
+Where columns are wanted, one name is a list of that name. A wrong argument raises InvalidArgument.
+"""
 
+from collections.abc import Iterable, Mapping
+
+from lepton.arguments import build, to_mapping, to_name, to_names
 from lepton.v1 import data_pb2
 
 
-def drop_missing(columns: Sequence[str] = ()) -> data_pb2.Step:
+def drop_missing(columns: str | Iterable[str] = ()) -> data_pb2.Step:
     """Drop rows with missing values in some columns, or in any."""
-    return data_pb2.Step(drop_missing=data_pb2.DropMissing(columns=columns))
+    return data_pb2.Step(drop_missing=data_pb2.DropMissing(columns=to_names(columns)))
 
 
 def fill_missing(values: Mapping[str, object]) -> data_pb2.Step:
     """Fill missing values: value by column."""
-    return data_pb2.Step(fill_missing=data_pb2.FillMissing(values={name: str(value) for name, value in values.items()}))
+    texts = {name: str(value) for name, value in to_mapping(values, "values").items()}
+    return data_pb2.Step(fill_missing=data_pb2.FillMissing(values=texts))
 
 
-def drop_columns(columns: Sequence[str]) -> data_pb2.Step:
+def drop_columns(columns: str | Iterable[str]) -> data_pb2.Step:
     """Drop columns."""
-    return data_pb2.Step(drop_columns=data_pb2.DropColumns(columns=columns))
+    return data_pb2.Step(drop_columns=data_pb2.DropColumns(columns=to_names(columns)))
 
 
-def drop_duplicates(columns: Sequence[str] = ()) -> data_pb2.Step:
+def drop_duplicates(columns: str | Iterable[str] = ()) -> data_pb2.Step:
     """Drop repeated rows, keeping the first, by some columns or all."""
-    return data_pb2.Step(drop_duplicates=data_pb2.DropDuplicates(columns=columns))
+    return data_pb2.Step(drop_duplicates=data_pb2.DropDuplicates(columns=to_names(columns)))
 
 
 def rename(names: Mapping[str, str]) -> data_pb2.Step:
     """Rename columns: new name by old name."""
-    return data_pb2.Step(rename=data_pb2.Rename(names=names))
+    return data_pb2.Step(rename=data_pb2.Rename(names=_by_name(names, "names")))
 
 
 def cast(types: Mapping[str, str]) -> data_pb2.Step:
     """Change types: Arrow type name (int64, double, string, bool, ...) by column."""
-    return data_pb2.Step(cast=data_pb2.Cast(types=types))
+    return data_pb2.Step(cast=data_pb2.Cast(types=_by_name(types, "types")))
 
 
 def filter(expression: str) -> data_pb2.Step:
     """Keep rows for which an expression such as `age >= 18 and job != 'none'` is true."""
-    return data_pb2.Step(filter=data_pb2.Filter(expression=expression))
+    return data_pb2.Step(filter=build(data_pb2.Filter, expression=expression))
 
 
 def sample(*, rows: int = 0, fraction: float = 0.0, seed: int = 0) -> data_pb2.Step:
     """Keep a seeded sample: so many rows, or a share of them."""
-    return data_pb2.Step(sample=data_pb2.Sample(rows=rows, fraction=fraction, seed=seed))
+    return data_pb2.Step(sample=build(data_pb2.Sample, rows=rows, fraction=fraction, seed=seed))
 
 
 def windows(
     order: str,
-    channels: Sequence[str],
+    channels: str | Iterable[str],
     length: int,
     *,
     horizon: int = 0,
@@ -68,19 +73,25 @@ def windows(
         min_length: least steps, for windows at the start of a series; 0 for as many as the most.
         stride: steps from one window of a series to the next.
     """
-    made = data_pb2.Windows(
-        series=series,
-        order=order,
-        channels=channels,
+    made = build(
+        data_pb2.Windows,
+        series=to_name(series, "series"),
+        order=to_name(order, "order"),
+        channels=to_names(channels, "channels"),
         length=length,
         min_length=min_length,
         horizon=horizon,
         stride=stride,
-        target=target,
+        target=to_name(target, "target"),
     )
     return data_pb2.Step(windows=made)
 
 
-def split(test_fraction: float, *, seed: int = 0, stratify: str = "") -> data_pb2.Step:
+def split(test_fraction: float, *, seed: int = 0, stratify: str | None = "") -> data_pb2.Step:
     """Cut in two by a seeded draw; may stand only last."""
-    return data_pb2.Step(split=data_pb2.Split(test_fraction=test_fraction, seed=seed, stratify=stratify))
+    made = build(data_pb2.Split, test_fraction=test_fraction, seed=seed, stratify=to_name(stratify, "stratify"))
+    return data_pb2.Step(split=made)
+
+
+def _by_name(values: object, argument: str) -> dict[str, str]:
+    return {name: to_name(value, argument) for name, value in to_mapping(values, argument).items()}

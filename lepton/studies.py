@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import pandas as pd
 
 from lepton import errors
+from lepton.arguments import build, one_of, to_json_value, to_mapping
 from lepton.v1 import training_pb2
 from lepton.versions import ModelVersion
 
 STUDY_FILE = "study.json"
+_SAMPLERS = ("bayesian", "random", "grid")
+_PRUNERS = ("median", "asha", "none")
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,26 @@ def to_search(
     """Return a search as a message.
 
     Args:
-        space: by hyperparameter a list of values, (low, high), or {"low": ..., "high": ..., "log": ..., "levels": ...}.
+        space: by hyperparameter a list, array or range of values, one value, (low, high), or
+            {"low": ..., "high": ..., "log": ..., "levels": ...}.
         sampler: bayesian, random or grid; empty for the default, as for the next two.
         pruner: median, asha or none.
         metric: what is best.
         budget: when it ends.
+
+    Raises:
+        InvalidArgument: the sampler or pruner is unknown, or a value has no JSON form.
     """
-    return training_pb2.Search(
+    if sampler:
+        one_of(sampler, _SAMPLERS, "sampler")
+    if pruner:
+        one_of(pruner, _PRUNERS, "pruner")
+    return build(
+        training_pb2.Search,
         sampler=sampler,
         pruner=pruner,
         metric=metric,
-        space={name: json.dumps(_spread(spread)) for name, spread in (space or {}).items()},
+        space=_to_space(space),
         max_trials=budget.trials,
         max_seconds=budget.seconds,
         max_core_seconds=budget.core_seconds,
@@ -54,10 +66,16 @@ def to_search(
     )
 
 
-def _spread(spread: object) -> object:
+def _to_space(space: Mapping[str, object] | None) -> dict[str, str]:
+    given = to_mapping(space or {}, "space")
+    return {name: json.dumps(_spread(spread, f"space[{name!r}]")) for name, spread in given.items()}
+
+
+def _spread(spread: object, argument: str) -> object:
     if isinstance(spread, tuple) and len(spread) == 2:
-        return {"low": spread[0], "high": spread[1]}
-    return spread
+        return to_json_value({"low": spread[0], "high": spread[1]}, argument)
+    found = to_json_value(spread, argument)
+    return found if isinstance(found, list | dict) else [found]
 
 
 class StudyResults:

@@ -9,10 +9,33 @@ import numpy as np
 import pandas as pd
 
 from lepton import errors
+from lepton.arguments import as_list
 from lepton.v1 import prediction_pb2
 
 # What fits the contract's integers.
 _LEAST, _MOST = -(2**63), 2**63 - 1
+
+
+def to_records(rows: object) -> "list[Mapping[Any, object]]":
+    """Return records as a list; one record, or a DataFrame's rows, count as records.
+
+    Raises:
+        WrongType: one is no mapping.
+    """
+    given: list[Any] = (
+        _frame_records(rows) if isinstance(rows, pd.DataFrame) else as_list(rows, "rows", (str, Mapping, pd.Series))
+    )
+    wrong = next((item for item in given if not isinstance(item, Mapping | pd.Series)), None)
+    if wrong is not None:
+        raise errors.WrongType(
+            f"rows takes records, each a dict of values by column, got a {type(wrong).__name__}", reason="BAD_ARGUMENT"
+        )
+    return given
+
+
+def _frame_records(frame: pd.DataFrame) -> "list[dict[Any, object]]":
+    names, columns = list(frame.columns), [list(column) for _, column in frame.items()]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def to_row(record: Mapping[Any, object]) -> prediction_pb2.Row:
@@ -24,13 +47,13 @@ def to_row(record: Mapping[Any, object]) -> prediction_pb2.Row:
     return prediction_pb2.Row(values={str(name): _to_value(str(name), value) for name, value in record.items()})
 
 
-def to_texts_request(texts: Iterable[str] | Iterable[tuple[str, str]]) -> prediction_pb2.PredictRequest:
+def to_texts_request(texts: str | Iterable[str] | Iterable[tuple[str, str]]) -> prediction_pb2.PredictRequest:
     """Return a request for some texts, or for pairs of them.
 
     Raises:
         InvalidArgument: one is neither a text nor two of them, or there are both.
     """
-    given: list[object] = list(texts)
+    given: list[object] = as_list(texts, "texts")
     if all(isinstance(item, str) for item in given):
         return prediction_pb2.PredictRequest(texts=[str(item) for item in given])
     pairs = [item for item in given if isinstance(item, tuple | list) and len(item) == 2]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from lepton import errors, names
+from lepton.arguments import as_list, build
 from lepton.connection import Connection, current
 from lepton.reports import Report
 from lepton.tables import html_table
@@ -37,7 +38,7 @@ class ModelVersion:
             NotFound: there is none.
         """
         connection = connection or current()
-        return cls(connection, connection.registry.GetVersion(registry_pb2.GetVersionRequest(ref=ref)))
+        return cls(connection, connection.registry.GetVersion(build(registry_pb2.GetVersionRequest, ref=ref)))
 
     @classmethod
     def list(cls, model: str, *, connection: Connection | None = None) -> pd.DataFrame:
@@ -45,7 +46,7 @@ class ModelVersion:
         connection = connection or current()
         rows, token = [], ""
         while True:
-            request = registry_pb2.ListVersionsRequest(model=model, page_token=token)
+            request = build(registry_pb2.ListVersionsRequest, model=model, page_token=token)
             page = connection.registry.ListVersions(request)
             rows += [_row(version) for version in page.versions]
             token = page.next_page_token
@@ -74,7 +75,7 @@ class ModelVersion:
         model: str,
         onnx: str | Path | bytes,
         *,
-        files: Iterable[str | Path] = (),
+        files: str | Path | Iterable[str | Path] = (),
         description: str = "",
         connection: Connection | None = None,
     ) -> "ModelVersion":
@@ -83,7 +84,7 @@ class ModelVersion:
         Args:
             model: the model's id.
             onnx: the file, or its bytes.
-            files: what stands beside it, such as its tokenizer.json or image.json.
+            files: one file or several beside it, such as its tokenizer.json or image.json.
             description: for people.
             connection: the platform; by default the one in use.
 
@@ -92,13 +93,20 @@ class ModelVersion:
         """
         connection = connection or current()
         content = onnx if isinstance(onnx, bytes) else Path(onnx).read_bytes()
-        contents = {"model.onnx": content, **{Path(path).name: Path(path).read_bytes() for path in files}}
+        contents = {
+            "model.onnx": content,
+            **{Path(path).name: Path(path).read_bytes() for path in as_list(files, "files")},
+        }
         artifacts = [
             registry_pb2.Artifact(name=name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
             for name, content in contents.items()
         ]
-        request = registry_pb2.CreateVersionRequest(
-            model=model, artifacts=artifacts, description=description, request_id=names.request_id()
+        request = build(
+            registry_pb2.CreateVersionRequest,
+            model=model,
+            artifacts=artifacts,
+            description=description,
+            request_id=names.request_id(),
         )
         return register(request, contents, connection)
 
@@ -158,8 +166,8 @@ class ModelVersion:
         Raises:
             Aborted: the alias moved meanwhile.
         """
-        request = registry_pb2.PromoteVersionRequest(
-            ref=self.ref, alias=alias, etag=etag, request_id=names.request_id()
+        request = build(
+            registry_pb2.PromoteVersionRequest, ref=self.ref, alias=alias, etag=etag, request_id=names.request_id()
         )
         return self.connection.registry.PromoteVersion(request)
 
@@ -173,7 +181,7 @@ class ModelVersion:
 
     def download(self, artifact: str = "model.onnx") -> bytes:
         """Return one of the version's files."""
-        request = registry_pb2.DownloadArtifactRequest(ref=self.ref, name=artifact)
+        request = build(registry_pb2.DownloadArtifactRequest, ref=self.ref, name=artifact)
         return b"".join(answer.chunk for answer in self.connection.registry.DownloadArtifact(request))
 
     def save(self, folder: str | Path) -> Path:
@@ -241,14 +249,14 @@ def register(
 def rollback(model: str, alias: str = "champion", *, connection: Connection | None = None) -> registry_pb2.Alias:
     """Point an alias back at the version that it named before; return it."""
     connection = connection or current()
-    request = registry_pb2.RollbackAliasRequest(model=model, alias=alias, request_id=names.request_id())
+    request = build(registry_pb2.RollbackAliasRequest, model=model, alias=alias, request_id=names.request_id())
     return connection.registry.RollbackAlias(request)
 
 
 def aliases(model: str, *, connection: Connection | None = None) -> Mapping[str, int]:
     """Return the version number behind each alias of a model."""
     connection = connection or current()
-    answer = connection.registry.ListAliases(registry_pb2.ListAliasesRequest(model=model))
+    answer = connection.registry.ListAliases(build(registry_pb2.ListAliasesRequest, model=model))
     return {alias.name: alias.number for alias in answer.aliases}
 
 

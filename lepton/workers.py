@@ -3,6 +3,7 @@
 import pandas as pd
 
 from lepton import names
+from lepton.arguments import build
 from lepton.connection import Connection, current
 from lepton.v1 import scheduler_pb2
 
@@ -21,13 +22,13 @@ def list_workers(*, connection: Connection | None = None) -> pd.DataFrame:
 
 def drain_worker(name: str, *, connection: Connection | None = None) -> None:
     """Move a worker's work away and give it no more."""
-    request = scheduler_pb2.DrainWorkerRequest(name=name, request_id=names.request_id())
+    request = build(scheduler_pb2.DrainWorkerRequest, name=name, request_id=names.request_id())
     (connection or current()).scheduler.DrainWorker(request)
 
 
 def resume_worker(name: str, *, connection: Connection | None = None) -> None:
     """Let a drained worker take work again."""
-    request = scheduler_pb2.ResumeWorkerRequest(name=name, request_id=names.request_id())
+    request = build(scheduler_pb2.ResumeWorkerRequest, name=name, request_id=names.request_id())
     (connection or current()).scheduler.ResumeWorker(request)
 
 

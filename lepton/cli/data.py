@@ -7,6 +7,7 @@ import pandas as pd
 import typer
 
 from lepton import errors, names, steps
+from lepton.arguments import build
 from lepton.cli.output import Json, show_done, show_message, show_table
 from lepton.connection import current
 from lepton.datasets import Dataset
@@ -74,12 +75,16 @@ def transform(
     where: Annotated[str, typer.Option(help='Keep rows for which this holds: "age >= 18".')] = "",
     split: Annotated[float, typer.Option(help="Cut off this share as a test set.", min=0, max=1)] = 0.0,
     stratify: Annotated[str, typer.Option(help="Keep this column's shares equal in both parts.")] = "",
-    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of the split; 0 by default.")] = None,
     name: Annotated[str | None, typer.Option(help="The new dataset's id.")] = None,
     test_name: Annotated[str | None, typer.Option(help="The test set's id.")] = None,
     as_json: Json = False,
 ) -> None:
     """Apply a recipe, in the order of the options above; the result is a new version (two with --split)."""
+    unused = {"--stratify": stratify, "--seed": seed, "--test-name": test_name}
+    if not split and any(value not in (None, "") for value in unused.values()):
+        given = ", ".join(option for option, value in unused.items() if value not in (None, ""))
+        raise errors.InvalidArgument(f"{given} says how to split, and there is no --split: add --split 0.2, say")
     recipe = [
         *([steps.drop_missing()] if drop_missing else []),
         *([steps.drop_duplicates()] if drop_duplicates else []),
@@ -88,7 +93,7 @@ def transform(
         *([steps.rename(_pairs(rename))] if rename else []),
         *([steps.cast(_pairs(cast))] if cast else []),
         *([steps.filter(where)] if where else []),
-        *([steps.split(split, seed=seed, stratify=stratify)] if split else []),
+        *([steps.split(split, seed=seed or 0, stratify=stratify)] if split else []),
     ]
     if not recipe:
         raise errors.InvalidArgument("no step given: see `lepton data transform --help`")
@@ -138,13 +143,16 @@ def delete(
     if "@" in ref:
         Dataset.get(ref).delete()
     else:
-        request = data_pb2.DeleteDatasetRequest(name=ref, request_id=names.request_id())
+        request = build(data_pb2.DeleteDatasetRequest, name=ref, request_id=names.request_id())
         current().data.DeleteDataset(request)
     show_done(f"deleted {ref}", as_json, deleted=ref)
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:
-    pairs = dict(text.partition("=")[::2] for text in texts if "=" in text)
+    wrong = next((text for text in texts if not text.partition("=")[0] or "=" not in text), None)
+    if wrong is not None:
+        raise errors.InvalidArgument(f"expected name=value, got {wrong!r}")
+    pairs = dict(text.partition("=")[::2] for text in texts)
     if len(pairs) != len(texts):
-        raise errors.InvalidArgument(f"expected name=value, got {', '.join(texts)}")
+        raise errors.InvalidArgument(f"a column is given twice: {', '.join(texts)}")
     return pairs

@@ -10,6 +10,7 @@ import typer
 from lepton import errors
 from lepton.cli import releases
 from lepton.cli.output import Json, show_done, show_message, show_table
+from lepton.cli.user_files import check_output, reading
 from lepton.deployment import Deploy
 from lepton.plans import candidates_frame
 from lepton.releases import versions_frame
@@ -71,9 +72,13 @@ def predict(
         raise errors.InvalidArgument(
             f"give one --text-pair for each --text: got {len(text_pair)} and {len(text or ())}"
         )
+    if output is not None:
+        check_output(output)
     deployment = Deploy(name)
     if path is not None:
-        result = deployment.predict(_read(path), version=version)
+        with reading(path):
+            rows = _read(path)
+        result = deployment.predict(rows, version=version)
     elif row:
         result = deployment.predict_rows([_record(given) for given in row], version=version)
     elif text:

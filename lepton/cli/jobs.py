@@ -8,7 +8,9 @@ import typer
 from rich.console import Console
 
 from lepton import curves, errors, names
+from lepton.arguments import build
 from lepton.cli.output import Json, show_done, show_message, show_table
+from lepton.cli.user_files import check_output
 from lepton.connection import current
 from lepton.datasets import Dataset
 from lepton.event_files import write_runs
@@ -57,8 +59,11 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model and register it."""
+    if watch and detach:
+        raise errors.InvalidArgument("--watch follows the job, --detach does not wait for it: give one of them")
     source = Dataset.get(dataset)
-    spec = training_pb2.JobSpec(
+    spec = build(
+        training_pb2.JobSpec,
         kind=training_pb2.JOB_KIND_FIT,
         family=family,
         model=model or names.to_id(f"{source.message.dataset[:40]}-{family.replace('_', '-')}"),
@@ -73,7 +78,7 @@ def train(
         workers=workers,
     )
     job = Job.submit(spec)
-    if watch and not detach:
+    if watch:
         _follow(job, as_json, aside=True)
         job.result()
     elif not detach:
@@ -113,7 +118,8 @@ def tune(
     """Look for hyperparameters by trials, and register the best model."""
     source = Dataset.get(dataset)
     space = dict(_spread(text) for text in search or ())
-    spec = training_pb2.JobSpec(
+    spec = build(
+        training_pb2.JobSpec,
         kind=training_pb2.JOB_KIND_TUNE,
         family=family,
         model=model or names.to_id(f"{source.message.dataset[:40]}-{family.replace('_', '-')}"),
@@ -173,6 +179,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write what is to be seen of a job's model: a page with curves, residuals and slices that opens offline."""
+    check_output(output)
     found = Job.get(name).report()
     path = found.save(output)
     show_done(f"wrote {path}: {found!r}", as_json, path=str(path), metrics=found.metrics)

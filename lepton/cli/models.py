@@ -6,8 +6,9 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from lepton import names
+from lepton import errors, names
 from lepton.cli.output import Json, show_done, show_message, show_table
+from lepton.cli.user_files import check_output
 from lepton.connection import current
 from lepton.pretrained import upload_folder
 from lepton.v1 import registry_pb2
@@ -84,6 +85,8 @@ def upload(
 ) -> None:
     """Register an ONNX model that was made elsewhere, or pretrained weights."""
     if path.is_dir():
+        if file:
+            raise errors.InvalidArgument("--file goes with an ONNX file; a folder is uploaded with all that it holds")
         version = upload_folder(path, name=model, description=description, connection=current())
         show_message(version.message, as_json, repr(version))
         return
@@ -98,17 +101,20 @@ def upload(
 def download(
     ref: Ref,
     output: Annotated[Path, typer.Option(help="Where to write it.")] = Path("model.onnx"),
-    artifact: Annotated[str, typer.Option(help="Which of the version's files.")] = "model.onnx",
+    artifact: Annotated[str | None, typer.Option(help="Which of the version's files; model.onnx by default.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="All files, into a folder.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write one of a version's files, or all."""
     if all_:
+        if artifact is not None:
+            raise errors.InvalidArgument("--all writes every file, --artifact one of them: give one of the two")
         version = ModelVersion.get(ref)
         size = sum(item.size_bytes for item in version.message.artifacts)
         show_done(f"wrote {version.save(output)} ({size:,} bytes)", as_json, path=str(output), size_bytes=size)
         return
-    content = ModelVersion.get(ref).download(artifact)
+    check_output(output)
+    content = ModelVersion.get(ref).download(artifact or "model.onnx")
     output.write_bytes(content)
     show_done(f"wrote {output} ({len(content):,} bytes)", as_json, path=str(output), size_bytes=len(content))
 

@@ -1,9 +1,11 @@
 """`lepton deployments split | canary | shadow | promote | abort`: releasing a version safely."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
+from lepton import errors
 from lepton.cli.output import Json, show_message
 from lepton.deployment import Deploy
 
@@ -46,15 +48,16 @@ def canary(
     as_json: Json = False,
 ) -> None:
     """Have a version take over step by step, as long as it does as well as the present one."""
-    status = Deploy(name).canary(
-        version,
-        steps=step or (),
-        step_seconds=step_seconds,
-        min_requests=min_requests,
-        max_error_rate_increase=max_error_rate_increase,
-        max_latency_ratio=max_latency_ratio,
-        min_agreement=min_agreement,
-    )
+    rules = {
+        "step_seconds": step_seconds,
+        "min_requests": min_requests,
+        "max_error_rate_increase": max_error_rate_increase,
+        "max_latency_ratio": max_latency_ratio,
+        "min_agreement": min_agreement,
+    }
+    if version is None:
+        _refuse_unused({"step": step, **rules})
+    status = Deploy(name).canary(version, steps=step or (), **rules)
     show_message(
         status, as_json, f"{version} begins: lepton deployments show {name}" if version else "the canary ended"
     )
@@ -63,11 +66,13 @@ def canary(
 def shadow(
     name: Name,
     version: Version = None,
-    percent: Annotated[float, typer.Option(help="Of the requests.", min=0, max=100)] = 100.0,
+    percent: Annotated[float | None, typer.Option(help="Of the requests; 100 by default.", min=0, max=100)] = None,
     as_json: Json = False,
 ) -> None:
     """Run requests once more on a version and compare its answers; it answers nobody."""
-    status = Deploy(name).shadow(version, percent=percent)
+    if version is None:
+        _refuse_unused({"percent": percent})
+    status = Deploy(name).shadow(version, percent=100.0 if percent is None else percent)
     show_message(status, as_json, f"{version} is compared" if version else "the shadow ended")
 
 
@@ -81,6 +86,12 @@ def abort(name: Name, as_json: Json = False) -> None:
     """End the running canary, now."""
     status = Deploy(name).abort()
     show_message(status, as_json, f"{name} serves version {status.number} alone")
+
+
+def _refuse_unused(options: Mapping[str, object]) -> None:
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, [])]
+    if given:
+        raise errors.InvalidArgument(f"{', '.join(given)} needs a VERSION: without one, the command ends what there is")
 
 
 def _share(text: str) -> tuple[str, float]:

@@ -69,3 +69,15 @@ def test_logs_are_json_lines(platform: Platform) -> None:
     lines = platform.lepton("logs", "data", "--lines", "5").stdout.splitlines()
     assert lines
     assert all(json.loads(line)["service"] == "data" for line in lines)
+
+
+def test_bad_user_files_are_one_line_each(platform: Platform, tmp_path: Path) -> None:
+    (tmp_path / "ragged.csv").write_text("a,b\n1,2\n3,4,5\n")
+    (tmp_path / "good.csv").write_text("a,b\n1,2\n")
+    for arguments, match in (
+        ((str(tmp_path / "ragged.csv"),), "ragged.csv"),
+        ((str(tmp_path / "good.csv"), "--output", str(tmp_path)), "it is a folder"),
+    ):
+        failed = platform.lepton("predict", "nothing", *arguments, check=False)
+        assert (failed.returncode, len(failed.stderr.splitlines())) == (1, 1), failed.stderr
+        assert match in failed.stderr
