@@ -9,7 +9,7 @@ train.to_pandas()
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -228,9 +228,17 @@ class Dataset:
         (made,) = self.transform(step, name=name or names.to_id(self.message.dataset[:55] + "-windows"))
         return made
 
-    def to_arrow(self, columns: str | Iterable[str] = ()) -> pa.Table:
-        """Return the rows as an Arrow table, of one column, some or all."""
-        request = data_pb2.ReadDatasetRequest(ref=self.ref, columns=to_names(columns))
+    def to_arrow(self, columns: str | Iterable[str] = (), *, types: Mapping[str, str] | None = None) -> pa.Table:
+        """Return the rows as an Arrow table.
+
+        Args:
+            columns: one name or several; none for all.
+            types: Arrow type name by column to read it as, such as {"zip": "string"}: the text of the imported file.
+
+        Raises:
+            InvalidArgument: COLUMN_TYPE_MISMATCH: values do not fit the types; the message names every such column.
+        """
+        request = data_pb2.ReadDatasetRequest(ref=self.ref, columns=to_names(columns), types=types)
         answers = self.connection.data.ReadDataset(request)
         with pa.ipc.open_stream(pa.PythonFile(_Chunks(answer.arrow for answer in answers), mode="r")) as reader:
             return reader.read_all()

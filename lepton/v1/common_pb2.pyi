@@ -103,6 +103,7 @@ class Column(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     ARROW_TYPE_FIELD_NUMBER: _builtins.int
     NULLABLE_FIELD_NUMBER: _builtins.int
+    KEEPS_TEXTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, unique in the table."""
     kind: Global___ColumnKind.ValueType
@@ -111,6 +112,10 @@ class Column(_message.Message):
     """Its Arrow type by Arrow's own name, such as int64, double, string, bool."""
     nullable: _builtins.bool
     """Whether a row without a value has been seen."""
+    keeps_texts: _builtins.bool
+    """Whether the imported file's texts are kept for the rows where they are not the canonical text of the value, such as
+    1.50 for 1.5. Reading the column as `string` returns them.
+    """
     def __init__(
         self,
         *,
@@ -118,10 +123,11 @@ class Column(_message.Message):
         kind: Global___ColumnKind.ValueType = ...,
         arrow_type: _builtins.str = ...,
         nullable: _builtins.bool = ...,
+        keeps_texts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrow_type", b"arrow_type", "kind", b"kind", "name", b"name", "nullable", b"nullable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrow_type", b"arrow_type", "keeps_texts", b"keeps_texts", "kind", b"kind", "name", b"name", "nullable", b"nullable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

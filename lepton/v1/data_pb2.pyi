@@ -1295,10 +1295,31 @@ class ReadDatasetRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class TypesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REF_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
     FIRST_ROW_FIELD_NUMBER: _builtins.int
     MOST_ROWS_FIELD_NUMBER: _builtins.int
+    TYPES_FIELD_NUMBER: _builtins.int
     ref: _builtins.str
     """name@number, or the name alone for the newest."""
     first_row: _builtins.int
@@ -1309,6 +1330,13 @@ class ReadDatasetRequest(_message.Message):
     def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The columns to read; empty means all."""
 
+    @_builtins.property
+    def types(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Types to read columns as: Arrow type name (int64, double, string, bool, timestamp[us], ...) by column. `string`
+        gives exactly the text of the imported file. A value that another type cannot hold exactly is refused with
+        COLUMN_TYPE_MISMATCH before the first row; the error names every such column.
+        """
+
     def __init__(
         self,
         *,
@@ -1316,10 +1344,11 @@ class ReadDatasetRequest(_message.Message):
         columns: _abc.Iterable[_builtins.str] | None = ...,
         first_row: _builtins.int = ...,
         most_rows: _builtins.int = ...,
+        types: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "first_row", b"first_row", "most_rows", b"most_rows", "ref", b"ref"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "first_row", b"first_row", "most_rows", b"most_rows", "ref", b"ref", "types", b"types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -101,7 +101,9 @@ def version_to_proto(version: DatasetVersion) -> data_pb2.DatasetVersion:
 
 def version_from_proto(message: data_pb2.DatasetVersion, workspace: str, table: str, profile: str) -> DatasetVersion:
     """Return the version of a message, with what the message does not tell: its workspace and objects."""
-    columns = tuple(Column(column.name, column.arrow_type, column.nullable) for column in message.columns)
+    columns = tuple(
+        Column(column.name, column.arrow_type, column.nullable, column.keeps_texts) for column in message.columns
+    )
     content = Content(table, profile, message.digest, columns, message.rows, message.size_bytes)
     provenance = Provenance(message.label, message.source, recipe_from_proto(message.recipe), message.parent)
     created = message.create_time.ToDatetime(tzinfo=UTC)
@@ -155,7 +157,11 @@ def profile_from_proto(message: data_pb2.DatasetProfile) -> list[ColumnProfile]:
 
 def _column_to_proto(column: Column) -> common_pb2.Column:
     return common_pb2.Column(
-        name=column.name, kind=KINDS[column.kind], arrow_type=column.arrow_type, nullable=column.nullable
+        name=column.name,
+        kind=KINDS[column.kind],
+        arrow_type=column.arrow_type,
+        nullable=column.nullable,
+        keeps_texts=column.keeps_texts,
     )
 
 

@@ -124,14 +124,25 @@ class TableStore(Protocol):
         ...
 
 
-class OpenedTable(Protocol):
-    """A version's rows, readable again and again. Blocks: use threads."""
+class ReadableTable(Protocol):
+    """Rows, readable again and again. Blocks: use threads."""
 
     @property
-    def schema(self) -> pa.Schema: ...
+    def schema(self) -> pa.Schema:
+        """The columns that users see."""
+        ...
 
     def batches(
         self, columns: list[str] | None = None, first_row: int = 0, most_rows: int = 0
     ) -> Iterator[pa.RecordBatch]:
         """Read from a row on, some columns or all, always in the same batches; 0 most rows for all that follow."""
+        ...
+
+
+class OpenedTable(ReadableTable, Protocol):
+    """A version's rows. Companions (see `original_texts`) are read only where they are named."""
+
+    @property
+    def stored_schema(self) -> pa.Schema:
+        """The columns that users see, then the companions that hold their texts."""
         ...

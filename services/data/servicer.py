@@ -162,9 +162,11 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
     ) -> AsyncIterator[pb.ReadDatasetResponse]:
         """Stream a version's rows."""
         version = await self._datasets.version(current_identity().workspace, request.ref)
-        check_columns(list(request.columns), version.content.columns)
-        table = await self._datasets.rows(version)
-        async for chunk in ArrowChunks(table, list(request.columns) or None, request.first_row, request.most_rows):
+        columns = list(request.columns) or None
+        check_columns(columns or [], version.content.columns)
+        window = (columns, request.first_row, request.most_rows)
+        table = await self._datasets.typed_rows(version, request.types, *window)
+        async for chunk in ArrowChunks(table, *window):
             yield pb.ReadDatasetResponse(arrow=chunk)
 
 

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from servicekit.errors import InvalidArgument
 from services.data.domain.columns import SERIES
 from services.data.domain.digest import TableDigest
+from services.data.domain.original_texts import listed
 from services.data.domain.readers import read_file
 from services.data.domain.types import FileFormat
 
 
 def _read(content: bytes, file_format: FileFormat = FileFormat.CSV, delimiter: str = ",") -> pa.Table:
     schema, batches = read_file(lambda: io.BytesIO(content), file_format, delimiter)
-    return pa.Table.from_batches(list(batches), schema)
+    return pa.Table.from_batches(list(batches), schema).select(listed(schema.names))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from lepton.v1 import data_pb2 as pb
 from servicekit.errors import InvalidArgument, ResourceExhausted
-from services.data.ports import OpenedTable
+from services.data.ports import ReadableTable
 
 _CHUNK_BYTES = 1 << 20
 
@@ -83,7 +83,7 @@ class ArrowChunks:
         most_rows: to send; 0 for all that follow.
     """
 
-    def __init__(self, table: OpenedTable, columns: list[str] | None, first_row: int = 0, most_rows: int = 0) -> None:
+    def __init__(self, table: ReadableTable, columns: list[str] | None, first_row: int = 0, most_rows: int = 0) -> None:
         self._table = table
         self._columns = columns
         self._first_row = first_row

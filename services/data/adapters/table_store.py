@@ -18,6 +18,7 @@ from servicekit.table_encryption import TableEncryption
 from services.data.convert import profile_from_proto, profile_to_proto
 from services.data.domain.columns import SERIES
 from services.data.domain.digest import TableDigest
+from services.data.domain.original_texts import companion, listed_schema
 from services.data.domain.profile import ColumnProfile, TableProfile
 from services.data.domain.types import Content, DatasetVersion, columns_of
 from services.data.domain.work import Stop, Work
@@ -64,7 +65,8 @@ class EncryptedTable:
     Args:
         objects, encryption: how to read them.
         workspace, name: the object.
-        schema: of the rows.
+        schema: of the columns that users see.
+        stored_schema: the same, then the companions with their texts.
     """
 
     objects: Objects
@@ -72,12 +74,14 @@ class EncryptedTable:
     workspace: str
     name: str
     schema: pa.Schema
+    stored_schema: pa.Schema
 
     def batches(
         self, columns: list[str] | None = None, first_row: int = 0, most_rows: int = 0
     ) -> Iterator[pa.RecordBatch]:
         """Read from a row on, some columns or all, always in the same batches. Blocks: use a thread."""
-        schema = self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+        columns = self.schema.names if columns is None else columns
+        schema = pa.schema([self.stored_schema.field(name) for name in columns])
         with (
             self.objects.table_reader(self.workspace, self.name) as source,
             pq.ParquetFile(source, decryption_properties=self.encryption.decryption_properties()) as file,
@@ -164,8 +168,9 @@ class ObjectTableStore:
         self, workspace: str, names: tuple[str, str], make: MakeRows, encryption: TableEncryption, stop: Stop
     ) -> tuple[Content, list[ColumnProfile]]:
         schema, batches = make(stop)
-        digest, profile = TableDigest(schema), TableProfile(schema)
-        nullable = [False] * len(schema)
+        seen = listed_schema(schema)
+        digest, profile = TableDigest(schema), TableProfile(seen)
+        valid = [0] * len(schema)
         rows = 0
         sink = _Counting(self._objects.table_writer(workspace, names[0]))
         properties = encryption.encryption_properties()
@@ -173,23 +178,27 @@ class ObjectTableStore:
             for group in _in_groups(stop.watched(batches)):
                 for batch in group:
                     digest.update(batch)
-                    profile.update(batch)
-                    nullable = [
-                        known or column.null_count > 0 for known, column in zip(nullable, batch.columns, strict=True)
+                    profile.update(batch.select(seen.names))
+                    valid = [
+                        count + len(column) - column.null_count
+                        for count, column in zip(valid, batch.columns, strict=True)
                     ]
                     rows += batch.num_rows
                 writer.write_table(pa.Table.from_batches(group, schema))
             if rows == 0:
                 raise InvalidArgument("no rows are left", reason="NO_ROWS")
         sink.commit()
-        content = Content(*names, digest.hexdigest(), columns_of(schema, nullable), rows, sink.size_bytes)
+        content = Content(*names, digest.hexdigest(), columns_of(schema, valid, rows), rows, sink.size_bytes)
         return content, profile.finish()
 
     async def open_table(self, version: DatasetVersion) -> EncryptedTable:
         """Open a version's rows."""
         encryption = await self._objects.table_encryption(version.workspace)
         fields = [pa.field(column.name, _arrow_type(column.arrow_type)) for column in version.content.columns]
-        return EncryptedTable(self._objects, encryption, version.workspace, version.content.table, pa.schema(fields))
+        texts = [companion(column.name) for column in version.content.columns if column.keeps_texts]
+        stored = [*fields, *(pa.field(name, pa.string()) for name in texts)]
+        table = version.content.table
+        return EncryptedTable(self._objects, encryption, version.workspace, table, pa.schema(fields), pa.schema(stored))
 
     async def profile(self, version: DatasetVersion) -> list[ColumnProfile]:
         """Return a version's profile."""

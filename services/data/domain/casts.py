@@ -43,19 +43,58 @@ def cast(name: str, column: pa.Array, target: pa.DataType) -> pa.Array:
     """Return a column's values as another type.
 
     Raises:
-        InvalidArgument: one does not convert.
+        BadValue: one does not convert.
     """
     if column.type == target:
         return column
     try:
         return _cast(column, target)
     except pa.ArrowInvalid as error:
-        why = str(error).split("\n", 1)[0][:200]
-        raise InvalidArgument(
-            f"a value of column {name!r} is no {target}: {why}",
+        # Not the library's words: they hold the value.
+        why = f": {error}" if isinstance(error, _Refused) else ""
+        raise BadValue(name, _first_bad(column, target), f"is not a valid {target}{why}") from None
+
+
+class _Refused(pa.ArrowInvalid):  # type: ignore[misc] # Arrow has no types
+    """A rule of ours that a value breaks; the message holds no value."""
+
+
+class BadValue(InvalidArgument):
+    """A value that does not convert, named by its place and never by itself: messages are logged.
+
+    Args:
+        column: its column.
+        row: its row among those looked at, from 0.
+        problem: what is wrong, such as `is not a valid int64`.
+    """
+
+    def __init__(self, column: str, row: int, problem: str) -> None:
+        super().__init__(
+            f"the value of column {column!r} in data row {row + 1:,} {problem}",
             reason="VALUE_DOES_NOT_CONVERT",
-            metadata={"column": name},
-        ) from error
+            metadata={"column": column, "row": str(row + 1)},
+        )
+        self.column = column
+        self.row = row
+        self.problem = problem
+
+    def after(self, rows: int) -> "BadValue":
+        """Return the same where so many rows come before those looked at."""
+        return BadValue(self.column, self.row + rows, self.problem)
+
+
+def _first_bad(column: pa.Array, target: pa.DataType) -> int:
+    """Return the place of the first value that does not convert, by halving."""
+    first, end = 0, len(column)
+    while end - first > 1:
+        middle = (first + end) // 2
+        try:
+            _cast(column.slice(first, middle - first), target)
+        except pa.ArrowInvalid:
+            end = middle
+        else:
+            first = middle
+    return first
 
 
 def _cast(column: pa.Array, target: pa.DataType) -> pa.Array:
@@ -63,13 +102,13 @@ def _cast(column: pa.Array, target: pa.DataType) -> pa.Array:
         column = pc.utf8_trim_whitespace(column)
         # Arrow reads 0x1F as an integer; a table's reader does not.
         if pa.types.is_integer(target) and _any(pc.match_substring(column, "x", ignore_case=True)):
-            raise pa.ArrowInvalid("hexadecimal numbers are texts")
+            raise _Refused("hexadecimal numbers are texts")
     if pa.types.is_boolean(target) and not pa.types.is_string(column.type):
         _check_truth(column)
     found = pc.cast(column, target)
     if pa.types.is_floating(target):
         if _any(pc.is_inf(found)):
-            raise pa.ArrowInvalid("infinity is no value")
+            raise _Refused("infinity is no value")
         found = pc.if_else(pc.is_nan(found), pa.scalar(None, target), found)
     return found
 
@@ -77,7 +116,7 @@ def _cast(column: pa.Array, target: pa.DataType) -> pa.Array:
 def _check_truth(column: pa.Array) -> None:
     no, yes = (pa.scalar(value, column.type) for value in (0, 1))
     if _any(pc.and_(pc.not_equal(column, no), pc.not_equal(column, yes))):
-        raise pa.ArrowInvalid("only 0 and 1 are truth values")
+        raise _Refused("only 0 and 1 are truth values")
 
 
 def _any(mask: pa.Array) -> bool:

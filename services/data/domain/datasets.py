@@ -5,7 +5,7 @@ Objects come before rows: a version is visible only once its transaction commits
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -13,12 +13,14 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from servicekit.errors import InvalidArgument, LeptonError, NotFound
+from services.data.domain.original_texts import listed
 from services.data.domain.profile import ColumnProfile
 from services.data.domain.readers import read_file
 from services.data.domain.transform import Transform
+from services.data.domain.typed_reading import TypedTable
 from services.data.domain.types import Column, Content, Dataset, DatasetVersion, Import, Provenance, Recipe, parse_ref
 from services.data.domain.work import Stop, settled
-from services.data.ports import OpenedTable, Repository, TableStore, Upload
+from services.data.ports import OpenedTable, ReadableTable, Repository, TableStore, Upload
 
 Reading = Callable[[], AbstractAsyncContextManager[Repository]]
 _Answer = TypeVar("_Answer")
@@ -78,7 +80,7 @@ class Datasets:
             InvalidArgument: a step does not fit the table; the message names it by number.
         """
         table = await self._tables.open_table(source)
-        transform = Transform(recipe, table.schema)
+        transform = Transform(recipe, table.stored_schema)
         made: list[Content] = []
         try:
             for part in range(transform.parts):
@@ -123,9 +125,32 @@ class Datasets:
         async with self._reading() as repository:
             return await find_version(repository, workspace, ref)
 
-    async def rows(self, version: DatasetVersion) -> OpenedTable:
-        """Open a version's rows."""
-        return await self._tables.open_table(version)
+    async def typed_rows(
+        self,
+        version: DatasetVersion,
+        types: Mapping[str, str],
+        columns: list[str] | None = None,
+        first_row: int = 0,
+        most_rows: int = 0,
+    ) -> ReadableTable:
+        """Open a version's rows with columns as given types, checked for the rows that will be read.
+
+        Args:
+            version: whose rows.
+            types: Arrow type name by column; the others are read as stored.
+            columns: to be read; None for all.
+            first_row: from 0.
+            most_rows: 0 for all that follow.
+
+        Raises:
+            InvalidArgument: a column or type is unknown, or values do not fit: COLUMN_TYPE_MISMATCH.
+        """
+        table = await self._tables.open_table(version)
+        if not types:
+            return table
+        typed = TypedTable(table, types)
+        await asyncio.to_thread(typed.check, columns, first_row, most_rows)
+        return typed
 
     async def first_rows(self, version: DatasetVersion, count: int) -> pa.Table:
         """Return a version's first rows."""
@@ -218,9 +243,10 @@ def check_columns(wanted: list[str], columns: tuple[Column, ...]) -> None:
 def _read(upload: Upload, wanted: Import, stop: Stop) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     schema, batches = read_file(lambda: upload.open(stop), wanted.file_format, wanted.delimiter, wanted.encoding)
     label = wanted.provenance.label
-    if label and label not in schema.names:
+    if label and label not in listed(schema.names):
         raise InvalidArgument(
-            f"the label {label!r} is none of the columns {', '.join(schema.names[:50])}", reason="UNKNOWN_COLUMN"
+            f"the label {label!r} is none of the columns {', '.join(listed(schema.names)[:50])}",
+            reason="UNKNOWN_COLUMN",
         )
     return schema, batches
 
@@ -228,7 +254,8 @@ def _read(upload: Upload, wanted: Import, stop: Stop) -> tuple[pa.Schema, Iterat
 def _transforming(
     transform: Transform, table: OpenedTable, part: int
 ) -> Callable[[Stop], tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
-    return lambda stop: (transform.schema, transform.run(lambda: stop.watched(table.batches()), part))
+    names = table.stored_schema.names
+    return lambda stop: (transform.schema, transform.run(lambda: stop.watched(table.batches(names)), part))
 
 
 def _head(table: OpenedTable, count: int) -> pa.Table:

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from servicekit.errors import InvalidArgument
 from services.data.domain.columns import SERIES
+from services.data.domain.original_texts import is_companion, listed
 
 # Quoted texts come first, so that what stands within them stays.
 _TOKENS = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|`([^`]+)`|([&|])""")
@@ -227,8 +228,8 @@ class _Compiler:
     def _column(self, node: ast.Name) -> _Value:
         name = self._name(node)
         index = self._schema.get_field_index(name)
-        if index < 0:
-            known = ", ".join(self._schema.names[:50])
+        if index < 0 or is_companion(name):
+            known = ", ".join(listed(self._schema.names)[:50])
             raise self._refused(f"there is no column {name!r}; the table has {known}")
         return _Value(self._schema.field(index).type, lambda batch: batch.column(index), is_constant=False)
 

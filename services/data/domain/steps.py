@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from servicekit.errors import InvalidArgument
-from services.data.domain.casts import cast, check_cast, parse_type
+from services.data.domain.casts import BadValue, cast, check_cast, parse_type
 from services.data.domain.columns import SERIES
 from services.data.domain.counts import Counts
 from services.data.domain.draws import drawn, shares
 from services.data.domain.duplicates import Mask, first_rows
 from services.data.domain.expressions import compile_filter
+from services.data.domain.original_texts import companion, is_companion, listed, listed_schema, texts_of
 from services.data.domain.readers.source import check_names
 from services.data.domain.windows import WindowPlan, Windows
 
@@ -62,7 +63,7 @@ class DropDuplicates:
 
     def __init__(self, schema: pa.Schema, names: list[str]) -> None:
         self.schema = schema
-        self._names = names or schema.names
+        self._names = names or listed(schema.names)
         self._masks: list[Mask] = []
 
     def prepare(self, rows: Rows) -> None:
@@ -160,7 +161,7 @@ def make_step(kind: str, schema: pa.Schema, arguments: Arguments) -> AnyStep:
 
 
 def _drop_missing(schema: pa.Schema, arguments: Arguments) -> AnyStep:
-    indices = [schema.get_field_index(name) for name in _known(schema, arguments["columns"]) or schema.names]
+    indices = [schema.get_field_index(name) for name in _known(schema, arguments["columns"]) or listed(schema.names)]
 
     def change(batch: pa.RecordBatch) -> pa.RecordBatch:
         for index in indices:
@@ -175,7 +176,19 @@ def _fill_missing(schema: pa.Schema, arguments: Arguments) -> AnyStep:
     values = _mapping(arguments["values"])
     _known(schema, list(values))
     fills = {schema.get_field_index(name): _fill(name, text, schema.field(name).type) for name, text in values.items()}
-    return _by_column(schema, schema, {index: _filling(value) for index, value in fills.items()})
+    changes = {index: _filling(value) for index, value in fills.items()}
+    filled = _by_column(schema, schema, changes)
+    # A value that is filled in has no text of the file's.
+    texts = {schema.get_field_index(companion(name)): schema.get_field_index(name) for name in values}
+    texts = {place: of for place, of in texts.items() if place >= 0}
+
+    def change(batch: pa.RecordBatch) -> pa.RecordBatch:
+        for place, of in texts.items():
+            kept = pc.if_else(pc.is_valid(batch.column(of)), batch.column(place), pa.scalar(None, pa.string()))
+            batch = batch.set_column(place, schema.field(place), kept)
+        return filled.start(0)(batch)
+
+    return RowStep(schema, change)
 
 
 def _filling(value: pa.Scalar) -> Callable[[pa.Array], pa.Array]:
@@ -191,9 +204,14 @@ def _fill(name: str, text: str, kind: pa.DataType) -> pa.Scalar:
     if pa.types.is_boolean(kind):
         texts = pc.utf8_lower(texts)
     check_cast(name, pa.string(), kind)
-    value = cast(name, texts, kind)[0]
+    try:
+        value = cast(name, texts, kind)[0]
+    except BadValue as error:
+        raise InvalidArgument(
+            f"the filling of column {name!r} {error.problem}", reason=error.reason, metadata={"column": name}
+        ) from error
     if not value.is_valid:
-        raise InvalidArgument(f"{text!r} fills nothing", reason="VALUE_DOES_NOT_CONVERT")
+        raise InvalidArgument(f"the filling of column {name!r} fills nothing", reason="VALUE_DOES_NOT_CONVERT")
     return value
 
 
@@ -203,8 +221,9 @@ def _is_double(text: str) -> bool:
 
 def _drop_columns(schema: pa.Schema, arguments: Arguments) -> AnyStep:
     dropped = set(_known(schema, arguments["columns"]))
+    dropped |= {companion(name) for name in dropped}
     left = [name for name in schema.names if name not in dropped]
-    if not left:
+    if not listed(left):
         raise InvalidArgument("no column would be left", reason="BAD_RECIPE")
     return RowStep(pa.schema([schema.field(name) for name in left]), lambda batch: batch.select(left))
 
@@ -216,8 +235,9 @@ def _drop_duplicates(schema: pa.Schema, arguments: Arguments) -> AnyStep:
 def _rename(schema: pa.Schema, arguments: Arguments) -> AnyStep:
     names = _mapping(arguments["names"])
     _known(schema, list(names))
+    check_names([names.get(name, name) for name in listed(schema.names)])
+    names |= {companion(old): companion(new) for old, new in names.items()}
     after = [names.get(name, name) for name in schema.names]
-    check_names(after)
     renamed = pa.schema([pa.field(name, field.type) for name, field in zip(after, schema, strict=True)])
     return RowStep(renamed, lambda batch: pa.RecordBatch.from_arrays(batch.columns, schema=renamed))
 
@@ -227,14 +247,23 @@ def _cast(schema: pa.Schema, arguments: Arguments) -> AnyStep:
     _known(schema, list(types))
     for name, kind in types.items():
         check_cast(name, schema.field(name).type, kind)
-    after = pa.schema([pa.field(field.name, types.get(field.name, field.type)) for field in schema])
-    return _by_column(
-        schema, after, {schema.get_field_index(name): _casting(name, kind) for name, kind in types.items()}
-    )
+    gone = {companion(name) for name, kind in types.items() if kind != schema.field(name).type}
+    kept = [field for field in schema if field.name not in gone]
+    after = pa.schema([pa.field(field.name, types.get(field.name, field.type)) for field in kept])
+
+    def change(batch: pa.RecordBatch) -> pa.RecordBatch:
+        columns = [_as_type(batch, name, types.get(name)) for name in after.names]
+        return pa.RecordBatch.from_arrays(columns, schema=after)
+
+    return RowStep(after, change)
 
 
-def _casting(name: str, kind: pa.DataType) -> Callable[[pa.Array], pa.Array]:
-    return lambda column: cast(name, column, kind)
+def _as_type(batch: pa.RecordBatch, name: str, kind: pa.DataType | None) -> pa.Array:
+    column = batch.column(name)
+    if kind is None or kind == column.type:
+        return column
+    # A string is the text of the imported file.
+    return texts_of(batch, name) if pa.types.is_string(kind) else cast(name, column, kind)
 
 
 def _filter(schema: pa.Schema, arguments: Arguments) -> AnyStep:
@@ -273,7 +302,7 @@ def _windows(schema: pa.Schema, arguments: Arguments) -> AnyStep:
     if not channels or length < 1:
         raise InvalidArgument("windows need channels, and a length of one step at least", reason="BAD_RECIPE")
     plan = WindowPlan(series, order, channels, length, least or length, horizon, stride or 1, target)
-    return Windows(schema, plan)
+    return Windows(listed_schema(schema), plan)
 
 
 def _score(schema: pa.Schema, arguments: Arguments) -> AnyStep:
@@ -334,10 +363,11 @@ def _places(groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 def _known(schema: pa.Schema, names: object) -> list[str]:
     wanted = [str(name) for name in names] if isinstance(names, list | tuple) else []
-    unknown = next((name for name in wanted if schema.get_field_index(name) < 0), None)
+    unknown = next((name for name in wanted if schema.get_field_index(name) < 0 or is_companion(name)), None)
     if unknown is not None:
         raise InvalidArgument(
-            f"there is no column {unknown!r}: the table has {', '.join(schema.names[:50])}", reason="UNKNOWN_COLUMN"
+            f"there is no column {unknown!r}: the table has {', '.join(listed(schema.names)[:50])}",
+            reason="UNKNOWN_COLUMN",
         )
     return list(dict.fromkeys(wanted))
 

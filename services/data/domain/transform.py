@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
+from services.data.domain.casts import BadValue
 from services.data.domain.steps import AnyStep, make_step
 from services.data.domain.types import Recipe
 from services.data.domain.windows import Windows
@@ -91,24 +92,35 @@ class Transform:
         """Yield what a step makes of batches."""
         step = self._steps[index]
         change = step.start(part)
+        rows = 0
         for batch in batches:
             for piece in _pieces(batch, step.piece_rows):
-                with self._named(index):
+                with self._named(index, rows):
                     changed = change(piece)
+                rows += piece.num_rows
                 yield changed
 
     @contextlib.contextmanager
-    def _named(self, index: int) -> Iterator[None]:
-        """Name the step in what it raises, unless an earlier one that it reads from is to blame."""
+    def _named(self, index: int, rows: int = 0) -> Iterator[None]:
+        """Name the step in what it raises, unless an earlier one that it reads from is to blame.
+
+        Args:
+            index: of the step.
+            rows: that it was given before.
+        """
         try:
             yield
+        except BadValue as error:
+            place = error.after(rows)
+            raise self._blamed(index, place.message, place.reason, place.metadata) from error
         except InvalidArgument as error:
             if "step" in error.metadata:
                 raise
             raise self._blamed(index, error.message, error.reason, error.metadata) from error
         except pa.ArrowInvalid as error:
-            # A number grew beyond what its type holds.
-            raise self._blamed(index, str(error).split("\n", 1)[0][:200], "VALUE_DOES_NOT_CONVERT", {}) from error
+            # Not the library's words: they may hold a value.
+            message = f"in data rows {rows + 1:,} or later a number grows beyond what its type holds"
+            raise self._blamed(index, message, "VALUE_DOES_NOT_CONVERT", {"row": str(rows + 1)}) from error
 
     def _blamed(self, index: int, message: str, reason: str, metadata: Mapping[str, str]) -> InvalidArgument:
         return InvalidArgument(

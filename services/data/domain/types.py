@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
 from services.data.domain.columns import SERIES
+from services.data.domain.original_texts import companion, is_companion
 
 # What fits 64 bits.
 _NUMBER_DIGITS = 18
@@ -40,11 +41,13 @@ class Column:
         name: unique in the version.
         arrow_type: Arrow's own name for its type.
         nullable: whether a row without a value was seen.
+        keeps_texts: whether the imported file's texts are kept where they are not the canonical ones of the values.
     """
 
     name: str
     arrow_type: str
     nullable: bool
+    keeps_texts: bool = False
 
     @property
     def kind(self) -> ColumnKind:
@@ -198,8 +201,17 @@ def kind_of(arrow_type: str) -> ColumnKind:
     return ColumnKind.OTHER
 
 
-def columns_of(schema: pa.Schema, nullable: list[bool]) -> tuple[Column, ...]:
-    """Return a schema's columns, with whether each has rows without a value."""
+def columns_of(schema: pa.Schema, valid: list[int], rows: int) -> tuple[Column, ...]:
+    """Return a stored schema's columns.
+
+    Args:
+        schema: of the stored table, companions among its columns.
+        valid: rows with a value, by column.
+        rows: of the table.
+    """
+    kept = {field.name for field, count in zip(schema, valid, strict=True) if is_companion(field.name) and count}
     return tuple(
-        Column(field.name, str(field.type), has_missing) for field, has_missing in zip(schema, nullable, strict=True)
+        Column(field.name, str(field.type), count < rows, companion(field.name) in kept)
+        for field, count in zip(schema, valid, strict=True)
+        if not is_companion(field.name)
     )
