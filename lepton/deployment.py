@@ -46,6 +46,7 @@ class Deploy:
         replicas: how many replicas are wanted, at least.
         resources: what a replica needs: cores, memory_bytes, gpus.
         tuning: what a new deployment wishes of execution plans: see `tune`; by default the platform's own setting.
+        batching: whether a new deployment may run rows of several requests together: see `batch`; auto or off.
         connection: the platform; by default the model's, else the one in use.
     """
 
@@ -57,6 +58,7 @@ class Deploy:
         replicas: int = 1,
         resources: dict[str, float] | None = None,
         tuning: str | None = None,
+        batching: str = "auto",
         connection: Connection | None = None,
     ) -> None:
         self._version = model.trained_version() if isinstance(model, Model) else None
@@ -69,6 +71,7 @@ class Deploy:
         self.replicas = replicas
         self.resources = resources or {}
         self._tuning = plans.to_tuning(tuning)
+        self._batching = plans.to_batching(batching)
 
     def save(self, *, version: str | None = None) -> "Deploy":
         """Deploy the model, or change what the deployment serves; a repeat with the same model changes nothing.
@@ -390,6 +393,15 @@ class Deploy:
         """
         return self._update("response_cache_bytes", response_cache_bytes=size_bytes)
 
+    def batch(self, mode: str) -> inference_pb2.Deployment:
+        """Say whether rows of several requests may be run together; return the deployment.
+
+        Args:
+            mode: auto runs them together where the graph is shown to answer each row by itself; off gives each request
+                a run of its own.
+        """
+        return self._update("batching", batching=plans.to_batching(mode))
+
     def plans(self) -> pd.DataFrame:
         """Return one row an execution plan: version, hardware, what was chosen, its speed and its quality."""
         return plans.plans_frame(self.status())
@@ -406,7 +418,7 @@ class Deploy:
 
     @classmethod
     def list(cls, *, connection: Connection | None = None) -> pd.DataFrame:
-        """Return one row a deployment: name, version, number, state, replicas, ready_replicas, providers, message."""
+        """Return one row a deployment: name, version, number, state, replicas, providers, batching and the like."""
         connection = connection or current()
         rows, token = [], ""
         while True:
@@ -453,6 +465,7 @@ class Deploy:
             replicas=self.replicas,
             resources=to_resources(self.resources),
             tuning=self._tuning,
+            batching=self._batching,
         )
         request = inference_pb2.CreateDeploymentRequest(deployment=deployment, request_id=names.request_id())
         self.connection.inference.CreateDeployment(request)
@@ -471,7 +484,7 @@ class Deploy:
         return self.status()
 
 
-_COLUMNS = ["name", "version", "number", "state", "replicas", "ready_replicas", "providers", "message"]
+_COLUMNS = ["name", "version", "number", "state", "replicas", "ready_replicas", "providers", "batching", "message"]
 
 
 def _row(deployment: inference_pb2.Deployment) -> tuple[object, ...]:
@@ -483,5 +496,6 @@ def _row(deployment: inference_pb2.Deployment) -> tuple[object, ...]:
         deployment.replicas,
         deployment.ready_replicas,
         ", ".join(sorted(set(deployment.providers.values()))),
+        "off" if deployment.batching == common_pb2.BATCHING_OFF else "auto",
         deployment.message,
     )

@@ -5,9 +5,9 @@ from typing import Any
 import pandas as pd
 
 from lepton.arguments import build, one_of
-from lepton.v1 import inference_pb2
+from lepton.v1 import common_pb2, inference_pb2
 
-__all__ = ["candidates_frame", "plans_frame", "to_tuning"]
+__all__ = ["candidates_frame", "plans_frame", "to_batching", "to_tuning"]
 
 _MODES = {
     None: inference_pb2.TUNING_MODE_UNSPECIFIED,
@@ -15,6 +15,7 @@ _MODES = {
     "lossless": inference_pb2.TUNING_MODE_LOSSLESS,
     "within_loss": inference_pb2.TUNING_MODE_WITHIN_LOSS,
 }
+_BATCHINGS = {"auto": common_pb2.BATCHING_AUTO, "off": common_pb2.BATCHING_OFF}
 _PLAN_COLUMNS = [
     "digest",
     "hardware",
@@ -50,6 +51,19 @@ def to_tuning(
     return build(
         inference_pb2.Tuning, mode=_MODES[mode], max_quality_loss_points=max_quality_loss_points, dataset=dataset or ""
     )
+
+
+def to_batching(mode: str) -> "common_pb2.Batching.ValueType":
+    """Return whether rows of several requests may be run together.
+
+    Args:
+        mode: auto or off.
+
+    Raises:
+        InvalidArgument: the mode is unknown.
+    """
+    one_of(mode, list(_BATCHINGS), "batching")
+    return _BATCHINGS[mode]
 
 
 def plans_frame(deployment: inference_pb2.Deployment) -> pd.DataFrame:

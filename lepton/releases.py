@@ -27,6 +27,7 @@ _COLUMNS = [
     "p99_ms",
     "compared",
     "agreement",
+    "batching",
 ]
 
 
@@ -75,6 +76,7 @@ def versions_frame(deployment: inference_pb2.Deployment) -> pd.DataFrame:
                 "p99_ms": item.p99_latency_seconds * 1000,
                 "compared": item.compared,
                 "agreement": item.agreed / compared if compared else float("nan"),
+                "batching": item.batching,
             }
         )
     return pd.DataFrame(rows, columns=_COLUMNS)

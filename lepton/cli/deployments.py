@@ -36,12 +36,15 @@ def deploy(
     name: Annotated[str | None, typer.Option(help="The deployment's id; by default the model's.")] = None,
     replicas: Annotated[int, typer.Option(help="Replicas wanted, at least.", min=1)] = 1,
     tuning: Annotated[str | None, typer.Option(help="How far to go for a faster execution plan: see tune.")] = None,
+    batching: Annotated[
+        str, typer.Option(help="auto: requests share runs where rows are shown to be independent; off: never.")
+    ] = "auto",
     timeout: Annotated[float, typer.Option(help="How long to wait for it to serve, seconds; 0 not at all.")] = 60,
     as_json: Json = False,
 ) -> None:
     """Serve a model version, or change what a deployment serves."""
     version = ModelVersion.get(ref)
-    deployment = Deploy(version, name=name, replicas=replicas, tuning=tuning).save(
+    deployment = Deploy(version, name=name, replicas=replicas, tuning=tuning, batching=batching).save(
         version=ref if "@" in ref else version.ref
     )
     status = deployment.wait(timeout) if timeout else deployment.status()
@@ -155,6 +158,17 @@ def cache(
     """Keep answers for requests whose tensors are the same: they are given again without a run."""
     status = Deploy(name).cache(mib << 20)
     show_message(status, as_json, f"{name} keeps {mib} MiB of answers" if mib else f"{name} keeps no answers")
+
+
+@app.command(epilog="Example: lepton deployments batch credit off")
+def batch(
+    name: Name,
+    mode: Annotated[str, typer.Argument(help="auto (where rows are shown to be independent) or off.")],
+    as_json: Json = False,
+) -> None:
+    """Say whether rows of several requests may be run together; `show` tells what each version does, and why not."""
+    status = Deploy(name).batch(mode)
+    show_message(status, as_json, f"{name} has batching {mode}")
 
 
 @app.command(epilog="Example: lepton deployments score credit applications@3 --output scored")

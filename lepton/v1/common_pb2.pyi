@@ -19,6 +19,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Batching:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BatchingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Batching.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BATCHING_UNSPECIFIED: _Batching.ValueType  # 0
+    """As BATCHING_AUTO."""
+    BATCHING_AUTO: _Batching.ValueType  # 1
+    """Requests share a run where the graph is shown to answer each row by itself."""
+    BATCHING_OFF: _Batching.ValueType  # 2
+    """Each request has a run of its own."""
+
+class Batching(_Batching, metaclass=_BatchingEnumTypeWrapper):
+    """Whether rows of several requests may be run together."""
+
+BATCHING_UNSPECIFIED: Batching.ValueType  # 0
+"""As BATCHING_AUTO."""
+BATCHING_AUTO: Batching.ValueType  # 1
+"""Requests share a run where the graph is shown to answer each row by itself."""
+BATCHING_OFF: Batching.ValueType  # 2
+"""Each request has a run of its own."""
+Global___Batching: _TypeAlias = Batching  # noqa: Y015
+
 class _ColumnKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015

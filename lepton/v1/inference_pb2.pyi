@@ -404,6 +404,7 @@ class Deployment(_message.Message):
     STANDBY_FIELD_NUMBER: _builtins.int
     STATISTICS_FIELD_NUMBER: _builtins.int
     RESPONSE_CACHE_BYTES_FIELD_NUMBER: _builtins.int
+    BATCHING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its id: the Open Inference model_name."""
     version: _builtins.str
@@ -431,6 +432,10 @@ class Deployment(_message.Message):
     response_cache_bytes: _builtins.int
     """How many bytes each worker may keep of its answers, for requests whose tensors are the same; 0 keeps none. An answer
     that is kept is given without a run, so leave it off where a model's answers are to vary.
+    """
+    batching: _common_pb2.Batching.ValueType
+    """Whether rows of several requests may be run together; unspecified means auto. What each version does is told by its
+    statistics.
     """
     @_builtins.property
     def resources(self) -> _common_pb2.Resources:
@@ -505,10 +510,11 @@ class Deployment(_message.Message):
         standby: Global___Standby | None = ...,
         statistics: _abc.Iterable[Global___VersionStatistics] | None = ...,
         response_cache_bytes: _builtins.int = ...,
+        batching: _common_pb2.Batching.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "create_time", b"create_time", "resources", b"resources", "shadow", b"shadow", "standby", b"standby", "tuning", b"tuning", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "create_time", b"create_time", "digest", b"digest", "etag", b"etag", "message", b"message", "name", b"name", "number", b"number", "plans", b"plans", "previous_number", b"previous_number", "providers", b"providers", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "resources", b"resources", "response_cache_bytes", b"response_cache_bytes", "sequence", b"sequence", "shadow", b"shadow", "standby", b"standby", "state", b"state", "statistics", b"statistics", "traffic", b"traffic", "tuning", b"tuning", "update_time", b"update_time", "version", b"version", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batching", b"batching", "canary", b"canary", "create_time", b"create_time", "digest", b"digest", "etag", b"etag", "message", b"message", "name", b"name", "number", b"number", "plans", b"plans", "previous_number", b"previous_number", "providers", b"providers", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "resources", b"resources", "response_cache_bytes", b"response_cache_bytes", "sequence", b"sequence", "shadow", b"shadow", "standby", b"standby", "state", b"state", "statistics", b"statistics", "traffic", b"traffic", "tuning", b"tuning", "update_time", b"update_time", "version", b"version", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -768,6 +774,7 @@ class VersionStatistics(_message.Message):
     AGREED_FIELD_NUMBER: _builtins.int
     COMPARE_FAILED_FIELD_NUMBER: _builtins.int
     COMPARE_DROPPED_FIELD_NUMBER: _builtins.int
+    BATCHING_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The version's number."""
     digest: _builtins.str
@@ -788,6 +795,8 @@ class VersionStatistics(_message.Message):
     """Requests that were to be compared and failed on this version."""
     compare_dropped: _builtins.int
     """Requests that were to be compared and were left out, for the worker was busy."""
+    batching: _builtins.str
+    """"batched" where rows of several requests run together, else "not batched: " and why, for people."""
     @_builtins.property
     def errors(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Those that failed, by reason (stable, UPPER_SNAKE)."""
@@ -806,10 +815,11 @@ class VersionStatistics(_message.Message):
         agreed: _builtins.int = ...,
         compare_failed: _builtins.int = ...,
         compare_dropped: _builtins.int = ...,
+        batching: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "compare_dropped", b"compare_dropped", "compare_failed", b"compare_failed", "compared", b"compared", "digest", b"digest", "errors", b"errors", "mean_latency_seconds", b"mean_latency_seconds", "number", b"number", "p99_latency_seconds", b"p99_latency_seconds", "ready_replicas", b"ready_replicas", "requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "batching", b"batching", "compare_dropped", b"compare_dropped", "compare_failed", b"compare_failed", "compared", b"compared", "digest", b"digest", "errors", b"errors", "mean_latency_seconds", b"mean_latency_seconds", "number", b"number", "p99_latency_seconds", b"p99_latency_seconds", "ready_replicas", b"ready_replicas", "requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

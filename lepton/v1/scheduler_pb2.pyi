@@ -346,6 +346,7 @@ class ReplicaRouting(_message.Message):
     WINDOW_FIELD_NUMBER: _builtins.int
     START_PERCENT_FIELD_NUMBER: _builtins.int
     RESPONSE_CACHE_BYTES_FIELD_NUMBER: _builtins.int
+    BATCHING_FIELD_NUMBER: _builtins.int
     role: Global___ReplicaRole.ValueType
     """What the version is to its deployment."""
     weight_percent: _builtins.float
@@ -362,6 +363,8 @@ class ReplicaRouting(_message.Message):
     """
     response_cache_bytes: _builtins.int
     """How many bytes its worker may keep of the deployment's answers, for requests that come again; 0 keeps none."""
+    batching: _common_pb2.Batching.ValueType
+    """Whether its worker may run rows of several requests together; unspecified means auto."""
     def __init__(
         self,
         *,
@@ -372,10 +375,11 @@ class ReplicaRouting(_message.Message):
         window: _builtins.int = ...,
         start_percent: _builtins.float = ...,
         response_cache_bytes: _builtins.int = ...,
+        batching: _common_pb2.Batching.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compare_percent", b"compare_percent", "response_cache_bytes", b"response_cache_bytes", "role", b"role", "start_percent", b"start_percent", "tolerance", b"tolerance", "weight_percent", b"weight_percent", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batching", b"batching", "compare_percent", b"compare_percent", "response_cache_bytes", b"response_cache_bytes", "role", b"role", "start_percent", b"start_percent", "tolerance", b"tolerance", "weight_percent", b"weight_percent", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -417,6 +421,7 @@ class ReplicaStatistics(_message.Message):
     AGREED_FIELD_NUMBER: _builtins.int
     COMPARE_FAILED_FIELD_NUMBER: _builtins.int
     COMPARE_DROPPED_FIELD_NUMBER: _builtins.int
+    BATCHING_FIELD_NUMBER: _builtins.int
     window: _builtins.int
     """The window, as ReplicaRouting has it."""
     seconds: _builtins.float
@@ -433,6 +438,8 @@ class ReplicaStatistics(_message.Message):
     """Requests that were to be compared and failed on this version."""
     compare_dropped: _builtins.int
     """Requests that were to be compared and were left out, for the worker was busy."""
+    batching: _builtins.str
+    """"batched" where rows of several requests run together, else "not batched: " and why, for people."""
     @_builtins.property
     def errors(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Those that failed, by reason (stable, UPPER_SNAKE)."""
@@ -456,10 +463,11 @@ class ReplicaStatistics(_message.Message):
         agreed: _builtins.int = ...,
         compare_failed: _builtins.int = ...,
         compare_dropped: _builtins.int = ...,
+        batching: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "compare_dropped", b"compare_dropped", "compare_failed", b"compare_failed", "compared", b"compared", "errors", b"errors", "latency_buckets", b"latency_buckets", "latency_seconds", b"latency_seconds", "requests", b"requests", "seconds", b"seconds", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed", b"agreed", "batching", b"batching", "compare_dropped", b"compare_dropped", "compare_failed", b"compare_failed", "compared", b"compared", "errors", b"errors", "latency_buckets", b"latency_buckets", "latency_seconds", b"latency_seconds", "requests", b"requests", "seconds", b"seconds", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,6 +6,7 @@ from lepton.v1 import common_pb2, registry_pb2, scheduler_pb2
 from lepton.v1 import inference_pb2 as pb
 from servicekit.errors import InvalidArgument
 from services.inference.domain.deployments import (
+    Batching,
     Deployment,
     DeploymentState,
     ModelVersion,
@@ -48,6 +49,9 @@ ROLES: dict["scheduler_pb2.ReplicaRole.ValueType", Role] = {
 }
 
 
+_BATCHINGS = {Batching.AUTO: common_pb2.BATCHING_AUTO, Batching.OFF: common_pb2.BATCHING_OFF}
+
+
 def deployment_to_proto(deployment: Deployment, *, with_workspace: bool = False) -> pb.Deployment:
     """Return a deployment's message."""
     observed = deployment.observed
@@ -68,6 +72,7 @@ def deployment_to_proto(deployment: Deployment, *, with_workspace: bool = False)
         providers=observed.providers,
         tuning=tuning_to_proto(deployment.tuning),
         response_cache_bytes=deployment.response_cache_bytes,
+        batching=_BATCHINGS[deployment.batching],
     )
     message.create_time.FromDatetime(_utc(deployment.create_time))
     message.update_time.FromDatetime(_utc(deployment.update_time))
@@ -83,6 +88,20 @@ def resources_from_proto(message: common_pb2.Resources) -> Resources:
 def resources_to_proto(resources: Resources) -> common_pb2.Resources:
     """Return the message of what a replica needs."""
     return common_pb2.Resources(cores=resources.cores, memory_bytes=resources.memory_bytes, gpus=resources.gpus)
+
+
+def batching_from_proto(value: "common_pb2.Batching.ValueType") -> Batching:
+    """Return whether rows of several requests may be run together; unspecified means auto.
+
+    Raises:
+        InvalidArgument: the value is unknown.
+    """
+    if value == common_pb2.BATCHING_UNSPECIFIED:
+        return Batching.AUTO
+    for known, wire in _BATCHINGS.items():
+        if wire == value:
+            return known
+    raise InvalidArgument("unknown batching: expected BATCHING_AUTO or BATCHING_OFF", reason="BAD_BATCHING")
 
 
 def tuning_from_proto(message: pb.Tuning) -> Tuning:
@@ -140,6 +159,7 @@ def measured_from_proto(message: scheduler_pb2.ReplicaStatistics) -> Measured:
         message.agreed,
         message.compare_failed,
         message.compare_dropped,
+        message.batching,
     )
 
 
@@ -156,6 +176,7 @@ def measured_to_proto(measured: Measured) -> scheduler_pb2.ReplicaStatistics:
         agreed=measured.agreed,
         compare_failed=measured.compare_failed,
         compare_dropped=measured.compare_dropped,
+        batching=measured.batching,
     )
 
 

@@ -82,6 +82,7 @@ def statistics_to_proto(number: int, digest: str, ready_replicas: int, measured:
         agreed=measured.agreed,
         compare_failed=measured.compare_failed,
         compare_dropped=measured.compare_dropped,
+        batching=measured.batching,
     )
 
 

@@ -12,7 +12,12 @@ from servicekit.paging import Page
 from servicekit.rpc import Context
 from servicekit.state import State
 from services.inference.adapters.repository import SqlRepository
-from services.inference.convert import deployment_to_proto, resources_from_proto, tuning_from_proto
+from services.inference.convert import (
+    batching_from_proto,
+    deployment_to_proto,
+    resources_from_proto,
+    tuning_from_proto,
+)
 from services.inference.domain.deployments import (
     Deployment,
     ModelVersion,
@@ -36,7 +41,7 @@ from services.inference.release_controller import judge
 from services.inference.release_convert import statistics_to_proto
 from services.inference.release_updates import RELEASE_PATHS, ReleaseUpdate, refuse_release
 
-_UPDATABLE = ("version", "replicas", "resources", "tuning", "response_cache_bytes", *RELEASE_PATHS)
+_UPDATABLE = ("version", "replicas", "resources", "tuning", "response_cache_bytes", "batching", *RELEASE_PATHS)
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
@@ -89,6 +94,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             now,
             tuning=tuning_from_proto(given.tuning),
             response_cache_bytes=given.response_cache_bytes,
+            batching=batching_from_proto(given.batching),
         )
 
         async def act(repository: SqlRepository) -> pb.Deployment:
@@ -144,6 +150,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 wanted = replace(wanted, tuning=tuning_from_proto(given.tuning))
             if "response_cache_bytes" in paths:
                 wanted = replace(wanted, response_cache_bytes=given.response_cache_bytes)
+            if "batching" in paths:
+                wanted = replace(wanted, batching=batching_from_proto(given.batching))
             wanted = release.apply(wanted, version, datetime.now(UTC))
             return deployment_to_proto(await repository.save(wanted))
 

@@ -236,7 +236,11 @@ def deployment_from_proto(message: inference_pb2.Deployment, workspace: str) -> 
         aliases,
         message.sequence,
         # What a canary is compared with is counted over the same time.
-        Routing(window=canary.window if canary else 0, response_cache_bytes=message.response_cache_bytes),
+        Routing(
+            window=canary.window if canary else 0,
+            response_cache_bytes=message.response_cache_bytes,
+            is_batching_off=message.batching == common_pb2.BATCHING_OFF,
+        ),
     )
     return replace(wanted, companions=_companions(message, canary, wanted))
 
@@ -251,6 +255,7 @@ def routing_to_proto(routing: Routing) -> scheduler_pb2.ReplicaRouting:
         window=routing.window,
         start_percent=routing.start_percent,
         response_cache_bytes=routing.response_cache_bytes,
+        batching=common_pb2.BATCHING_OFF if routing.is_batching_off else common_pb2.BATCHING_AUTO,
     )
 
 
@@ -265,6 +270,7 @@ def routing_from_proto(message: scheduler_pb2.ReplicaRouting) -> Routing:
         message.window,
         message.start_percent,
         message.response_cache_bytes,
+        message.batching == common_pb2.BATCHING_OFF,
     )
 
 
@@ -309,7 +315,8 @@ def _companions(
     def add(version: str, number: int, digest: str, routing: Routing) -> None:
         key = replace(wanted.key, model=version.partition("@")[0], number=number)
         if key != wanted.key:
-            kept = replace(routing, response_cache_bytes=wanted.routing.response_cache_bytes)
+            own = wanted.routing
+            kept = replace(routing, response_cache_bytes=own.response_cache_bytes, is_batching_off=own.is_batching_off)
             found.setdefault(key, replace(wanted, key=key, digest=digest, aliases=(), routing=kept))
 
     start = 0.0

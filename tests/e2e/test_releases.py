@@ -8,6 +8,7 @@ import pytest
 import lepton
 from lepton import errors
 from lepton.models import LogisticRegression
+from lepton.v1 import common_pb2
 from tests.support.platform import Platform, wait_for
 
 CREDIT = Path(__file__).parents[2] / "examples" / "credit" / "german_credit.csv"
@@ -55,6 +56,8 @@ def test_versions_are_released_step_by_step_and_taken_back(platform: Platform) -
     deployment.shadow(None)
     deployment.cache(1 << 20)
     assert deployment.status().response_cache_bytes == 1 << 20
+    platform.lepton("deployments", "batch", "releases", "off")
+    assert deployment.status().batching == common_pb2.BATCHING_OFF
     bad = platform.lepton("deployments", "split", "releases", "nonsense", check=False)
     assert bad.returncode != 0
     assert "VERSION=PERCENT" in bad.stderr

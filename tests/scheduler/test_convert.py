@@ -88,6 +88,16 @@ def test_every_role_of_a_version_survives_the_wire() -> None:
     assert convert.routing_from_proto(scheduler_pb2.ReplicaRouting()).role is Role.SERVING
 
 
+def test_batching_off_survives_the_wire_and_holds_for_every_version() -> None:
+    for is_off in (False, True):
+        routing = Routing(is_batching_off=is_off)
+        assert convert.routing_from_proto(convert.routing_to_proto(routing)) == routing
+    message = inference_pb2.Deployment(name="d", version="m@3", number=3, batching=common_pb2.BATCHING_OFF)
+    message.traffic.add(version="m@4", number=4, weight_percent=10)
+    wanted = convert.deployment_from_proto(message, "ws")
+    assert [item.routing.is_batching_off for item in (wanted, *wanted.companions)] == [True, True]
+
+
 def test_versions_beside_a_deployments_own_are_its_companions() -> None:
     message = inference_pb2.Deployment(name="d", version="m@champion", number=3, workspace="ws", digest="x")
     message.traffic.add(version="m@7", number=7, digest="z", weight_percent=20)

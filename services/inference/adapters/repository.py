@@ -14,7 +14,7 @@ from servicekit.paging import Page, next_token, page_query
 from servicekit.state import Unit
 from services.inference.adapters.tables import deployments, plans
 from services.inference.convert import deployment_to_proto
-from services.inference.domain.deployments import Deployment, DeploymentState, Observed, Resources
+from services.inference.domain.deployments import Batching, Deployment, DeploymentState, Observed, Resources
 from services.inference.domain.tuning import Tuning, TuningMode
 from services.inference.ports import Listing
 from services.inference.release_convert import release_from_json, release_to_json
@@ -186,6 +186,7 @@ def _row(deployment: Deployment) -> dict[str, Any]:
         "message": observed.message,
         "providers": json.dumps(observed.providers, sort_keys=True),
         "tuning": _tuning_text(deployment.tuning),
+        "batching": deployment.batching.value,
         "release": release_to_json(deployment.release),
     }
 
@@ -208,4 +209,5 @@ def _deployment(row: Any) -> Deployment:
         release_from_json(row.release),
         tuning=_tuning(row.tuning),
         response_cache_bytes=row.response_cache_bytes,
+        batching=Batching(row.batching),
     )

@@ -33,6 +33,7 @@ deployments = Table(
     # JSON object: what stands beside the version; see services.inference.release_convert.
     Column("release", Text, nullable=False, server_default="{}"),
     Column("response_cache_bytes", BigNumber, nullable=False, server_default="0"),
+    Column("batching", String(16), nullable=False, server_default="auto"),
     # JSON object: mode, max_quality_loss_points and dataset, those that were given.
     Column("tuning", Text, nullable=False, server_default="{}"),
 )

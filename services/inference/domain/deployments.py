@@ -85,6 +85,13 @@ class Observed:
     providers: dict[str, str] = field(default_factory=dict)
 
 
+class Batching(Enum):
+    """Whether rows of several requests may be run together; see lepton.v1.Batching."""
+
+    AUTO = "auto"
+    OFF = "off"
+
+
 @dataclass(frozen=True)
 class Deployment:
     """What should be served.
@@ -102,6 +109,7 @@ class Deployment:
         create_time, update_time: when it was made, and when what is wanted changed last.
         tuning: what is wished of execution plans.
         response_cache_bytes: that each worker may keep of its answers; 0 for none.
+        batching: whether rows of several requests may be run together.
         release: what stands beside the version.
     """
 
@@ -121,6 +129,7 @@ class Deployment:
     release: Release = field(default_factory=Release)
     tuning: Tuning = field(default_factory=Tuning, kw_only=True)
     response_cache_bytes: int = field(default=0, kw_only=True)
+    batching: Batching = field(default=Batching.AUTO, kw_only=True)
 
     @property
     def ref(self) -> str:

@@ -36,6 +36,7 @@ class Measured:
     agreed: int = 0
     compare_failed: int = 0
     compare_dropped: int = 0
+    batching: str = ""
 
     @property
     def failed(self) -> int:
@@ -92,4 +93,6 @@ def total(parts: Iterable[Measured]) -> Measured:
         sum(part.agreed for part in found),
         sum(part.compare_failed for part in found),
         sum(part.compare_dropped for part in found),
+        # Workers of other processors may differ: a plan of theirs may mix rows.
+        "; ".join(sorted({part.batching for part in found} - {""})),
     )

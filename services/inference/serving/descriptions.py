@@ -23,7 +23,7 @@ def metadata(name: str, model: LoadedModel, entry: Entry) -> pb.ModelMetadataRes
         platform=_PLATFORM,
         inputs=[tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in model.inputs.values()],
         outputs=[tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in model.outputs.values()],
-        properties={"digest": model.digest, "provider": model.provider},
+        properties={"digest": model.digest, "provider": model.provider, "batching": model.batching},
     )
 
 

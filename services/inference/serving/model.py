@@ -105,7 +105,9 @@ class LoadedModel:
         workspace: whose it is.
         in_flight: requests under way.
         waiting, waiting_rows: those of them that wait for their run.
-        is_batchable: whether rows of several requests may be run together: tried at the warm-up.
+        is_by_row: whether each row's answer was shown to depend on that row alone.
+        why_mixed: where it was not shown, for people.
+        is_batching_off: whether its deployment wants no batches.
         batch_rows: most rows that requests are put together to.
         max_rows: most rows of one request.
         run_seconds: what a run of one row took at the warm-up.
@@ -137,7 +139,9 @@ class LoadedModel:
     in_flight: int = 0
     waiting: int = 0
     waiting_rows: int = 0
-    is_batchable: bool = False
+    is_by_row: bool = False
+    why_mixed: str = ""
+    is_batching_off: bool = False
     batch_rows: int = 64
     max_rows: int = 1_048_576
     run_seconds: float = 0.0
@@ -166,6 +170,25 @@ class LoadedModel:
         """What came of its requests, for whoever compares versions."""
         return self.statistics.release
 
+    @property
+    def is_batchable(self) -> bool:
+        """Whether rows of several requests may be run together."""
+        return self.is_by_row and not self.is_batching_off
+
+    @property
+    def batching(self) -> str:
+        """Whether rows of several requests are run together, and why not, for people."""
+        if self.is_batching_off:
+            return "not batched: the deployment has batching off"
+        return "batched" if self.is_by_row else f"not batched: {self.why_mixed}"
+
+    def turn_batching(self, *, off: bool) -> None:
+        """Follow the deployment's wish; requests that wait in batches already still run so."""
+        if self.is_batching_off != off:
+            self.is_batching_off = off
+            # What requests may share is decided once a form.
+            self.forms.clear()
+
     def expected_seconds(self, rows: int) -> float:
         """Return how long a run of some rows may take, by what runs took before."""
         return max(self.run_seconds, self.row_seconds * rows)
@@ -175,8 +198,7 @@ class LoadedModel:
         self.epoch = old.epoch
         self.statistics, self.cache = old.statistics, old.cache
         self.preprocessing, self.max_rows = old.preprocessing, old.max_rows
-        # Integer arithmetic scales by the batch: its rows differ by more than the warm-up allows, and were judged so.
-        self.is_batchable = old.is_batchable
+        self.is_batching_off = old.is_batching_off
 
     def queue_seconds(self) -> float:
         """Return how long what waits now will take."""

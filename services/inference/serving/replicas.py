@@ -8,6 +8,7 @@ from typing import Self
 
 import structlog
 
+from lepton.v1 import common_pb2
 from lepton.v1 import scheduler_pb2 as pb
 from servicekit.auth import Identity, act_as
 from servicekit.errors import FailedPrecondition, LeptonError
@@ -140,7 +141,7 @@ class Replicas:
             return replica
         told = pb.Replica()
         told.CopyFrom(replica)
-        told.statistics.CopyFrom(measured_to_proto(model.release.measured()))
+        told.statistics.CopyFrom(measured_to_proto(replace(model.release.measured(), batching=model.batching)))
         return told
 
     def _settle(self, *done: Key) -> None:
@@ -169,6 +170,7 @@ class Replicas:
         model.epoch = replica.epoch
         model.release.begin(replica.routing.window)
         model.cache = self._cache(workspace, deployment, replica)
+        model.turn_batching(off=replica.routing.batching == common_pb2.BATCHING_OFF)
         entry = self._table.get(workspace, deployment)
         if (former := entry.models.get(number)) is not None:
             self._follow_end(former)
@@ -290,9 +292,11 @@ class Replicas:
         present = self._reports[key]
         entry = self._table.get(workspace, deployment)
         if present.state == pb.REPLICA_STATE_READY:
-            entry.models[number].epoch = replica.epoch
-            entry.models[number].release.begin(replica.routing.window)
-            entry.models[number].cache = self._cache(workspace, deployment, replica)
+            model = entry.models[number]
+            model.epoch = replica.epoch
+            model.release.begin(replica.routing.window)
+            model.cache = self._cache(workspace, deployment, replica)
+            model.turn_batching(off=replica.routing.batching == common_pb2.BATCHING_OFF)
         routes = {**entry.routes, number: route_from_proto(replica.routing)}
         self._table.set(workspace, deployment, replace(entry, aliases=_aliases(entry, replica), routes=routes))
         self._report(key, replica, present.state, message=present.message, provider=present.provider)

@@ -27,12 +27,12 @@ def warm_up(model: LoadedModel) -> None:
     try:
         model.session.run(None, one)
         one_row = min(_timed(model, one) for _ in range(_TIMINGS))
-        model.is_batchable = _is_batchable(model)
+        model.is_by_row = _is_by_row(model)
     except Exception as error:
         raise FailedPrecondition(f"the model cannot be run: {last_line(str(error))}", reason="LOAD_FAILED") from error
     # The least of some: one disturbed timing would have short runs handed to threads until it is outgrown.
     model.run_seconds = model.row_seconds = one_row
-    if model.is_batchable:
+    if model.is_by_row:
         seconds = _measure_batches(model, one, one_row)
         best = best_batch(seconds)
         model.row_seconds = seconds[best] / best
@@ -56,7 +56,7 @@ def _measure_batches(model: LoadedModel, one: dict[str, Array], one_row: float) 
     return seconds
 
 
-def _is_batchable(model: LoadedModel) -> bool:
+def _is_by_row(model: LoadedModel) -> bool:
     """Try whether two rows run together get what each gets alone: not so where a graph fixes or mixes its batch."""
     if not model.inputs or any(spec.batch is None for spec in model.inputs.values()):
         return False

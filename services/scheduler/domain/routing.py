@@ -25,3 +25,4 @@ class Routing:
     window: int = 0
     start_percent: float = 0.0
     response_cache_bytes: int = 0
+    is_batching_off: bool = False
