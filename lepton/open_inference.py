@@ -14,6 +14,7 @@ import pandas as pd
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from lepton import errors
+from lepton.column_types import to_moments, to_texts
 from lepton.v1 import common_pb2
 
 _PACKAGE = "inference"
@@ -133,8 +134,12 @@ def column_values(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "np.
     if spec.kind == common_pb2.COLUMN_KIND_SERIES:
         return _series_values(column, spec)
     if spec.datatype == "BYTES":
-        texts = ["" if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)]
-        return np.array(texts, dtype=object).reshape(-1, 1)
+        return to_texts(column, spec)
+    if spec.kind == common_pb2.COLUMN_KIND_TEMPORAL:
+        return to_moments(column, spec)
+    if pd.api.types.is_timedelta64_dtype(column.dtype):
+        # Training reads durations as seconds.
+        column = column.dt.total_seconds()
     try:
         # NaN for what is missing: a signature that allows it asks for floats.
         plain = column.to_numpy(dtype=object, na_value=np.nan)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lepton import errors
 from lepton.arguments import as_list
+from lepton.column_types import is_moment, to_iso
 from lepton.v1 import prediction_pb2
 
 # What fits the contract's integers.
@@ -106,7 +107,7 @@ def _to_record(prediction: prediction_pb2.Prediction, target: str, classes: Sequ
 
 
 def _to_value(name: str, value: object) -> prediction_pb2.Value:
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
         return prediction_pb2.Value(missing=prediction_pb2.Missing())
     # NumPy's bool is no bool of Python's.
     if type(value).__name__ in ("bool", "bool_"):
@@ -117,6 +118,8 @@ def _to_value(name: str, value: object) -> prediction_pb2.Value:
         return prediction_pb2.Value(number=float(value))
     if isinstance(value, str):
         return prediction_pb2.Value(text=value)
+    if is_moment(value):
+        return prediction_pb2.Value(text=to_iso(value))
     if isinstance(value, list | tuple | np.ndarray):
         return prediction_pb2.Value(series=prediction_pb2.Series(values=_to_steps(name, value)))
     raise errors.InvalidArgument(

@@ -58,7 +58,9 @@ class _ColumnKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ColumnKind
     COLUMN_KIND_BOOLEAN: _ColumnKind.ValueType  # 3
     """true / false."""
     COLUMN_KIND_TEMPORAL: _ColumnKind.ValueType  # 4
-    """Dates and times."""
+    """Dates and times. A tensor of them holds microseconds since 1970-01-01T00:00:00Z: INT64, or FP64 where they may be
+    missing. Durations are seconds, and numeric to models.
+    """
     COLUMN_KIND_OTHER: _ColumnKind.ValueType  # 5
     """Bytes, structs and other lists."""
     COLUMN_KIND_SERIES: _ColumnKind.ValueType  # 6
@@ -78,7 +80,9 @@ COLUMN_KIND_CATEGORICAL: ColumnKind.ValueType  # 2
 COLUMN_KIND_BOOLEAN: ColumnKind.ValueType  # 3
 """true / false."""
 COLUMN_KIND_TEMPORAL: ColumnKind.ValueType  # 4
-"""Dates and times."""
+"""Dates and times. A tensor of them holds microseconds since 1970-01-01T00:00:00Z: INT64, or FP64 where they may be
+missing. Durations are seconds, and numeric to models.
+"""
 COLUMN_KIND_OTHER: ColumnKind.ValueType  # 5
 """Bytes, structs and other lists."""
 COLUMN_KIND_SERIES: ColumnKind.ValueType  # 6

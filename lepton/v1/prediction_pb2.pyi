@@ -75,9 +75,11 @@ class Value(_message.Message):
     number: _builtins.float
     """A number."""
     integer: _builtins.int
-    """A whole number; a column of fractions takes it, too."""
+    """A whole number; a column of fractions takes it, too, and one of dates and times as microseconds since
+    1970-01-01T00:00:00Z.
+    """
     text: _builtins.str
-    """A text, for categorical columns."""
+    """A text, for categorical columns; for columns of dates and times one in ISO 8601, in UTC where it names no zone."""
     boolean: _builtins.bool
     """A truth value."""
     @_builtins.property

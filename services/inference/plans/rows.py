@@ -268,6 +268,9 @@ def _values(column: pa.Array, tensor: Tensor) -> Array:
             return np.asarray(column.cast(pa.bool_()).to_numpy(zero_copy_only=False))
         if pa.types.is_boolean(column.type):
             column = column.cast(pa.int8())
+        if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+            # As training reads them: microseconds since 1970-01-01T00:00:00Z.
+            column = column.cast(pa.timestamp("us", getattr(column.type, "tz", None)), safe=False).cast(pa.int64())
         wide = column.cast(pa.float64() if is_fraction else pa.int64(), safe=not is_fraction)
         return np.asarray(wide.to_numpy(zero_copy_only=False)).astype(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

@@ -9,6 +9,7 @@ import numpy as np
 
 from lepton.v1 import prediction_pb2 as pb
 from servicekit.errors import FailedPrecondition
+from services.inference.predict.moments import microseconds
 from services.inference.predict.problems import Problems, shortened
 from services.inference.serving.model import NUMPY_TYPES, Array, InputSpec, LoadedModel
 
@@ -158,6 +159,8 @@ def _reader(spec: InputSpec) -> _Reader:
         return _Reader(f"a text{or_missing}", {"text": str}, "" if spec.nullable else None, filler)
     if datatype == "BOOL":
         return _Reader("a truth value", {"boolean": bool}, None, False)
+    if spec.is_temporal:
+        return _moments(spec, or_missing)
     if datatype.startswith("FP"):
         missing = math.nan if spec.nullable else None
         if spec.is_boolean:
@@ -168,6 +171,14 @@ def _reader(spec: InputSpec) -> _Reader:
     whole = _whole_within(least, most)
     bounds = "" if datatype == "INT64" else f" from {least} to {most}"
     return _Reader(f"a whole number{bounds}", {"integer": whole, "number": whole}, None, 0)
+
+
+def _moments(spec: InputSpec, or_missing: str) -> _Reader:
+    kind: Callable[[Any], Any] = float if spec.datatype.startswith("FP") else int
+    takes: dict[str, Callable[[Any], Any]] = {"text": lambda text: kind(microseconds(text)), "integer": kind}
+    missing = math.nan if spec.nullable else None
+    expected = f"a date or time as a text in ISO 8601, or as microseconds since 1970-01-01T00:00:00Z{or_missing}"
+    return _Reader(expected, takes, missing, kind(0))
 
 
 def _steps(value: pb.Series) -> Array:

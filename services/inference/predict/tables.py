@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from servicekit.errors import FailedPrecondition, InvalidArgument
 from services.inference.predict.answers import Answers
+from services.inference.predict.moments import is_moment, to_microseconds
 from services.inference.predict.problems import Problems
 from services.inference.predict.rows import as_column, as_series, refuse_other_lengths
 from services.inference.serving.model import NUMPY_TYPES, Array, InputSpec, LoadedModel
@@ -122,10 +123,11 @@ def _series(column: pa.Array, spec: InputSpec, model: LoadedModel, problems: Pro
 
 
 def _array(column: pa.Array, spec: InputSpec, model: LoadedModel) -> Array:
-    wanted, takes = _wanted(column.type, spec)
+    wanted = _wanted(spec)
     try:
-        if not takes:
+        if not _takes(column.type, spec):
             raise pa.ArrowInvalid(str(column.type))
+        column = _plain(column, spec)
         if pa.types.is_boolean(column.type) and pa.types.is_floating(wanted):
             column = column.cast(pa.int8())
         # Integers beyond 2**53 may round on their way to doubles; a fraction never becomes an integer.
@@ -136,7 +138,7 @@ def _array(column: pa.Array, spec: InputSpec, model: LoadedModel) -> Array:
 
 
 def _wrong_type(column: pa.Array, spec: InputSpec, model: LoadedModel) -> InvalidArgument:
-    wanted = "series of numbers" if spec.is_series else f"{spec.datatype} values"
+    wanted = _expected(spec)
     return InvalidArgument(
         f"model {model.deployment!r}, column {spec.name!r}: expected {wanted}, got {column.type} ones that do not "
         "convert",
@@ -146,16 +148,47 @@ def _wrong_type(column: pa.Array, spec: InputSpec, model: LoadedModel) -> Invali
     )
 
 
-def _wanted(found: pa.DataType, spec: InputSpec) -> tuple[pa.DataType, bool]:
-    """Return the Arrow type of an input, and whether a column's type may become it."""
+def _expected(spec: InputSpec) -> str:
+    if spec.is_series:
+        return "series of numbers"
+    if spec.is_temporal:
+        return "dates or times"
     if spec.datatype == "BYTES":
-        return pa.string(), True
-    is_number = pa.types.is_integer(found) or pa.types.is_floating(found)
+        return "texts (import the dataset with this column as string)"
+    return "truth values" if spec.is_boolean else f"{spec.datatype} values"
+
+
+def _plain(column: pa.Array, spec: InputSpec) -> pa.Array:
+    """Return dates and times as microseconds, and durations as seconds, as training reads them."""
+    if spec.is_temporal and is_moment(column.type):
+        return to_microseconds(column)
+    if pa.types.is_duration(column.type):
+        return pc.divide(column.cast(pa.duration("us"), safe=False).cast(pa.int64()).cast(pa.float64()), 1e6)
+    return column
+
+
+def _wanted(spec: InputSpec) -> pa.DataType:
+    """Return the Arrow type of an input."""
+    if spec.datatype == "BYTES":
+        return pa.string()
     if spec.datatype == "BOOL":
-        return pa.bool_(), pa.types.is_boolean(found)
-    if spec.datatype.startswith("FP"):
-        return pa.float64(), is_number or (spec.is_boolean and pa.types.is_boolean(found))
-    return pa.from_numpy_dtype(NUMPY_TYPES[spec.datatype]), is_number
+        return pa.bool_()
+    return pa.float64() if spec.datatype.startswith("FP") else pa.from_numpy_dtype(NUMPY_TYPES[spec.datatype])
+
+
+def _takes(found: pa.DataType, spec: InputSpec) -> bool:
+    """Return whether a column's type may become an input's: only where nothing has to be guessed."""
+    if pa.types.is_null(found):
+        return True
+    if spec.is_temporal:
+        return is_moment(found)
+    if spec.datatype == "BOOL" or spec.is_boolean:
+        return bool(pa.types.is_boolean(found))
+    if spec.datatype == "BYTES":
+        # Whole numbers have one spelling; of fractions, truth values and dates nobody knows which one training saw.
+        return bool(pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_integer(found))
+    is_number = pa.types.is_integer(found) or pa.types.is_floating(found)
+    return bool(is_number or (pa.types.is_duration(found) and spec.datatype.startswith("FP")))
 
 
 def _filler(kind: pa.DataType) -> pa.Scalar:

@@ -23,8 +23,17 @@ def metadata(name: str, model: LoadedModel, entry: Entry) -> pb.ModelMetadataRes
         platform=_PLATFORM,
         inputs=[tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in model.inputs.values()],
         outputs=[tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in model.outputs.values()],
-        properties={"digest": model.digest, "provider": model.provider, "batching": model.batching},
+        properties={"digest": model.digest, "provider": model.provider, "batching": model.batching, **_units(model)},
     )
+
+
+def _units(model: LoadedModel) -> dict[str, str]:
+    """Return what the values of inputs mean where their datatype does not say it."""
+    return {
+        f"unit:{spec.name}": "microseconds since 1970-01-01T00:00:00Z"
+        for spec in model.inputs.values()
+        if spec.is_temporal
+    }
 
 
 def config(name: str, model: LoadedModel) -> pb.ModelConfig:

@@ -69,6 +69,7 @@ def _input(item: Any, spec: common_pb2.TensorSpec | None, signature: common_pb2.
         nullable=spec.nullable,
         known=known,
         is_boolean=spec.kind == common_pb2.COLUMN_KIND_BOOLEAN,
+        is_temporal=spec.kind == common_pb2.COLUMN_KIND_TEMPORAL,
         is_series=spec.kind == common_pb2.COLUMN_KIND_SERIES,
     )
 

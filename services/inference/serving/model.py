@@ -36,6 +36,7 @@ class InputSpec:
         nullable: whether NaN or an empty text may stand for a missing value.
         known: the categories to insist on; None to take any.
         is_boolean: whether it is a column of truth values, whatever its datatype.
+        is_temporal: whether it is a column of dates or times: microseconds since 1970-01-01T00:00:00Z.
         is_series: whether it is a column of series, (rows, steps), of which shorter ones end in NaN.
     """
 
@@ -47,6 +48,7 @@ class InputSpec:
     nullable: bool = False
     known: frozenset[str] | None = None
     is_boolean: bool = False
+    is_temporal: bool = False
     is_series: bool = False
 
     @property

@@ -12,6 +12,7 @@ KINDS: dict[str, "common_pb2.ColumnKind.ValueType"] = {
     "numeric": common_pb2.COLUMN_KIND_NUMERIC,
     "categorical": common_pb2.COLUMN_KIND_CATEGORICAL,
     "boolean": common_pb2.COLUMN_KIND_BOOLEAN,
+    "temporal": common_pb2.COLUMN_KIND_TEMPORAL,
     "series": common_pb2.COLUMN_KIND_SERIES,
 }
 

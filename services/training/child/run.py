@@ -178,6 +178,7 @@ class _JobRun:
                 self._seen.look_at_lineage(self._spec.dataset, dataset.digest, base)
                 model = await self._load(base)
                 (scores, judgement), target = fitting.judge(model, table), model.target
+            self._seen.look_at_scores(scores, target)
             await self._seen.keep_report(target, judgement, scores, table, base.lineage.family)
         evaluation = evaluation_to_proto(self._spec.dataset, scores)
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=self._spec.base_version, evaluation=evaluation)
@@ -206,6 +207,8 @@ class _JobRun:
             evaluation = evaluation_to_proto(held_out_name, scores)
             if self._spec.trial:
                 return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, evaluation=evaluation)
+            self._seen.look_at_scores(scores, model.target)
+            await asyncio.to_thread(self._seen.look_at_model, model, ready.train, judgement)
             await self._seen.keep_report(model.target, judgement, scores, held_out, self._spec.family)
             beside = await self._beside(parent, model, ready.schema, settings) if parent else []
         self._voice.say(_FITTED, "exporting")

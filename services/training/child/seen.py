@@ -10,10 +10,11 @@ from servicekit.errors import LeptonError
 from services.training.adapters.training_client import TrainingClient
 from services.training.child.patience import Patience
 from services.training.child.voice import Voice
-from services.training.domain import cautions
+from services.training.domain import cautions, outcome_cautions
+from services.training.domain.families import fitting
 from services.training.domain.families.catalog import FAMILIES
-from services.training.domain.families.metrics import Judgement, Scores
-from services.training.domain.families.model import Settings, Stopped
+from services.training.domain.families.metrics import Judgement, Scores, undefined_metrics
+from services.training.domain.families.model import Model, Settings, Stopped, TrainedModel
 from services.training.domain.families.schema import Schema
 from services.training.domain.families.target import Target
 from services.training.domain.report.report import report
@@ -22,6 +23,7 @@ _log = structlog.get_logger(__name__)
 
 # A report is not worth waiting for as long as what the job is about.
 _PATIENCE_SECONDS = 20.0
+_LOOKED_AT_ROWS = 1_000
 
 
 class Seen:
@@ -57,6 +59,7 @@ class Seen:
         try:
             is_table = not (schema.is_single or schema.is_series)
             found = cautions.cautions_of_columns(seen, schema.target) if is_table else []
+            found += outcome_cautions.caution_of_task(seen, schema.target, spec.family, settings)
             found += cautions.caution_of_imbalance(seen, schema.target, settings.get("class_weight", "none"))
             if spec.evaluation_dataset == spec.dataset:
                 found.append(_scored_on_its_own(spec.dataset, "the model"))
@@ -67,6 +70,30 @@ class Seen:
             _log.warning("rows not looked at", exc_info=error)
             return
         self._warn(*found)
+
+    def look_at_model(self, model: Model, train: pa.Table | None, judgement: Judgement | None) -> None:
+        """Warn of a model that predicts the same for all rows.
+
+        Args:
+            model: as trained.
+            train: rows that it learned from; None where they stream.
+            judgement: of the held-out rows; None where there is none.
+        """
+        try:
+            if train is not None and isinstance(model, TrainedModel):
+                rows = cautions.drawn(train, _LOOKED_AT_ROWS)
+                judgement = fitting.judge(model, rows)[1]
+            elif judgement is not None and not outcome_cautions.tells_of_constant(len(judgement.truth)):
+                judgement = None
+            if judgement is not None:
+                self._warn(*outcome_cautions.caution_of_constant(judgement, model.hyperparameters))
+        except Exception as error:
+            # A caution must not cost a job.
+            _log.warning("model not looked at", exc_info=error)
+
+    def look_at_scores(self, scores: Scores, target: Target) -> None:
+        """Warn of metrics that the rows do not define."""
+        self._warn(*undefined_metrics(scores, target))
 
     def look_at_taught(self, parent: str, taught: pa.Table, held_out: pa.Table) -> None:
         """Warn where a fine-tune is evaluated on rows that its parent learned from."""

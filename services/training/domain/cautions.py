@@ -39,7 +39,7 @@ def cautions_of_columns(table: pa.Table, target: Target) -> list[str]:
         table: the training rows.
         target: what is predicted.
     """
-    sample = normalize(_drawn(table, _SAMPLE_ROWS))
+    sample = normalize(drawn(table, _SAMPLE_ROWS))
     names = [name for name in sample.column_names if name != target.name][:_MOST_COLUMNS]
     if sample.num_rows < _LEAST_ROWS:
         return []
@@ -95,7 +95,7 @@ def caution_of_shared_rows(train: pa.Table, held_out: pa.Table, parent: str = ""
         parent: the version that learned from those to learn from; empty for the model itself.
     """
     names = [name for name in held_out.column_names if name in train.column_names]
-    sample = _drawn(held_out.select(names), _EVALUATION_ROWS)
+    sample = drawn(held_out.select(names), _EVALUATION_ROWS)
     wanted = list(_tuples(normalize(sample)))
     twins = Counter(wanted)
     if not names or sum(count for count in twins.values() if count > 1) > len(wanted) / 2:
@@ -116,7 +116,8 @@ def caution_of_shared_rows(train: pa.Table, held_out: pa.Table, parent: str = ""
     ]
 
 
-def _drawn(table: pa.Table, most: int) -> pa.Table:
+def drawn(table: pa.Table, most: int) -> pa.Table:
+    """Return a table's rows, or a draw of them where there are more than some."""
     if table.num_rows <= most:
         return table
     return table.take(pa.array(np.sort(np.random.default_rng(0).choice(table.num_rows, most, replace=False))))

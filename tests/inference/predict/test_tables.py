@@ -77,3 +77,32 @@ def test_several_values_a_row_become_numbered_columns() -> None:
         "price_0": [1.0, 3.0],
         "price_1": [2.0, 4.0],
     }
+
+
+@pytest.mark.parametrize(
+    ("column", "texts"),
+    [
+        (pa.array(["007", None]), ["007", ""]),
+        (pa.array([12, None]), ["12", ""]),
+        (pa.array([True, False]), None),
+        (pa.array([1.5, 2.0]), None),
+        (pa.array([0, 1], pa.timestamp("s")), None),
+    ],
+)
+def test_texts_are_taken_as_they_are_and_never_made_of_what_has_several_spellings(
+    column: pa.Array, texts: list[str] | None
+) -> None:
+    others = {"amount": [1.0, 2.0], "months": [1, 2], "urgent": [True, False]}
+    rows = pa.RecordBatch.from_pydict({**others, "purpose": column})
+    if texts is not None:
+        assert batch_to_arrays(rows, CREDIT)["purpose"].ravel().tolist() == texts
+        return
+    with pytest.raises(InvalidArgument, match="import the dataset with this column as string") as refusal:
+        batch_to_arrays(rows, CREDIT)
+    assert refusal.value.reason == "COLUMN_TYPE"
+
+
+def test_numbers_are_no_truth_values() -> None:
+    rows = pa.RecordBatch.from_pydict({"amount": [1.0], "months": [1], "purpose": ["car"], "urgent": [1]})
+    with pytest.raises(InvalidArgument):
+        batch_to_arrays(rows, CREDIT)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from services.training.domain.families.metrics import Scores, roc_auc, score
+from services.training.domain.families.metrics import Scores, roc_auc, score, undefined_metrics
 from services.training.domain.families.model import Predictions
 from services.training.domain.families.target import Target
 
@@ -64,3 +64,34 @@ def test_a_single_class_has_no_area() -> None:
     probabilities = np.array([[0.4, 0.6], [0.7, 0.3]])
     target = Target("y", "binary", ("a", "b"), "BYTES")
     assert "roc_auc" not in score(Predictions(probabilities.argmax(axis=1), probabilities), truth, target).metrics
+
+
+def _regression(values: list[float], truth: list[float]) -> tuple[dict[str, float], list[str]]:
+    target = Target("y", "regression", (), "FP64")
+    scores = score(Predictions(np.array(values), None), np.array(truth), target)
+    return scores.metrics, undefined_metrics(scores, target)
+
+
+@pytest.mark.parametrize("truth", [[3.0], [3.0, 3.0], [0.1] * 3, [1e300, 1e300]])
+def test_r2_is_left_out_where_the_truth_has_one_value(truth: list[float]) -> None:
+    metrics, reasons = _regression([2.0] * len(truth), truth)
+    assert set(metrics) == {"rmse", "mae"}
+    assert "r2 is not defined" in reasons[0]
+
+
+@pytest.mark.parametrize("scale", [1e300, 1e-300, 1.0])
+def test_numbers_of_any_size_have_scores(scale: float) -> None:
+    values, truth = np.array([1.0, 2.0, 4.0]), np.array([1.5, 2.0, 3.0])
+    metrics, reasons = _regression((values * scale).tolist(), (truth * scale).tolist())
+    assert metrics["r2"] == pytest.approx(reference.r2_score(truth, values))
+    assert metrics["rmse"] == pytest.approx(reference.root_mean_squared_error(truth, values) * scale, rel=1e-12)
+    assert metrics["mae"] == pytest.approx(reference.mean_absolute_error(truth, values) * scale, rel=1e-12)
+    assert not reasons
+
+
+def test_what_one_class_alone_does_not_define_is_left_out_and_named() -> None:
+    target = Target("y", "binary", ("a", "b"), "BYTES")
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2]])
+    scores = score(Predictions(np.array([0, 0]), probabilities), np.array([0, 0]), target)
+    assert set(scores.metrics) == {"accuracy", "log_loss"}
+    assert [reason.split()[0] for reason in undefined_metrics(scores, target)] == ["f1", "roc_auc"]

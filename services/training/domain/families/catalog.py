@@ -7,6 +7,7 @@ from typing import Literal
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.hyperparameters import Hyperparameter, check_value
 from services.training.domain.families.neural.settings import TRAINING, training
+from services.training.domain.problems import Problems
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Family:
         from_scratch: hyperparameters that a body to begin from brings along, or that only count without one.
         from_body: other defaults, by what is `trainable`, where a fit begins from a body or goes on from a version;
             None where it begins from no body.
+        rows_each: hyperparameters whose default is too large for small tables: at most one for each so many rows.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Family:
     reads: Literal["columns", "texts", "images", "series"] = "columns"
     from_scratch: tuple[str, ...] = ()
     from_body: Mapping[str, Mapping[str, int | float | str]] | None = field(default=None, hash=False)
+    rows_each: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def is_network(self) -> bool:
@@ -149,6 +152,8 @@ FAMILIES: Mapping[str, Family] = {
                 ),
                 _CATEGORIES,
             ),
+            # With the default of 20 rows, leaves of a table of 30 rows cannot be parted.
+            rows_each={"min_child_samples": 10},
         ),
         Family(
             "mlp",
@@ -370,7 +375,7 @@ def with_smaller_batch(family: str, settings: Mapping[str, object]) -> dict[str,
 
 
 def resolve_hyperparameters(
-    family: str, given: Mapping[str, object], *, has_body: bool = False, continues: bool = False
+    family: str, given: Mapping[str, object], *, has_body: bool = False, continues: bool = False, rows: int = 0
 ) -> dict[str, int | float | str | bool]:
     """Return every hyperparameter of a family, those given checked and converted, the others at their defaults.
 
@@ -379,24 +384,45 @@ def resolve_hyperparameters(
         given: what is set.
         has_body: whether the fit begins from the body of another; what that brings along is left out.
         continues: whether it goes on from another version: defaults are those of a fit that knows much already.
+        rows: of the table, by which defaults are made smaller; 0 where that is not known.
 
     Raises:
         InvalidArgument: an unknown name, or a value out of range; the message lists what is allowed.
     """
     known = {setting.name: setting for setting in find_family(family).hyperparameters}
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise InvalidArgument(
-            f"{family} has no hyperparameter {unknown[0]!r}: expected one of {', '.join(known)}",
-            reason="UNKNOWN_HYPERPARAMETER",
-        )
+    problems = Problems()
+    for name in sorted(set(given) - set(known)):
+        description = f"{family} has no hyperparameter {name!r}: expected one of {', '.join(known)}"
+        problems.add(_path(name), description, "UNKNOWN_HYPERPARAMETER")
+    for name in known:
+        # What a body brings along is refused below, whatever its value.
+        if name in given and not (has_body and name in find_family(family).from_scratch):
+            with problems.collecting(_path(name)):
+                check_value(known[name], given[name])
+    problems.refuse()
     if family == "linear_regression" and "solver" not in given and not set(given).isdisjoint(_OF_GRADIENT_DESCENT):
         given = {**given, "solver": "gradient_descent"}
     if has_body:
         known, given = _of_body(find_family(family), known, given)
     elif continues:
         given = _with_defaults_of_body(find_family(family), known, given)
-    return {name: check_value(setting, given.get(name, setting.default)) for name, setting in known.items()}
+    defaults = {name: setting.default for name, setting in known.items()} | _defaults_of_rows(family, known, rows)
+    return {name: check_value(setting, given.get(name, defaults[name])) for name, setting in known.items()}
+
+
+def _path(name: str) -> str:
+    return f"spec.hyperparameters[{name!r}]"
+
+
+def _defaults_of_rows(family: str, known: Mapping[str, Hyperparameter], rows: int) -> dict[str, int]:
+    """Return the defaults that are smaller for a table of some rows."""
+    if not rows:
+        return {}
+    return {
+        name: min(int(known[name].default), max(1, rows // each))
+        for name, each in find_family(family).rows_each.items()
+        if name in known
+    }
 
 
 def _of_body(

@@ -1,7 +1,8 @@
 """Raw columns to numbers, twice the same: in numpy for training, and as nodes of the ONNX graph for serving.
 
-Numbers stand first, in the order int64, double, bool; then one code a categorical column. A code is an index into the
-known values of all categorical columns together; one that is unknown has the index behind the last.
+Numbers stand first, in the order int64, double, bool, then the calendar features of dates and times; then one code a
+categorical column. A code is an index into the known values of all categorical columns together; one that is unknown
+has the index behind the last.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,7 +15,8 @@ import pyarrow.compute as pc
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from servicekit.errors import InvalidArgument
-from services.training.domain.families.frame import Array, Column, texts
+from services.training.domain.families.calendar import FEATURES, add_calendar_features, calendar_features
+from services.training.domain.families.frame import Array, Column, is_numeric, texts
 
 _ONNX_TYPES = {
     "INT64": TensorProto.INT64,
@@ -24,6 +26,7 @@ _ONNX_TYPES = {
 }
 _ARROW_TYPES = {"INT64": pa.int64(), "FP64": pa.float64(), "BOOL": pa.bool_()}
 _MEANINGS = {"INT64": "whole numbers", "FP64": "numbers", "BOOL": "booleans"}
+_MEANINGS_OF_KINDS = {"temporal": "dates or times", "boolean": "booleans"}
 _NUMERIC_ORDER = ("INT64", "FP64", "BOOL")
 # Stands between a column's index and a value, so that the same text in two columns is two keys.
 _SEPARATOR = "\x1f"
@@ -34,7 +37,7 @@ class Encoded:
     """Rows as numbers.
 
     Args:
-        numbers: (rows, numeric columns) float64; NaN where missing.
+        numbers: (rows, numbers) float64: numeric columns, then calendar features; NaN where missing.
         codes: (rows, categorical columns) int64.
     """
 
@@ -54,13 +57,27 @@ class Encoding:
 
     def __init__(self, columns: tuple[Column, ...]) -> None:
         self.columns = columns
-        self.numeric = tuple(column for datatype in _NUMERIC_ORDER for column in columns if column.datatype == datatype)
+        plain = [column for column in columns if column.kind != "temporal"]
+        self.numeric = tuple(column for datatype in _NUMERIC_ORDER for column in plain if column.datatype == datatype)
+        # Those that cannot be missing are int64, the others doubles.
+        dates = [column for column in columns if column.kind == "temporal"]
+        self.temporal = tuple(sorted(dates, key=lambda column: _NUMERIC_ORDER.index(column.datatype)))
         self.categorical = tuple(column for column in columns if column.kind == "categorical")
         self.keys = tuple(
             f"{index}{_SEPARATOR}{value}"
             for index, column in enumerate(self.categorical)
             for value in column.categories
         )
+
+    @property
+    def number_count(self) -> int:
+        """How many numbers a row has."""
+        return len(self.numeric) + len(FEATURES) * len(self.temporal)
+
+    @property
+    def has_missing_numbers(self) -> bool:
+        """Whether a number may be missing."""
+        return any(column.nullable for column in (*self.numeric, *self.temporal))
 
     @property
     def unknown(self) -> int:
@@ -81,7 +98,9 @@ class Encoding:
         lacking = [column.name for column in self.columns if column.name not in table.column_names]
         if lacking:
             raise InvalidArgument(f"the table lacks the columns {', '.join(lacking)}", reason="COLUMN_MISSING")
-        numbers = [_numbers(table.column(column.name), column) for column in self.numeric]
+        numbers = [_numbers(table.column(column.name), column).reshape(-1, 1) for column in self.numeric]
+        if self.temporal:
+            numbers.append(self._calendar(table))
         codes = []
         start = 0
         for column in self.categorical:
@@ -90,7 +109,7 @@ class Encoding:
             start += len(column.categories)
         rows = table.num_rows
         return Encoded(
-            np.stack(numbers, axis=1) if numbers else np.empty((rows, 0)),
+            np.concatenate(numbers, axis=1) if numbers else np.empty((rows, 0)),
             np.stack(codes, axis=1) if codes else np.empty((rows, 0), dtype=np.int64),
         )
 
@@ -102,7 +121,7 @@ class Encoding:
         ]
 
     def add_numbers(self, graph: "Graph", dtype: int) -> str:
-        """Add the nodes that give the numbers, (rows, numeric columns) of an ONNX type; return their name."""
+        """Add the nodes that give the numbers, (rows, numbers) of an ONNX type; return their name."""
         parts = []
         for datatype in _NUMERIC_ORDER:
             names = [column.name for column in self.numeric if column.datatype == datatype]
@@ -110,7 +129,24 @@ class Encoding:
                 continue
             joined = graph.add("Concat", names, axis=1) if len(names) > 1 else names[0]
             parts.append(joined if _ONNX_TYPES[datatype] == dtype else graph.add("Cast", [joined], to=dtype))
+        if self.temporal:
+            whole, fractional = (
+                [column.name for column in self.temporal if column.datatype == datatype]
+                for datatype in ("INT64", "FP64")
+            )
+            calendar = add_calendar_features(graph, whole, fractional, self._origins)
+            parts.append(calendar if dtype == TensorProto.DOUBLE else graph.add("Cast", [calendar], to=dtype))
         return graph.add("Concat", parts, axis=1) if len(parts) > 1 else parts[0]
+
+    @property
+    def _origins(self) -> Array:
+        return np.array([column.origin for column in self.temporal], dtype=np.int64)
+
+    def _calendar(self, table: pa.Table) -> Array:
+        values = [wire_values(table.column(column.name), column) for column in self.temporal]
+        missing = np.stack([np.isnan(moments) for moments in values], axis=1)
+        known = [np.where(np.isnan(moments), 0, moments).astype(np.int64) for moments in values]
+        return calendar_features(np.stack(known, axis=1), missing, self._origins)
 
     def add_codes(self, graph: "Graph", values: Array) -> str:
         """Add the nodes that map each categorical value, (rows, categorical columns); return their name.
@@ -191,16 +227,35 @@ def wire_values(column: pa.ChunkedArray, wanted: Column) -> Array:
     if wanted.datatype == "BYTES":
         return np.array(_texts(column, wanted).to_pylist(), dtype=object)
     _check_complete(column, wanted)
-    if pa.types.is_boolean(column.type) and wanted.datatype == "FP64":
+    if not _is_of_kind(column.type, wanted):
+        raise _wrong_type(column, wanted)
+    if wanted.kind == "temporal":
+        column = column.cast(pa.int64())
+    elif pa.types.is_boolean(column.type) and wanted.datatype == "FP64":
         column = column.cast(pa.int8())
     try:
         # Integers beyond 2**53 may round on their way to doubles; a fraction never becomes an integer.
         return np.asarray(column.cast(_ARROW_TYPES[wanted.datatype], safe=wanted.datatype != "FP64").to_numpy())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InvalidArgument(
-            f"column {wanted.name!r} holds {column.type} values where training had {_MEANINGS[wanted.datatype]}",
-            reason="COLUMN_TYPE",
-        ) from error
+        raise _wrong_type(column, wanted) from error
+
+
+def _is_of_kind(kind: pa.DataType, wanted: Column) -> bool:
+    """Return whether values of a normalised type are what a column had in training: Arrow would convert others."""
+    if pa.types.is_null(kind):
+        return True
+    if wanted.kind == "temporal":
+        return bool(pa.types.is_timestamp(kind))
+    if wanted.kind == "boolean":
+        return bool(pa.types.is_boolean(kind))
+    return is_numeric(kind)
+
+
+def _wrong_type(column: pa.ChunkedArray, wanted: Column) -> InvalidArgument:
+    meaning = _MEANINGS_OF_KINDS.get(wanted.kind) or _MEANINGS[wanted.datatype]
+    return InvalidArgument(
+        f"column {wanted.name!r} holds {column.type} values where training had {meaning}", reason="COLUMN_TYPE"
+    )
 
 
 def _numbers(column: pa.ChunkedArray, wanted: Column) -> Array:
@@ -211,12 +266,18 @@ def _numbers(column: pa.ChunkedArray, wanted: Column) -> Array:
 
 
 def _texts(column: pa.ChunkedArray, wanted: Column) -> pa.ChunkedArray:
-    try:
-        values = texts(column)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    # Whole numbers have one spelling; of fractions, booleans and dates nobody knows which one training saw.
+    has_one_spelling = any(
+        is_kind(column.type)
+        for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_null)
+    )
+    if not has_one_spelling:
         raise InvalidArgument(
-            f"column {wanted.name!r} holds {column.type} values where training had texts", reason="COLUMN_TYPE"
-        ) from error
+            f"column {wanted.name!r} holds {column.type} values where training had texts: read it as text (import it "
+            "with the column's type set to string)",
+            reason="COLUMN_TYPE",
+        )
+    values = texts(column)
     if not wanted.nullable:
         _check_complete(pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values), wanted)
     return values

@@ -22,10 +22,11 @@ class Column:
 
     Args:
         name: as in the table.
-        kind: numeric, boolean, categorical, text or series.
+        kind: numeric, boolean, temporal, categorical, text or series.
         datatype: Open Inference name on the wire: FP64, FP32, INT64, BOOL or BYTES.
         nullable: whether rows lacked a value; then NaN or an empty text means missing.
         categories: the known values, most frequent first, missing as the empty text; for categorical ones.
+        origin: the earliest of training, microseconds since 1970-01-01T00:00:00Z; for temporal ones.
     """
 
     name: str
@@ -33,13 +34,17 @@ class Column:
     datatype: str
     nullable: bool
     categories: tuple[str, ...] = ()
+    origin: int = 0
 
 
 def normalize(table: pa.Table) -> pa.Table:
-    """Return a table in few types: NaN as missing, decimals as doubles, dictionaries as what they stand for.
+    """Return a table in few types.
+
+    NaN is missing, decimals are doubles, dictionaries what they stand for, dates and times timestamps of microseconds
+    in UTC (a time of day on 1970-01-01), durations seconds.
 
     Raises:
-        InvalidArgument: two columns have the same name, or one has none.
+        InvalidArgument: two columns have the same name, one has none, or a date is too far away.
     """
     names = table.column_names
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -47,7 +52,8 @@ def normalize(table: pa.Table) -> pa.Table:
         raise InvalidArgument(f"two columns are named {twice!r}: rename one", reason="DUPLICATE_COLUMN")
     if "" in names:
         raise InvalidArgument(f"column {names.index('') + 1} has no name: give it one", reason="UNNAMED_COLUMN")
-    return pa.table([_normalized(column) for column in table.columns], names=names)
+    columns = zip(names, table.columns, strict=True)
+    return pa.table([_moments(name, _normalized(column)) for name, column in columns], names=names)
 
 
 def describe_columns(table: pa.Table, target: str, max_categories: int, *, knows_all: bool) -> tuple[Column, ...]:
@@ -139,6 +145,26 @@ def _normalized(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.float64(), safe=False) if column.type == pa.uint64() else column
 
 
+def _moments(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if not pa.types.is_temporal(kind) or pa.types.is_interval(kind):
+        return column
+    try:
+        if pa.types.is_duration(kind):
+            return pc.divide(column.cast(pa.duration("us"), safe=False).cast(pa.int64()).cast(pa.float64()), 1e6)
+        if pa.types.is_time(kind):
+            # By way of microseconds since midnight.
+            column = column.cast(pa.time64("us"), safe=False).cast(pa.int64())
+        elif pa.types.is_timestamp(kind):
+            # A zone says how a moment is shown: what is stored is UTC.
+            column = column.cast(pa.timestamp("us", kind.tz), safe=kind.unit not in ("ns", "us")).cast(pa.int64())
+        return column.cast(pa.timestamp("us"))
+    except pa.ArrowInvalid as error:
+        raise InvalidArgument(
+            f"column {name!r} holds a date that 64-bit microseconds do not reach", reason="DATE_OUT_OF_RANGE"
+        ) from error
+
+
 class _ColumnSummary:
     def __init__(self, name: str, kind: pa.DataType) -> None:
         self._name = name
@@ -147,10 +173,14 @@ class _ColumnSummary:
         # An empty text and a missing one are the same on the wire.
         self._has_empty = False
         self._counts = CategoryCounts()
+        self._earliest: int | None = None
 
     def update(self, column: pa.ChunkedArray) -> None:
         self._rows += len(column)
         self._missing += column.null_count
+        if pa.types.is_timestamp(column.type) and column.null_count < len(column):
+            earliest = pc.min(column.cast(pa.int64())).as_py()
+            self._earliest = earliest if self._earliest is None else min(self._earliest, earliest)
         if _is_text(column.type):
             values = texts(column)
             self._has_empty = self._has_empty or bool(pc.any(pc.equal(values, "")).as_py())
@@ -167,6 +197,9 @@ class _ColumnSummary:
             return Column(self._name, "numeric", "FP64" if nullable else "INT64", nullable)
         if pa.types.is_floating(self._kind):
             return Column(self._name, "numeric", "FP64", nullable)
+        if pa.types.is_timestamp(self._kind):
+            datatype = "FP64" if nullable else "INT64"
+            return Column(self._name, "temporal", datatype, nullable, origin=self._earliest or 0)
         if _is_text(self._kind):
             categories = self._counts.most_frequent(max_categories)
             return Column(self._name, "categorical", "BYTES", self._has_empty, categories)

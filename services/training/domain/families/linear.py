@@ -52,7 +52,7 @@ class LinearCore:
     def add_sums(self, graph: Graph, encoding: Encoding) -> str:
         """Add the nodes that give the weighted sums."""
         parts = [graph.constant(self.intercept.reshape(1, -1))]
-        if encoding.numeric:
+        if encoding.number_count:
             parts.append(self._add_numbers(graph, encoding))
         if encoding.categorical:
             codes = encoding.add_codes(graph, np.arange(encoding.unknown + 1))
@@ -68,7 +68,7 @@ class LinearCore:
         # The deviation is folded into the weights; the mean is not, or large ones would cost digits.
         weights = graph.constant(self.number_weights / self.scaling.deviation[:, None])
         centered = graph.add("Sub", [numbers, graph.constant(self.scaling.mean.reshape(1, -1))])
-        if not any(column.nullable for column in encoding.numeric):
+        if not encoding.has_missing_numbers:
             return graph.add("MatMul", [centered, weights])
         missing = graph.add("IsNaN", [numbers])
         filled = graph.add("Where", [missing, graph.constant(np.array([[0.0]])), centered])
@@ -113,7 +113,7 @@ class LinearCore:
             intercept: (outputs,).
             is_classifier: whether the outputs are log odds.
         """
-        count = len(encoding.numeric)
+        count = encoding.number_count
         category_weights = np.concatenate([weights[2 * count :], np.zeros((1, weights.shape[1]))])
         parts = weights[:count], weights[count : 2 * count], category_weights
         return cls(scaling, *parts, np.asarray(intercept), is_classifier)

@@ -80,8 +80,8 @@ def score(predictions: Predictions, truth: Array, target: Target) -> Scores:
     Of forecasts RMSE, MAE, MASE, and of their intervals the coverage and the mean width.
 
     F1 is that of the second class where there are two, else the mean over classes that occur or are predicted; ROC AUC
-    is one against the rest, the mean over classes, and left out where only one class occurs. What needs probabilities
-    is left out where there are none.
+    is one against the rest, the mean over classes. What needs probabilities is left out where there are none. A metric
+    that is not defined on these rows is left out: see `undefined_metrics`.
     """
     if target.task == "regression":
         return Scores(len(truth), _regression(predictions.values, truth))
@@ -90,13 +90,38 @@ def score(predictions: Predictions, truth: Array, target: Target) -> Scores:
     count = len(target.classes)
     confusion = np.zeros((count, count), dtype=np.int64)
     np.add.at(confusion, (truth, predictions.values), 1)
-    metrics = {
-        "accuracy": float(np.trace(confusion) / max(1, len(truth))),
-        "f1": _f1(confusion),
-    }
+    metrics = {"accuracy": float(np.trace(confusion) / max(1, len(truth)))}
+    if (f1 := _f1(confusion)) is not None:
+        metrics["f1"] = f1
     if predictions.probabilities is not None:
         metrics |= _of_probabilities(predictions.probabilities, truth)
     return Scores(len(truth), metrics, target.classes, tuple(int(cell) for cell in confusion.reshape(-1)))
+
+
+def undefined_metrics(scores: Scores, target: Target) -> list[str]:
+    """Return why metrics of a task were left out, a sentence each.
+
+    Args:
+        scores: as `score` gave them.
+        target: what is predicted.
+    """
+    reasons = []
+    if target.task == "regression" and "r2" not in scores.metrics:
+        reasons.append(
+            f"r2 is not defined on these {scores.rows:,} rows and is left out: {target.name!r} has one value in all of "
+            "them, and r2 compares with their mean; see rmse and mae"
+        )
+    if target.classes and "f1" not in scores.metrics:
+        reasons.append(
+            f"f1 is not defined on these {scores.rows:,} rows and is left out: class {target.classes[1]!r} neither "
+            "occurs nor is predicted"
+        )
+    if target.classes and "log_loss" in scores.metrics and "roc_auc" not in scores.metrics:
+        reasons.append(
+            f"roc_auc is not defined on these {scores.rows:,} rows and is left out: {target.name!r} has one class in "
+            "all of them"
+        )
+    return reasons
 
 
 def roc_auc(positive: Array, scores: Array) -> float | None:
@@ -115,14 +140,28 @@ def roc_auc(positive: Array, scores: Array) -> float | None:
 
 
 def _regression(values: Array, truth: Array) -> dict[str, float]:
-    errors = values - truth
-    spread = float(((truth - truth.mean()) ** 2).sum())
-    return {
-        # With a constant truth R2 has no meaning; by scikit-learn's convention 1 for no error and 0 for any.
-        "r2": 1.0 - float((errors**2).sum()) / spread if spread > 0 else float(not errors.any()),
-        "rmse": float(np.sqrt((errors**2).mean())),
-        "mae": float(np.abs(errors).mean()),
+    if not len(truth):
+        return {}
+    scale, errors = _scaled_errors(values, truth)
+    metrics = {
+        "rmse": scale * float(np.sqrt((errors**2).mean())),
+        "mae": scale * float(np.abs(errors).mean()),
     }
+    spread = float(((truth / scale - (truth / scale).mean()) ** 2).sum())
+    # R2 compares with the mean of the truth: of a constant truth, or of one row, it is not defined.
+    if spread > 0 and (truth != truth[0]).any():
+        metrics = {"r2": 1.0 - float((errors**2).sum()) / spread, **metrics}
+    return metrics
+
+
+def _scaled_errors(values: Array, truth: Array) -> tuple[float, Array]:
+    """Return a scale, and the errors divided by it: the squares of numbers near 1e300 overflow, those of 1e-300 vanish.
+
+    The scale is a power of two, so that no digit is lost.
+    """
+    largest = float(max(np.abs(truth).max(initial=0.0), np.abs(values).max(initial=0.0)))
+    scale = float(np.ldexp(1.0, np.clip(np.frexp(largest)[1], -1000, 1000))) if largest > 0 else 1.0
+    return scale, values / scale - truth / scale
 
 
 def _forecasting(predictions: Predictions, truth: Array) -> dict[str, float]:
@@ -134,11 +173,11 @@ def _forecasting(predictions: Predictions, truth: Array) -> dict[str, float]:
     Source: Hyndman and Koehler, Another look at measures of forecast accuracy, IJF 22, 2006.
     """
     assert predictions.interval is not None
-    errors = predictions.values - truth
+    scale, errors = _scaled_errors(predictions.values, truth)
     lower, upper = predictions.interval
     metrics = {
-        "mae": float(np.abs(errors).mean()),
-        "rmse": float(np.sqrt((errors**2).mean())),
+        "mae": scale * float(np.abs(errors).mean()),
+        "rmse": scale * float(np.sqrt((errors**2).mean())),
         "coverage": float(((lower <= truth) & (truth <= upper)).mean()),
         "mean_interval_width": float((upper - lower).mean()),
     }
@@ -147,12 +186,15 @@ def _forecasting(predictions: Predictions, truth: Array) -> dict[str, float]:
     return metrics
 
 
-def _f1(confusion: Array) -> float:
+def _f1(confusion: Array) -> float | None:
     correct = np.diag(confusion).astype(float)
     both = confusion.sum(axis=0) + confusion.sum(axis=1)
     by_class = np.divide(2 * correct, both, out=np.zeros_like(correct), where=both > 0)
+    if len(by_class) == 2:
+        # Of a class that neither occurs nor is predicted precision and recall are both 0 / 0.
+        return float(by_class[1]) if both[1] else None
     # A class that neither occurs nor is predicted was not got wrong.
-    return float(by_class[1]) if len(by_class) == 2 else float(by_class[both > 0].mean())
+    return float(by_class[both > 0].mean())
 
 
 def _of_probabilities(probabilities: Array, truth: Array) -> dict[str, float]:

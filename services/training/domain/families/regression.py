@@ -11,6 +11,7 @@ from services.training.domain.families.encoding import Encoded, Encoding
 from services.training.domain.families.frame import Array
 from services.training.domain.families.linear import LinearCore, common_categories
 from services.training.domain.families.model import Progress, Run, Stopped
+from services.training.domain.families.target_units import squared_loss, target_unit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,15 +27,20 @@ def fit_linear(encoding: Encoding, encoded: Encoded, truth: Array, run: Run, bas
     scaling = base.scaling if base else Scaling.of(encoded.numbers)
     common = common_categories(category_rows(encoding, encoded), base)
     design = design_matrix(encoding, encoded, scaling, common)
+    unit = target_unit(truth)
+    truth = truth / unit
     # A fine-tune continues, whatever the solver: only gradient descent can start from weights.
     if base is None and run.settings["solver"] == "least_squares":
         weights, intercept = _least_squares(design, truth, run.number("l2"))
         loss = float(((design @ weights + intercept - truth) ** 2).mean())
-        run.report(Progress(1.0, "least squares", 1, {"loss": loss}))
+        run.report(Progress(1.0, "least squares", 1, {"loss": squared_loss(loss, unit)}))
     else:
-        start = (base.weights[:, 0], float(base.intercept[0])) if base else (np.zeros(design.shape[1]), truth.mean())
-        weights, intercept = _gradient_descent(design, truth, run, start)
-    return LinearCore.of(encoding, scaling, weights.reshape(-1, 1), np.array([intercept]), is_classifier=False)
+        start = np.zeros(design.shape[1]), float(truth.mean())
+        if base is not None:
+            start = base.weights[:, 0] / unit, float(base.intercept[0]) / unit
+        weights, intercept = _gradient_descent(design, truth, run, start, unit)
+    weights, intercept = weights.reshape(-1, 1) * unit, intercept * unit
+    return LinearCore.of(encoding, scaling, weights, np.array([intercept]), is_classifier=False)
 
 
 def _least_squares(design: Array, truth: Array, l2: float) -> tuple[Array, float]:
@@ -49,7 +55,9 @@ def _least_squares(design: Array, truth: Array, l2: float) -> tuple[Array, float
     return weights, float(offset - center @ weights)
 
 
-def _gradient_descent(design: Array, truth: Array, run: Run, start: tuple[Array, float]) -> tuple[Array, float]:
+def _gradient_descent(
+    design: Array, truth: Array, run: Run, start: tuple[Array, float], unit: float
+) -> tuple[Array, float]:
     """Descend from a start, over mini-batches in an order of the seed."""
     import torch
 
@@ -61,7 +69,7 @@ def _gradient_descent(design: Array, truth: Array, run: Run, start: tuple[Array,
         for batch in torch.randperm(len(truth), generator=generator).split(size):
             yield rows[batch], values[batch]
 
-    return descend(batches, len(truth), float(truth.std()) or 1.0, run, start)
+    return descend(batches, len(truth), float(truth.std()) or 1.0, run, start, unit)
 
 
 def descend(
@@ -70,6 +78,7 @@ def descend(
     scale: float,
     run: Run,
     start: tuple[Array, float],
+    unit: float = 1.0,
 ) -> tuple[Array, float]:
     """Descend from a start by mini-batches, with a step that falls to zero; loss: mean squared error plus l2.
 
@@ -79,6 +88,7 @@ def descend(
         scale: standard deviation of the values.
         run: settings, progress.
         start: weights and intercept.
+        unit: of the values, in which the reported loss is not.
     """
     import torch
 
@@ -110,5 +120,7 @@ def descend(
                 f"the loss is no longer a number after epoch {epoch}: lower learning_rate ({given:g}), or leave it out",
                 reason="LOSS_DIVERGED",
             )
-        run.report(Progress(epoch / epochs, f"epoch {epoch} of {epochs}", epoch, {"loss": mean_loss}))
+        run.report(
+            Progress(epoch / epochs, f"epoch {epoch} of {epochs}", epoch, {"loss": squared_loss(mean_loss, unit)})
+        )
     return weights.detach().numpy() * scale, float(intercept.detach()[0]) * scale

@@ -22,12 +22,15 @@ from services.training.domain.families.linear import add_probabilities, probabil
 from services.training.domain.families.logistic import balanced_weights
 from services.training.domain.families.model import Progress, Run, Stopped
 from services.training.domain.families.target import Target
+from services.training.domain.families.target_units import OWN_UNIT, Unit, mean_and_spread, tree_unit
 from services.training.domain.families.tree_graph import Ensemble
 
 TREES_FILE = "trees.txt"
 CATEGORIES_FILE = "categories.json"
 _ASIDE = 0.1
 _LEAST_ASIDE_ROWS = 20
+# LightGBM's own least rows of a bin.
+_BIN_ROWS = 3
 # What looking at the training loss may take: of small tables in every round, of large ones this share of the time.
 _LOOK_SECONDS, _LOOK_SHARE = 0.2, 0.02
 
@@ -41,25 +44,27 @@ class TreesCore:
         category_values: (known categories + 1,) number of each category; the last for unknown ones.
         task: regression, binary or multiclass.
         calibration: of its log odds.
+        unit: of the values that the trees give, for regression.
     """
 
     booster_text: str
     category_values: Array
     task: str
     calibration: Calibration = AS_IT_IS
+    unit: Unit = OWN_UNIT
 
     def scores(self, encoded: Encoded) -> Array:
         """Return (rows,) values, or (rows, classes) probabilities."""
         features = np.concatenate([encoded.numbers, values_of(encoded, self.category_values)], axis=1)
         found = np.asarray(self.booster().predict(features, num_threads=1, raw_score=True))
         if self.task == "regression":
-            return found
+            return self.unit.told(found)
         return probabilities(self.calibration.apply(found.reshape(len(features), -1)))
 
     def add_scores(self, graph: Graph, encoding: Encoding) -> str:
         """Add the nodes that give the same."""
         parts = []
-        if encoding.numeric:
+        if encoding.number_count:
             parts.append(encoding.add_numbers(graph, TensorProto.DOUBLE))
         if encoding.categorical:
             parts.append(encoding.add_codes(graph, self.category_values))
@@ -67,7 +72,10 @@ class TreesCore:
         ensemble = Ensemble(self.booster().dump_model())
         raw = graph.add("TreeEnsemble", [features], domain="ai.onnx.ml", **ensemble.attributes())
         if self.task == "regression":
-            return raw
+            if self.unit == OWN_UNIT:
+                return raw
+            spread = graph.add("Mul", [raw, graph.constant(np.array([[self.unit.spread]]))])
+            return graph.add("Add", [spread, graph.constant(np.array([[self.unit.offset]]))])
         if self.calibration != AS_IT_IS:
             sloped = graph.add("Mul", [raw, graph.constant(np.array([[self.calibration.slope]]))])
             raw = graph.add("Add", [sloped, graph.constant(np.array([[self.calibration.shift]]))])
@@ -79,6 +87,7 @@ class TreesCore:
             "task": self.task,
             "values": [float(value) for value in self.category_values],
             "calibration": asdict(self.calibration),
+            "unit": asdict(self.unit),
         }
         return {TREES_FILE: self.booster_text.encode(), CATEGORIES_FILE: json.dumps(categories).encode()}
 
@@ -86,9 +95,9 @@ class TreesCore:
     def load(cls, files: dict[str, bytes]) -> Self:
         """Return the core that gave the files."""
         categories = json.loads(files[CATEGORIES_FILE])
-        # Models of before have none.
-        calibration = Calibration(**categories.get("calibration", {}))
-        return cls(files[TREES_FILE].decode(), np.array(categories["values"]), categories["task"], calibration)
+        # Models of before have neither.
+        calibration, unit = Calibration(**categories.get("calibration", {})), Unit(**categories.get("unit", {}))
+        return cls(files[TREES_FILE].decode(), np.array(categories["values"]), categories["task"], calibration, unit)
 
     def booster(self) -> Any:
         """Return LightGBM's own."""
@@ -100,6 +109,8 @@ def fit_trees(
 ) -> TreesCore:
     """Boost trees; from a base, further ones on its values of categories, calibrated as that unless anew."""
     lightgbm = load_lightgbm()
+    unit = base.unit if base else OWN_UNIT if target.classes else tree_unit(*mean_and_spread(truth))
+    truth = truth if target.classes else unit.learned(truth)
     outcomes = outcome(truth, target)
     if base is None:
         values = category_values(encoding, encoded.codes, outcomes)
@@ -115,7 +126,7 @@ def fit_trees(
     data = lightgbm.Dataset(features[learned], truth[learned], weight=weights, free_raw_data=False)
     watched = [data.create_valid(features[aside], truth[aside])] if aside.any() else []
     booster = lightgbm.train(
-        parameters(target, run),
+        parameters(target, run, unit),
         data,
         num_boost_round=int(run.number("n_estimators")),
         valid_sets=watched,
@@ -124,7 +135,7 @@ def fit_trees(
         callbacks=callbacks(lightgbm, run, stops_early=bool(run.number("early_stopping") and aside.any())),
     )
     calibration = base.calibration if base else AS_IT_IS
-    return core_of(booster, values, target, run, features[aside], truth[aside], calibration)
+    return core_of(booster, values, target, run, features[aside], truth[aside], calibration, unit)
 
 
 def core_of(
@@ -135,6 +146,7 @@ def core_of(
     features: Array,
     truth: Array,
     calibration: Calibration = AS_IT_IS,
+    unit: Unit = OWN_UNIT,
 ) -> TreesCore:
     """Return what boosting has learned, calibrated on rows that it did not learn from where that is asked for.
 
@@ -146,13 +158,14 @@ def core_of(
         features: (rows, features) of the rows that were set aside.
         truth: (rows,) of them.
         calibration: where that is not asked for, or there are no such rows.
+        unit: that values were learned in.
     """
     # 0 rounds that are best means that none was sought: all.
     best = booster.best_iteration if booster.best_iteration > 0 else None
     if run.settings["calibration"] == "on" and target.classes and len(truth):
         odds = np.asarray(booster.predict(features, num_iteration=best, num_threads=1, raw_score=True))
         calibration = fit_calibration(odds.reshape(len(truth), -1), truth)
-    return TreesCore(booster.model_to_string(num_iteration=best), values, target.task, calibration)
+    return TreesCore(booster.model_to_string(num_iteration=best), values, target.task, calibration, unit)
 
 
 def _row_weights(truth: Array, target: Target, run: Run) -> Array | None:
@@ -208,8 +221,8 @@ class _TrainingLoss:
         return found
 
 
-def parameters(target: Target, run: Run) -> dict[str, int | float | str | bool]:
-    """Return LightGBM's parameters."""
+def parameters(target: Target, run: Run, unit: Unit = OWN_UNIT) -> dict[str, int | float | str | bool]:
+    """Return LightGBM's parameters for a target that is learned in a unit."""
     settings = run.settings
     return {
         # LightGBM calls the tasks as we do.
@@ -219,10 +232,13 @@ def parameters(target: Target, run: Run) -> dict[str, int | float | str | bool]:
         "num_leaves": settings["num_leaves"],
         "max_depth": settings["max_depth"],
         "min_data_in_leaf": settings["min_child_samples"],
+        # A bin of several values would be the smaller leaf.
+        "min_data_in_bin": min(_BIN_ROWS, int(run.number("min_child_samples"))),
         "bagging_fraction": settings["subsample"],
         "bagging_freq": 1 if run.number("subsample") < 1 else 0,
         "feature_fraction": settings["colsample"],
-        "lambda_l1": settings["l1"],
+        # Of sums of gradients, which are in the target's unit.
+        "lambda_l1": run.number("l1") / unit.spread,
         "lambda_l2": settings["l2"],
         "seed": run.seed % 2**31,
         # The same rows and seed give the same trees, whatever the machine's load.

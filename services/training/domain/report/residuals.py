@@ -13,6 +13,7 @@ _GROUPS = 10
 _LEAST_GROUP_ROWS = 10
 # What lies outside would leave the rest of a histogram in one bin.
 _SHOWN = (0.005, 0.995)
+_LEAST_WIDTH = 1e-9
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ def residuals(values: Array, truth: Array) -> Residuals:
     """Return what is to be seen of predictions, (rows,), beside the truth, (rows,)."""
     errors = values - truth
     low, high = np.quantile(errors, _SHOWN)
-    if low == high:
-        low, high = low - 0.5, high + 0.5
+    if high - low <= _LEAST_WIDTH * max(abs(low), abs(high)):
+        # A histogram needs bins that doubles tell apart.
+        half = max(0.5, _LEAST_WIDTH * max(abs(low), abs(high)))
+        low, high = low - half, high + half
     counts, edges = np.histogram(errors.clip(low, high), bins=_HISTOGRAM_BINS, range=(low, high))
     drawn = np.arange(len(values))
     if len(values) > _MOST_POINTS:

@@ -21,6 +21,7 @@ from services.training.domain.families.linear import (
 from services.training.domain.families.model import Run
 from services.training.domain.families.neural.rows import set_aside, weights_of
 from services.training.domain.families.target import Target
+from services.training.domain.families.target_units import mean_and_spread
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,7 +97,7 @@ def fit_mlp(
     scaling = base.first.scaling if base else Scaling.of(encoded.numbers)
     common = common_categories(category_rows(encoding, encoded), base.first if base else None)
     design = design_matrix(encoding, encoded, scaling, common)
-    scale = (float(truth.mean()), float(truth.std()) or 1.0) if not target.classes else (0.0, 1.0)
+    scale = (0.0, 1.0) if target.classes else mean_and_spread(truth)
     rows = Rows(from_numpy(design.astype(np.float32)), from_numpy(goals_of(truth, target, scale)))
     network = starting_network(design.shape[1], target, scale, run, base)
     aside = set_aside(truth, len(target.classes), run)

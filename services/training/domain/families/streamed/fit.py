@@ -105,6 +105,11 @@ def prepare(plan: Plan, source: RowSource, budget: Budget) -> Prepared:
         number: [] for number, draw in enumerate(draws, start=1) if draw.purpose is not _hidden(plan)
     }
     measured = parted.measure(block_rows, gathered)
+    if not np.isfinite(measured.truth.spread).all():
+        raise InvalidArgument(
+            f"the target {schema.target.name!r} holds numbers beyond 1e150: scale it, or declare memory for the table",
+            reason="NUMBERS_TOO_LARGE",
+        )
     if plan.base is not None:
         fitting.check_classes(measured.class_rows, schema.target)
     found = {draws[number - 1].purpose: pa.concat_tables(tables) for number, tables in gathered.items() if tables}

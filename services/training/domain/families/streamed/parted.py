@@ -73,7 +73,7 @@ class Parted:
     @property
     def encoded_bytes(self) -> int:
         """Of a row: its inputs, its place and its truth."""
-        return 8 * (len(self.encoding.numeric) + len(self.encoding.categorical) + 2)
+        return 8 * (self.encoding.number_count + len(self.encoding.categorical) + 2)
 
     def parts(self, role: int = TRAIN, first_row: int = 0, most_rows: int = 0) -> Iterator[Part]:
         """Yield the rows of a role among some rows of the source.
@@ -126,7 +126,7 @@ class Measured:
         self.block_rows = block_rows
         # (blocks,) rows to learn from in each block of the source.
         self.block_counts = np.zeros(-(-parted.source.num_rows // block_rows), dtype=np.int64)
-        self.numbers = Moments(len(encoding.numeric))
+        self.numbers = Moments(encoding.number_count)
         self.truth = Moments(1)
         self.class_rows = np.zeros(len(target.classes), dtype=np.int64)
         self._category_rows = np.zeros(encoding.unknown + 1, dtype=np.int64)
@@ -173,7 +173,7 @@ class Designs:
     @property
     def features(self) -> int:
         """Columns of the design matrix."""
-        return 2 * len(self.encoding.numeric) + self.encoding.unknown
+        return 2 * self.encoding.number_count + self.encoding.unknown
 
     def of(self, part: Part) -> Array:
         """Return (rows, features)."""

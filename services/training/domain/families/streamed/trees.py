@@ -17,6 +17,7 @@ from services.training.domain.families.streamed.draws import Division, Purpose, 
 from services.training.domain.families.streamed.parted import Measured, Part, Parted
 from services.training.domain.families.streamed.rows import TableRows
 from services.training.domain.families.target import Target
+from services.training.domain.families.target_units import OWN_UNIT, tree_unit
 from services.training.domain.families.trees import TreesCore, callbacks, core_of, parameters
 
 # Beside its bins, what LightGBM keeps of a row (measured): label, score, gradients, places in leaves.
@@ -42,12 +43,13 @@ def fit_trees(parted: Parted, measured: Measured, aside: pa.Table | None, run: R
     """
     lightgbm = load_lightgbm()
     target = parted.schema.target
+    unit = OWN_UNIT if target.classes else tree_unit(float(measured.truth.mean[0]), float(measured.truth.spread[0]))
     sums = _CategorySums(parted.encoding, target, measured, run)
     if parted.encoding.categorical:
         for part in parted.parts():
             _check(run)
             sums.update(part)
-    features = len(parted.encoding.numeric) + len(parted.encoding.categorical)
+    features = parted.encoding.number_count + len(parted.encoding.categorical)
     most = max(budget.memory_bytes // (_ROW_BYTES + _BIN_BYTES * features), _LEAST_ROWS)
     drawn = _Drawn(parted.parts, sums.training_features, measured.rows, min(1.0, most / measured.rows), run)
     if drawn.count < drawn.rows:
@@ -70,19 +72,20 @@ def fit_trees(parted: Parted, measured: Measured, aside: pa.Table | None, run: R
             if not isinstance(index, slice):
                 return np.array(drawn.read(int(index), int(index) + 1)[0][0])
             rows, truth = drawn.read(index.start, index.stop)
-            labels[index] = truth
+            labels[index] = truth if target.classes else unit.learned(truth)
             if weights is not None:
                 weights[index] = class_weights[truth]
             return rows
 
     sampled = budget.memory_bytes // 4 // (_SAMPLED_ROW_BYTES + 32 * features)
     most_sampled = int(min(max(sampled, _LEAST_ROWS), _SAMPLED_ROWS))
-    settings = parameters(target, run) | {"bin_construct_sample_cnt": most_sampled}
+    settings = parameters(target, run, unit) | {"bin_construct_sample_cnt": most_sampled}
     # Labels and weights are filled while the rows are read, and looked at afterwards.
     data = lightgbm.Dataset(Rows(), labels, weight=weights, params=settings, free_raw_data=True)
     watched, aside_features, aside_truth = [], np.zeros((0, features)), np.zeros(0)
     if aside is not None:
         aside_features, aside_truth = _whole(Parted(TableRows(aside), parted.schema, Division(())), sums)
+        aside_truth = aside_truth if target.classes else unit.learned(aside_truth)
         watched = [data.create_valid(aside_features, aside_truth)]
     booster = lightgbm.train(
         settings,
@@ -92,7 +95,7 @@ def fit_trees(parted: Parted, measured: Measured, aside: pa.Table | None, run: R
         valid_names=["validation"] * len(watched),
         callbacks=callbacks(lightgbm, run, stops_early=bool(run.number("early_stopping") and aside is not None)),
     )
-    return core_of(booster, sums.values, target, run, aside_features, aside_truth)
+    return core_of(booster, sums.values, target, run, aside_features, aside_truth, unit=unit)
 
 
 class _CategorySums:
