@@ -63,11 +63,11 @@ def test_a_moment_is_the_same_microsecond_however_it_is_given(value: object) -> 
 
 def test_times_of_day_and_missing_dates() -> None:
     assert column_values(pd.Series([time(0, 0, 1)], dtype=object), DATE).tolist() == [[1_000_000]]
-    found = column_values(pd.Series(pd.to_datetime(["1970-01-02", None])), DATE_OR_NONE)[:, 0]
+    found = column_values(pd.Series([pd.Timestamp("1970-01-02"), pd.NaT]), DATE_OR_NONE)[:, 0]
     assert found[0] == DAY
     assert np.isnan(found[1])
     with pytest.raises(errors.InvalidArgument, match="row 1 holds no value"):
-        column_values(pd.Series(pd.to_datetime(["1970-01-02", None])), DATE)
+        column_values(pd.Series([pd.Timestamp("1970-01-02"), pd.NaT]), DATE)
     with pytest.raises(errors.InvalidArgument, match="ISO 8601"):
         column_values(pd.Series(["02.01.1970"]), DATE)
 
