@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import onnxruntime as ort
 import structlog
 
 from servicekit.errors import Cancelled, Internal, ResourceExhausted
@@ -19,12 +20,15 @@ from services.inference.serving.batches import Batch, Form, Work
 from services.inference.serving.response_cache import ResponseCache, Taken
 from services.inference.serving.statistics import BatchTimes
 from services.inference.serving.tracing import record_batch
+from services.inference.serving.watchdog import Watchdog
 
 _log = structlog.get_logger(__name__)
 
-# A run shorter than this is quicker done at once than handed to a thread and back (about 60 microseconds, measured),
-# and holds nobody up: health checks least of all.
-_INLINE_SECONDS = 0.001
+# One flush runs no longer on the thread that reads requests; the rest is left to threads.
+_FLUSH_SECONDS = 0.02
+# Where every thread is in a long run, models that have waited this long get threads of their own.
+_STARVED_SECONDS = 0.05
+_MOST_EXTRA_RUNNERS = 8
 _LONGEST_LINGER_SECONDS = 0.005
 _ARRIVAL_WEIGHT = 0.1
 _RETRY_SECONDS = (0.05, 30.0)
@@ -75,7 +79,11 @@ class Batcher:
         self._ready: dict[Form, None] = {}
         self._active = 0
         self._size_bytes = 0
-        self._pool = ThreadPoolExecutor(max(slots(), 1), thread_name_prefix="onnxruntime")
+        most = max(slots(), 1) + _MOST_EXTRA_RUNNERS
+        self._pool = ThreadPoolExecutor(most, thread_name_prefix="onnxruntime")
+        self._watchdog = Watchdog(self._relieve)
+        # Run options of inline runs, to be used again: making them costs as much as all else that a run takes.
+        self._options: list[ort.RunOptions] = []
         self.served = 0
 
     @property
@@ -130,6 +138,8 @@ class Batcher:
                 raise _full(f"{self._size_bytes} bytes of requests wait already", model.queue_seconds())
             self._admission.enter()
             self._size_bytes += work.size_bytes
+            if form.has_texts:
+                form.text_bytes += work.size_bytes
             model.in_flight += 1
             model.waiting += 1
             model.waiting_rows += work.rows
@@ -145,15 +155,21 @@ class Batcher:
                 self._arrived.notify_all()
 
     def flush(self) -> None:
-        """Begin what waits: short runs here and now, the others in threads."""
+        """Begin what waits: runs that are known to be short here and now, the others in threads."""
+        ends = 0.0
         while True:
             with self._lock:
-                form = self._next([form for form in self._ready if _run_seconds(form) < _INLINE_SECONDS])
+                form = self._next([form for form in self._ready if form.may_run_inline])
                 batch = None if form is None else self._pop(form, runs_aside=False)
                 if batch is None:
                     self._start_runners()
                     return
             self._run(batch)
+            ends = ends or batch.began + _FLUSH_SECONDS
+            if batch.began > ends:
+                with self._lock:
+                    self._start_runners()
+                return
 
     def cancel(self, work: Work) -> None:
         """Forget a request whose caller went away: it leaves its batch, or ends a run that nobody else waits for."""
@@ -201,6 +217,29 @@ class Batcher:
                     return
             self._run(batch)
 
+    def _relieve(self) -> None:
+        """Give a thread to models that wait while all threads are in long runs of others."""
+        with self._lock:
+            now = time.monotonic()
+            is_starved = any(now - form.queue[0].started > _STARVED_SECONDS for form in self._starving())
+            if is_starved and self._active < max(self._slots(), 1) + _MOST_EXTRA_RUNNERS:
+                self._active += 1
+                self._pool.submit(self._run_starving)
+
+    def _run_starving(self) -> None:
+        while True:
+            with self._lock:
+                form = self._next(self._starving())
+                if form is None:
+                    self._active -= 1
+                    return
+                batch = self._pop(form, runs_aside=True)
+            self._run(batch)
+
+    def _starving(self) -> list[Form]:
+        busy = {id(batch.form.model) for batch in list(self._watchdog.running) if isinstance(batch, Batch)}
+        return [form for form in self._ready if form.is_aside and id(form.model) not in busy]
+
     def _pop_aside(self) -> Batch | None:
         while (form := self._next([form for form in self._ready if form.is_aside])) is not None:
             wait = 0.0 if self._is_lingering else linger_seconds(form)
@@ -238,13 +277,16 @@ class Batcher:
             rows += work.rows
         if not form.queue:
             self._forget(form)
-        return Batch(works, runs_aside=runs_aside)
+        options = self._options.pop() if self._options and not runs_aside else None
+        return Batch(works, runs_aside=runs_aside, options=options)
 
     def _forget(self, form: Form) -> None:
         self._ready.pop(form, None)
         form.is_aside = False
 
     def _unqueue(self, work: Work) -> None:
+        if work.form.has_texts:
+            work.form.text_bytes -= work.size_bytes
         work.form.rows -= work.rows
         work.form.model.waiting -= 1
         work.form.model.waiting_rows -= work.rows
@@ -255,6 +297,10 @@ class Batcher:
         self._admission.leave()
 
     def _run(self, batch: Batch) -> None:
+        watchdog = self._watchdog
+        watchdog.running[batch] = None
+        if watchdog.is_idle:
+            watchdog.wake()
         try:
             batch.run()
         except Exception as error:
@@ -263,10 +309,36 @@ class Batcher:
             for work in batch.works:
                 if work.outputs is None and work.error is None:
                     work.error = Internal("the request could not be run", reason="BATCH_FAILED")
-        self._settle(batch)
-        record_batch(batch)
+        finally:
+            del watchdog.running[batch]
+        if batch.has_overrun:
+            self._put_back(batch)
+        elif batch.is_inline and batch.form.model.is_on_processor:
+            # An end that comes late ends the next run with these options, which then goes on in a thread.
+            self._options.append(batch.options)
+        if batch.works:
+            self._settle(batch)
+            record_batch(batch)
         # They hold each other; so they go at once, not when the garbage collector finds them.
         batch.works.clear()
+
+    def _put_back(self, batch: Batch) -> None:
+        """Leave to the threads what a batch did not come to; its callers that went away are answered."""
+        form = batch.form
+        with self._lock:
+            for work in reversed([work for work in batch.works if work.outputs is None and work.error is None]):
+                if work.is_gone:
+                    work.error = Cancelled("the caller went away")
+                    continue
+                batch.works.remove(work)
+                work.batch = None
+                form.queue.appendleft(work)
+                form.rows += work.rows
+                form.text_bytes += work.size_bytes if form.has_texts else 0
+                form.model.waiting += 1
+                form.model.waiting_rows += work.rows
+                form.is_aside = True
+                self._ready[form] = None
 
     def _settle(self, batch: Batch) -> None:
         ran = time.monotonic()
@@ -307,10 +379,6 @@ def _count(batch: Batch, ran: float) -> None:
                 version=work.form.model.number,
                 exc_info=work.error.__cause__,
             )
-
-
-def _run_seconds(form: Form) -> float:
-    return form.model.expected_seconds(min(form.rows, form.most_rows))
 
 
 def _full(what: str, seconds: float) -> ResourceExhausted:

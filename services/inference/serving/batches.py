@@ -19,6 +19,7 @@ from services.inference.serving.batch_sizes import BatchSizes
 from services.inference.serving.codec import WIRE_TYPES, check_values
 from services.inference.serving.model import Array, InputSpec, LoadedModel
 from services.inference.serving.replies import packed_texts
+from services.inference.serving.run_times import INLINE_SECONDS, RunTimes
 from services.inference.serving.statistics import BatchTimes
 
 # One input of one request: the bytes of its numbers, in any contiguous buffer, or its texts.
@@ -27,6 +28,8 @@ Payload = Any
 FOREVER = float("inf")
 _MOST_FORMS = 256
 _LARGE = 4096
+# A run that was expected to be short and takes this long goes on in another thread.
+_LONGEST_INLINE_SECONDS = 0.05
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -44,6 +47,9 @@ class Form:
         last_arrival: when the last one came (monotonic).
         is_aside: whether what waits is left to the threads.
         sizes: what batches of it took.
+        times: which sizes of its runs were short.
+        has_texts: whether its shapes do not say how large its requests are.
+        text_bytes: of the requests that wait; counted for texts alone.
     """
 
     model: LoadedModel
@@ -56,6 +62,21 @@ class Form:
     last_arrival: float = 0.0
     is_aside: bool = False
     sizes: BatchSizes = field(default_factory=BatchSizes)
+    times: RunTimes = field(default_factory=RunTimes)
+    has_texts: bool = False
+    text_bytes: int = 0
+
+    @property
+    def may_run_inline(self) -> bool:
+        """Whether what waits now may run on the thread that reads requests: it was short at this size before."""
+        model, rows = self.model, self.rows
+        if self.is_aside or not model.has_bounded_cost or model.run_seconds >= INLINE_SECONDS:
+            return False
+        first = self.queue[0].rows
+        if rows != first:
+            # A single request may be larger than a batch.
+            rows = max(min(rows, self.most_rows), first)
+        return self.times.are_short(rows, self.text_bytes)
 
     @property
     def most_rows(self) -> int:
@@ -82,8 +103,18 @@ def find_form(model: LoadedModel, outputs: tuple[str, ...], inputs: Mapping[str,
         if len(model.forms) >= _MOST_FORMS:
             # Shapes are the clients' choice. Who waits in a form that is forgotten here is still answered.
             model.forms.clear()
-        form = model.forms[key] = Form(model, outputs, shapes, is_batched)
+        form = model.forms[key] = _new_form(model, outputs, shapes, is_batched=is_batched)
     return form, rows
+
+
+def _new_form(
+    model: LoadedModel, outputs: tuple[str, ...], shapes: tuple[tuple[int, ...], ...], *, is_batched: bool
+) -> Form:
+    form = Form(model, outputs, shapes, is_batched)
+    form.has_texts = any(spec.datatype == "BYTES" for spec in model.inputs.values())
+    if shapes == model.warm_shapes:
+        form.times.learn(model.warm_rows, 0, 0.0)
+    return form
 
 
 def to_payload(array: Array, spec: InputSpec) -> Payload:
@@ -187,14 +218,19 @@ class Batch:
 
     Args:
         works: they, all of one form.
-        runs_aside: whether another thread may end the run, for all of its callers may go away.
+        runs_aside: whether another thread than the one that reads requests runs it.
+        options: through which another thread may end the run.
     """
 
-    __slots__ = ("_waited_for", "began", "options", "times", "works")
+    __slots__ = ("_waited_for", "began", "form", "has_overrun", "is_inline", "options", "times", "works")
 
-    def __init__(self, works: list[Work], *, runs_aside: bool = False) -> None:
+    def __init__(self, works: list[Work], *, runs_aside: bool = False, options: ort.RunOptions | None = None) -> None:
         self.works = works
-        self.options = ort.RunOptions() if runs_aside else None
+        self.form = works[0].form
+        self.is_inline = not runs_aside
+        self.options = options or ort.RunOptions()
+        # Whether it was ended where it ran, so that those of its requests without an answer are to run elsewhere.
+        self.has_overrun = False
         self.began = time.monotonic()
         self.times = BatchTimes(0.0, 0.0, 0.0)
         self._waited_for = len(works)
@@ -204,11 +240,21 @@ class Batch:
     def leave(self) -> None:
         """One of its callers went away; the run ends where it stands when the last one did."""
         self._waited_for -= 1
-        if not self._waited_for and self.options is not None:
-            self.options.terminate = True
+        if not self._waited_for:
+            self.end()
+
+    def end(self) -> None:
+        """Have ONNX Runtime end the run after the node that it is in."""
+        self.options.terminate = True
+
+    def is_overdue(self, now: float) -> bool:
+        """Return whether the run is to end: it delays other requests, or nothing waits for it; now is monotonic."""
+        if self.is_inline:
+            return now - self.began > _LONGEST_INLINE_SECONDS
+        return all(work.is_gone or work.deadline <= now for work in list(self.works))
 
     def run(self) -> None:
-        """Run it: each of its requests has an answer or an error afterwards. Blocks."""
+        """Run it: each of its requests has an answer or an error afterwards, unless `has_overrun`. Blocks."""
         waiting = [work for work in self.works if not _is_late(work, self.began)]
         if waiting:
             self._run(waiting)
@@ -222,11 +268,18 @@ class Batch:
             refused = _refuse_values(form, works, feeds)
             if refused:
                 return self._run_rest(works)
-            assembled = time.monotonic()
-            arrays = form.model.run(feeds, list(form.outputs), self.options)
+            assembled, cpu_began = time.monotonic(), time.thread_time()
+            try:
+                arrays = form.model.run(feeds, list(form.outputs), self.options)
+            finally:
+                ran = time.monotonic()
+                if not self.is_inline or ran - assembled >= INLINE_SECONDS:
+                    self._learn_time(works, rows, ran - assembled, cpu_began)
             _check_rows(form, arrays, rows, len(works))
-            ran = time.monotonic()
         except LeptonError as error:
+            if self.is_inline and self.options.terminate:
+                self.has_overrun = True
+                return None
             return self._isolate(works, error)
         # The rows of a single request are never cut: what its outputs' first axis is only the runtime knows.
         outputs = Outputs(arrays, rows if len(works) > 1 else 0)
@@ -235,12 +288,22 @@ class Batch:
             work.outputs, work.start = outputs, start
             start += work.rows
         form.model.learn(rows, ran - assembled)
-        if self.options is not None:
+        if not self.is_inline:
             # Of the short runs, which are done at once, larger ones are always better. Putting images together may
             # cost more than running them so gains.
             form.sizes.learn(rows, ran - started)
         before = self.times
         self.times = BatchTimes(before.input_seconds + assembled - started, before.infer_seconds + ran - assembled, 0.0)
+        return None
+
+    def _learn_time(self, works: list[Work], rows: int, seconds: float, cpu_began: float) -> None:
+        form, model = self.form, self.form.model
+        if seconds >= INLINE_SECONDS and model.is_on_processor:
+            # The run's thread may have waited for a core.
+            seconds = time.thread_time() - cpu_began
+        text_bytes = sum(work.size_bytes for work in works) if form.has_texts else 0
+        if form.times.learn(rows, text_bytes, seconds):
+            model.has_bounded_cost = False
 
     def _run_rest(self, works: list[Work]) -> None:
         rest = [work for work in works if work.error is None]
@@ -250,8 +313,10 @@ class Batch:
     def _isolate(self, works: list[Work], error: LeptonError) -> None:
         """Run a batch that failed in halves, until the requests that make it fail stand alone."""
         if len(works) == 1:
-            is_ended = works[0].is_gone and isinstance(error, Internal)
-            works[0].error = Cancelled("the caller went away") if is_ended else error
+            work = works[0]
+            is_ended = self.options.terminate and isinstance(error, Internal)
+            # Ended for its sake, or before it could begin.
+            work.error = (_lateness(work, time.monotonic()) or error) if is_ended else error
             return
         middle = len(works) // 2
         self._run(works[:middle])
@@ -259,11 +324,14 @@ class Batch:
 
 
 def _is_late(work: Work, now: float) -> bool:
-    if work.is_gone:
-        work.error = Cancelled("the caller went away")
-    elif work.deadline <= now:
-        work.error = DeadlineExceeded("the call's time was over before its turn came")
+    work.error = _lateness(work, now)
     return work.error is not None
+
+
+def _lateness(work: Work, now: float) -> LeptonError | None:
+    if work.is_gone:
+        return Cancelled("the caller went away")
+    return DeadlineExceeded("the call's deadline passed before it was answered") if work.deadline <= now else None
 
 
 def _assemble(form: Form, works: list[Work], rows: int) -> dict[str, Array]:

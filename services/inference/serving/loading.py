@@ -3,8 +3,11 @@
 from collections.abc import Collection
 from typing import Any
 
+import onnx
+
 from lepton.v1 import common_pb2, registry_pb2
 from servicekit.errors import FailedPrecondition
+from services.inference.serving.graph_cost import has_value_dependent_cost
 from services.inference.serving.model import InputSpec, LoadedModel, OutputSpec
 from services.inference.serving.session import ORT_DATATYPES, open_session
 from services.inference.serving.warm_up import warm_up
@@ -48,6 +51,8 @@ def load_model(
     outputs = {item.name: _output(item, tuple(signature.classes), batches) for item in session.get_outputs()}
     model = LoadedModel(deployment, version.number, version.digest, session, inputs, outputs, epoch, workspace)
     model.model, model.target, model.text_columns = version.model, signature.target, tuple(signature.text_columns)
+    # A session holds no graph that could be read: the bytes do.
+    model.has_bounded_cost = not has_value_dependent_cost(onnx.ModelProto.FromString(content))
     warm_up(model)
     return model
 

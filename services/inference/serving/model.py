@@ -113,6 +113,9 @@ class LoadedModel:
         batch_rows: most rows that requests are put together to.
         max_rows: most rows of one request.
         run_seconds: what a run of one row took at the warm-up.
+        has_bounded_cost: whether a request's shape bounds the time of its run, as far as the graph and the runs show.
+        warm_shapes, warm_rows: the form of the warm-up's runs, as batches.Form has it, and the most rows that were
+            short.
         fixed_seconds: what a run takes beyond its rows, as far as that is known.
         row_seconds: mean of the last runs, a row.
         model: the id of the model in the registry.
@@ -147,6 +150,9 @@ class LoadedModel:
     batch_rows: int = 64
     max_rows: int = 1_048_576
     run_seconds: float = 0.0
+    has_bounded_cost: bool = True
+    warm_shapes: tuple[tuple[int, ...], ...] | None = None
+    warm_rows: int = 0
     fixed_seconds: float = 0.0
     row_seconds: float = 0.0
     model: str = ""
@@ -190,6 +196,11 @@ class LoadedModel:
             self.is_batching_off = off
             # What requests may share is decided once a form.
             self.forms.clear()
+
+    @property
+    def is_on_processor(self) -> bool:
+        """Whether the thread that calls a run does its work."""
+        return self.provider == "CPUExecutionProvider"
 
     def expected_seconds(self, rows: int) -> float:
         """Return how long a run of some rows may take, by what runs took before."""

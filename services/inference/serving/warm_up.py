@@ -1,6 +1,7 @@
 """The first runs of a model: whether it takes batches, and which size of them is worth it."""
 
 import time
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from servicekit.errors import FailedPrecondition
 from servicekit.onnx_text import last_line
 from services.inference.serving.batch_cost import best_batch, fit_cost
 from services.inference.serving.model import NUMPY_TYPES, Array, LoadedModel
+from services.inference.serving.run_times import INLINE_SECONDS
 
 _MOST_ROWS = 64
 # A batch that takes longer would hold up those that come after it, and the warm-up.
@@ -32,6 +34,7 @@ def warm_up(model: LoadedModel) -> None:
         raise FailedPrecondition(f"the model cannot be run: {last_line(str(error))}", reason="LOAD_FAILED") from error
     # The least of some: one disturbed timing would have short runs handed to threads until it is outgrown.
     model.run_seconds = model.row_seconds = one_row
+    seconds = {1: one_row}
     if model.is_by_row:
         seconds = _measure_batches(model, one, one_row)
         best = best_batch(seconds)
@@ -40,6 +43,19 @@ def warm_up(model: LoadedModel) -> None:
         is_fixed = all(size > 0 for spec in model.inputs.values() for size in spec.shape[1:])
         model.batch_rows = best if is_fixed else _MOST_ROWS
         model.fixed_seconds, _ = fit_cost(seconds)
+    _note_short_runs(model, one, seconds)
+
+
+def _note_short_runs(model: LoadedModel, one: dict[str, Array], seconds: Mapping[int, float]) -> None:
+    """Note which requests, of the form that was run here, take so little that they run at once."""
+    shapes = tuple(one[name].shape for name in model.inputs)
+    short = [rows for rows, taken in seconds.items() if taken < INLINE_SECONDS]
+    if model.is_by_row:
+        model.warm_shapes = tuple((-1, *shape[1:]) for shape in shapes)
+        model.warm_rows = max(short, default=-1)
+    elif short:
+        model.warm_shapes = shapes
+        model.warm_rows = shapes[0][0] if shapes and shapes[0] else 1
 
 
 def _measure_batches(model: LoadedModel, one: dict[str, Array], one_row: float) -> dict[int, float]:
