@@ -173,6 +173,7 @@ class TensorSpec(_message.Message):
     NULLABLE_FIELD_NUMBER: _builtins.int
     CATEGORIES_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    ANY_RANK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in the ONNX graph and on the wire."""
     datatype: _builtins.str
@@ -181,13 +182,17 @@ class TensorSpec(_message.Message):
     """Whether the training column had missing values, so that NaN (floats) or empty BYTES mean missing."""
     kind: Global___ColumnKind.ValueType
     """How models read the column behind the tensor; unset where there is none."""
+    any_rank: _builtins.bool
+    """Whether the graph gives no rank: tensors of any number of dimensions are taken, and shape is empty."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Its dimensions, batch first; -1 for a variable one."""
 
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The values seen in training, for a categorical input (at most 1,000)."""
+        """The values seen in training, for a categorical input (at most 1,000); of an output of a model made elsewhere, the
+        classes that its last dimension stands for.
+        """
 
     def __init__(
         self,
@@ -198,10 +203,11 @@ class TensorSpec(_message.Message):
         nullable: _builtins.bool = ...,
         categories: _abc.Iterable[_builtins.str] | None = ...,
         kind: Global___ColumnKind.ValueType = ...,
+        any_rank: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "datatype", b"datatype", "kind", b"kind", "name", b"name", "nullable", b"nullable", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_rank", b"any_rank", "categories", b"categories", "datatype", b"datatype", "kind", b"kind", "name", b"name", "nullable", b"nullable", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

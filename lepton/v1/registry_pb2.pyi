@@ -233,6 +233,8 @@ class Version(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     PRETRAINED_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    WEIGHT_FILES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's id."""
     number: _builtins.int
@@ -279,6 +281,16 @@ class Version(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it turned READY or FAILED."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to know of a READY version that was made elsewhere, for people: a sample prediction that failed, outputs that
+        are left out or changed.
+        """
+
+    @_builtins.property
+    def weight_files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The artifacts that model.onnx reads weights from, by name (ONNX external data)."""
+
     def __init__(
         self,
         *,
@@ -298,10 +310,12 @@ class Version(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         pretrained: _builtins.bool = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+        weight_files: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "lineage", b"lineage", "parity", b"parity", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "create_time", b"create_time", "description", b"description", "digest", b"digest", "end_time", b"end_time", "error_message", b"error_message", "error_reason", b"error_reason", "evaluations", b"evaluations", "lineage", b"lineage", "model", b"model", "number", b"number", "parity", b"parity", "pretrained", b"pretrained", "signature", b"signature", "state", b"state", "uploaded", b"uploaded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "create_time", b"create_time", "description", b"description", "digest", b"digest", "end_time", b"end_time", "error_message", b"error_message", "error_reason", b"error_reason", "evaluations", b"evaluations", "lineage", b"lineage", "model", b"model", "number", b"number", "parity", b"parity", "pretrained", b"pretrained", "signature", b"signature", "state", b"state", "uploaded", b"uploaded", "warnings", b"warnings", "weight_files", b"weight_files"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -410,7 +424,10 @@ class CreateVersionRequest(_message.Message):
     """
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Artifact]:
-        """What will be uploaded; model.onnx must be among them, unless these are pretrained weights."""
+        """What will be uploaded; model.onnx must be among them, unless these are pretrained weights. Beside it may be the files
+        that it reads weights from, by the plain names that it gives them, and example.json, a request in the JSON form of
+        the Open Inference Protocol that is tried in place of samples.
+        """
 
     @_builtins.property
     def signature(self) -> _common_pb2.Signature:

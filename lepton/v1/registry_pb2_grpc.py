@@ -136,8 +136,8 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FinalizeVersion(self, request, context):
-        """Hashes, loads and sample-predicts the model in a limited child process, and checks parity: READY or FAILED. Of
-        pretrained weights it reads the headers and the JSON.
+        """Hashes, loads and sample-predicts the model in a limited child process, and checks parity: READY or FAILED. A sample
+        prediction that fails is a warning of a model made elsewhere. Of pretrained weights it reads headers and JSON.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,8 +38,8 @@ class RegistryServiceStub:
     UploadArtifact: _grpc.StreamUnaryMultiCallable[_registry_pb2.UploadArtifactRequest, _registry_pb2.Artifact]
     """Streams one declared artifact: one header, then chunks."""
     FinalizeVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.FinalizeVersionRequest, _registry_pb2.Version]
-    """Hashes, loads and sample-predicts the model in a limited child process, and checks parity: READY or FAILED. Of
-    pretrained weights it reads the headers and the JSON.
+    """Hashes, loads and sample-predicts the model in a limited child process, and checks parity: READY or FAILED. A sample
+    prediction that fails is a warning of a model made elsewhere. Of pretrained weights it reads headers and JSON.
     """
     GetVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetVersionRequest, _registry_pb2.Version]
     """Returns a version."""
@@ -78,8 +78,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     UploadArtifact: _aio.StreamUnaryMultiCallable[_registry_pb2.UploadArtifactRequest, _registry_pb2.Artifact]  # type: ignore[assignment]
     """Streams one declared artifact: one header, then chunks."""
     FinalizeVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.FinalizeVersionRequest, _registry_pb2.Version]  # type: ignore[assignment]
-    """Hashes, loads and sample-predicts the model in a limited child process, and checks parity: READY or FAILED. Of
-    pretrained weights it reads the headers and the JSON.
+    """Hashes, loads and sample-predicts the model in a limited child process, and checks parity: READY or FAILED. A sample
+    prediction that fails is a warning of a model made elsewhere. Of pretrained weights it reads headers and JSON.
     """
     GetVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetVersionRequest, _registry_pb2.Version]  # type: ignore[assignment]
     """Returns a version."""
@@ -133,8 +133,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.FinalizeVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.Version, _abc.Awaitable[_registry_pb2.Version]]:
-        """Hashes, loads and sample-predicts the model in a limited child process, and checks parity: READY or FAILED. Of
-        pretrained weights it reads the headers and the JSON.
+        """Hashes, loads and sample-predicts the model in a limited child process, and checks parity: READY or FAILED. A sample
+        prediction that fails is a warning of a model made elsewhere. Of pretrained weights it reads headers and JSON.
         """
 
     @_abc_1.abstractmethod

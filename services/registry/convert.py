@@ -75,9 +75,17 @@ def declaration_with_graph(declared: Declaration, verdict: Verdict) -> Declarati
     for specs, found in ((message.signature.inputs, verdict.inputs), (message.signature.outputs, verdict.outputs)):
         if not specs:
             specs.extend(
-                common_pb2.TensorSpec(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+                common_pb2.TensorSpec(
+                    name=tensor.name,
+                    datatype=tensor.datatype,
+                    shape=tensor.shape,
+                    categories=tensor.labels,
+                    any_rank=tensor.any_rank,
+                )
                 for tensor in found
             )
+    message.warnings[:] = verdict.warnings
+    message.weight_files[:] = verdict.weight_files
     return declaration_from_record(message.SerializeToString(), declared.artifacts)
 
 

@@ -143,13 +143,20 @@ class ArtifactStore(Protocol):
 class Verifier(Protocol):
     """Tries a model where it can do no harm."""
 
-    async def verify(self, content: AsyncIterator[bytes], size_bytes: int, examples: dict[str, str]) -> Verdict:
+    async def verify(
+        self,
+        content: AsyncIterator[bytes],
+        size_bytes: int,
+        examples: dict[str, str],
+        beside: Sequence[tuple[str, int, AsyncIterator[bytes]]] = (),
+    ) -> Verdict:
         """Hash, load and sample-predict a model.
 
         Args:
             content: the ONNX file, in pieces.
             size_bytes: its size.
             examples: a value to try by input, for those whose values are known.
+            beside: name, size in bytes and content of the files that it may read weights from, and of its example.
         """
         ...
 

@@ -192,9 +192,8 @@ async def test_damage_at_rest_is_told_and_an_upload_mends_it(house: House, devel
         (b"nothing", "NOT_ONNX"),
         (onnx_models.custom_domain_model(), "LOAD_FAILED"),
         (onnx_models.external_data_model("/etc/hostname"), "LOAD_FAILED"),
-        (onnx_models.fixed_batch_model(), "SAMPLE_PREDICTION_FAILED"),
     ],
-    ids=["text", "domain", "external", "one-row"],
+    ids=["text", "domain", "external"],
 )
 async def test_refused_model_keeps_its_number_with_the_reason(
     house: House, developer: Client, content: bytes, reason: str

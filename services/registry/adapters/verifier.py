@@ -11,6 +11,7 @@ from typing import TypedDict
 
 from services.registry.domain.versions import Refusal, Tensor, Verdict
 
+_MODEL = "model.onnx"
 # How a model grows when it is loaded: the file, its parsed graph, the optimised one and packed weights.
 _MODEL_FACTOR = 6
 
@@ -19,10 +20,14 @@ class _TensorAnswer(TypedDict):
     name: str
     datatype: str
     shape: list[int]
+    any_rank: bool
+    labels: list[str]
 
 
 class _Answer(TypedDict, total=False):
-    sha256: str
+    warnings: list[str]
+    sample_failure: str
+    weight_files: list[str]
     digests: dict[str, str]
     inputs: list[_TensorAnswer]
     outputs: list[_TensorAnswer]
@@ -44,14 +49,23 @@ class ChildVerifier:
         self._memory_bytes = memory_bytes
         self._places = asyncio.Semaphore(parallel)
 
-    async def verify(self, content: AsyncIterator[bytes], size_bytes: int, examples: dict[str, str]) -> Verdict:
-        """Hash, load and sample-predict a model; what goes wrong is the verdict."""
-        return await self._ask({"examples": examples}, content, self._memory_bytes + _MODEL_FACTOR * size_bytes)
+    async def verify(
+        self,
+        content: AsyncIterator[bytes],
+        size_bytes: int,
+        examples: dict[str, str],
+        beside: Sequence[tuple[str, int, AsyncIterator[bytes]]] = (),
+    ) -> Verdict:
+        """Hash, load and sample-predict a model with the files beside it; what goes wrong is the verdict."""
+        files = [(_MODEL, size_bytes, content), *beside]
+        header: dict[str, object] = {"kind": "model", "examples": examples, "files": _listed(files)}
+        memory_bytes = self._memory_bytes + _MODEL_FACTOR * sum(size for _, size, _ in files)
+        return await self._ask(header, _joined([content for *_, content in files]), memory_bytes)
 
     async def verify_weights(self, files: Sequence[tuple[str, int, AsyncIterator[bytes]]]) -> Verdict:
         """Read the headers of pretrained weights, and their JSON; what goes wrong is the verdict."""
-        listed = [{"name": name, "size_bytes": size} for name, size, _ in files]
-        return await self._ask({"files": listed}, _joined([content for *_, content in files]), self._memory_bytes)
+        header: dict[str, object] = {"kind": "weights", "files": _listed(files)}
+        return await self._ask(header, _joined([content for *_, content in files]), self._memory_bytes)
 
     async def _ask(self, header: dict[str, object], content: AsyncIterator[bytes], memory_bytes: int) -> Verdict:
         async with self._places:
@@ -90,6 +104,10 @@ class ChildVerifier:
         )
 
 
+def _listed(files: Sequence[tuple[str, int, AsyncIterator[bytes]]]) -> list[dict[str, object]]:
+    return [{"name": name, "size_bytes": size} for name, size, _ in files]
+
+
 async def _joined(parts: Sequence[AsyncIterator[bytes]]) -> AsyncIterator[bytes]:
     for part in parts:
         async for chunk in part:
@@ -112,12 +130,21 @@ def _verdict(out: bytes, code: int) -> Verdict:
         answer: _Answer = json.loads(out)
     except ValueError:
         return _without_answer(code)
-    sha256 = answer.get("sha256", "")
+    others = dict(answer.get("digests", {}))
+    sha256 = others.pop(_MODEL, "")
     if "reason" in answer:
-        return Verdict(refusal=Refusal(answer["reason"], answer["message"]), sha256=sha256)
-    if "digests" in answer:
-        return Verdict(digests=answer["digests"])
-    return Verdict(_tensors(answer["inputs"]), _tensors(answer["outputs"]), sha256=sha256)
+        return Verdict(refusal=Refusal(answer["reason"], answer["message"]), sha256=sha256, digests=others)
+    if "inputs" not in answer:
+        return Verdict(digests=others)
+    return Verdict(
+        _tensors(answer["inputs"]),
+        _tensors(answer["outputs"]),
+        sha256=sha256,
+        digests=others,
+        warnings=tuple(answer["warnings"]),
+        sample_failure=answer["sample_failure"],
+        weight_files=tuple(answer["weight_files"]),
+    )
 
 
 def _without_answer(code: int) -> Verdict:
@@ -130,7 +157,16 @@ def _without_answer(code: int) -> Verdict:
 
 
 def _tensors(answers: list[_TensorAnswer]) -> tuple[Tensor, ...]:
-    return tuple(Tensor(answer["name"], answer["datatype"], tuple(answer["shape"])) for answer in answers)
+    return tuple(
+        Tensor(
+            answer["name"],
+            answer["datatype"],
+            tuple(answer["shape"]),
+            labels=tuple(answer["labels"]),
+            any_rank=answer["any_rank"],
+        )
+        for answer in answers
+    )
 
 
 def _refused(reason: str, message: str) -> Verdict:

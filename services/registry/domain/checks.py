@@ -9,8 +9,17 @@ from services.registry.domain.versions import Artifact, Declaration, Refusal, Te
 MODEL_ARTIFACT = "model.onnx"
 # Of which weights tell how they are to be read: an encoder of texts as its makers publish it, or a model of ours.
 _DESCRIPTIONS = ({"config.json", "tokenizer.json"}, {"family.json"})
-# Nothing that runs code when it is loaded. One ONNX file, for it alone is tried before it may be served.
-_ARTIFACT_NAME = re.compile(r"model\.onnx|[A-Za-z0-9][A-Za-z0-9_-]{0,100}\.(safetensors|json|txt)")
+# An example of a request, tried in place of samples.
+EXAMPLE_ARTIFACT = "example.json"
+# One ONNX file, for it alone is tried before it may be served. Files of weights have any plain name; those that the
+# graph does not read are refused once it is tried.
+_ARTIFACT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+=-]{0,127}")
+# What runs code when it is loaded, or is made to be run.
+_CODE = re.compile(
+    r"\.(py|pyc|pkl|pickle|pt|pth|pt2|ckpt|joblib|dill|cloudpickle|h5|hdf5|keras|msgpack|npy|npz|so|dll|dylib|exe|sh|bat|"
+    r"js|jar|class|whl|zip|tar|gz|onnx|ort|engine|plan)$",
+    re.IGNORECASE,
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Labels at the edge of a decision may flip by rounding; more than this share is another model.
 _LABEL_MISMATCH_SHARE = 0.001
@@ -24,10 +33,11 @@ def check_artifacts(artifacts: Iterable[Artifact], max_bytes: int, *, pretrained
     """
     names: set[str] = set()
     for artifact in artifacts:
-        if not _ARTIFACT_NAME.fullmatch(artifact.name):
+        if artifact.name != MODEL_ARTIFACT and not _is_allowed(artifact.name):
             raise InvalidArgument(
-                f"artifact {artifact.name!r} is not allowed: expected {MODEL_ARTIFACT}, or a plain name ending in "
-                ".safetensors, .json or .txt; formats that run code on load are never taken",
+                f"artifact {artifact.name!r} is not allowed: expected {MODEL_ARTIFACT}, a file that it reads weights "
+                "from (model.onnx.data, say), or a plain name ending in .safetensors, .json or .txt; formats that may "
+                "run code on load are never taken",
                 reason="ARTIFACT_NOT_ALLOWED",
             )
         if not _SHA256.fullmatch(artifact.sha256):
@@ -42,6 +52,10 @@ def check_artifacts(artifacts: Iterable[Artifact], max_bytes: int, *, pretrained
         _check_weights(names)
     elif MODEL_ARTIFACT not in names:
         raise InvalidArgument(f"a version needs an artifact named {MODEL_ARTIFACT}", reason="MODEL_MISSING")
+
+
+def _is_allowed(name: str) -> bool:
+    return _ARTIFACT_NAME.fullmatch(name) is not None and _CODE.search(name) is None
 
 
 def _check_weights(names: set[str]) -> None:
@@ -94,7 +108,15 @@ def check_verdict(version: Version, model: Artifact, verdict: Verdict) -> Refusa
     """Return why what the child found refuses a version, or None."""
     if verdict.sha256 and verdict.sha256 != model.sha256:
         return Refusal("DIGEST_MISMATCH", f"the bytes that were tried have SHA-256 {verdict.sha256}")
-    return verdict.refusal or check_signature(version.declared, verdict)
+    for artifact in version.artifacts:
+        if verdict.digests.get(artifact.name, artifact.sha256) != artifact.sha256:
+            return Refusal("DIGEST_MISMATCH", f"the bytes of {artifact.name} that were tried have another SHA-256")
+    if verdict.refusal:
+        return verdict.refusal
+    if version.declared.job and verdict.sample_failure:
+        # Training exports what it knows: a graph of its own that does not answer is a fault of the export.
+        return Refusal("SAMPLE_PREDICTION_FAILED", verdict.sample_failure)
+    return check_signature(version.declared, verdict)
 
 
 def check_weights(version: Version, verdict: Verdict) -> Refusal | None:
@@ -137,3 +159,25 @@ def _agree(declared: Tensor, found: Tensor) -> bool:
 
 def _read(tensor: Tensor) -> str:
     return f"{tensor.datatype} {list(tensor.shape)}"
+
+
+def tried_beside(version: Version) -> tuple[Artifact, ...]:
+    """Return the files that the verifier needs beside model.onnx: an example, and what a graph may read weights from.
+
+    A model trained here is one file.
+    """
+    if version.declared.job:
+        return ()
+    return tuple(
+        item
+        for item in version.artifacts
+        if item.name == EXAMPLE_ARTIFACT or not item.name.endswith((".onnx", ".json", ".txt"))
+    )
+
+
+def warnings_of(version: Version, verdict: Verdict) -> tuple[str, ...]:
+    """Return what is to be known of a version made elsewhere that can be served; nothing of one trained here."""
+    if version.declared.job:
+        return ()
+    failure = (verdict.sample_failure,) if verdict.sample_failure else ()
+    return (*failure, *verdict.warnings)

@@ -1,11 +1,18 @@
 """Artifacts coming in, and the checks that make a version READY or FAILED."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
-from services.registry.domain.checks import MODEL_ARTIFACT, check_parity, check_verdict, check_weights
+from services.registry.domain.checks import (
+    MODEL_ARTIFACT,
+    check_parity,
+    check_verdict,
+    check_weights,
+    tried_beside,
+    warnings_of,
+)
 from services.registry.domain.registry import find_version
 from services.registry.domain.versions import (
     Artifact,
@@ -115,21 +122,22 @@ class Uploads:
             return await self._read_weights(version)
         model = version.artifact(MODEL_ARTIFACT)
         assert model is not None  # check_artifacts saw to it
+        tried = tried_beside(version)
         for artifact in version.artifacts:
-            if artifact is not model:
+            if artifact is not model and artifact not in tried:
                 async for _ in self._artifacts.get(version.workspace, artifact):
                     """Hashes it: it must be whole before anybody may rely on it."""
         examples = {tensor.name: tensor.example for tensor in version.declared.inputs if tensor.example}
         content = self._artifacts.get(version.workspace, model)
-        verdict = await self._verifier.verify(content, model.size_bytes, examples)
-        return Verdict(verdict.inputs, verdict.outputs, check_verdict(version, model, verdict), verdict.sha256)
+        verdict = await self._verifier.verify(content, model.size_bytes, examples, self._stored(version, tried))
+        return replace(verdict, refusal=check_verdict(version, model, verdict), warnings=warnings_of(version, verdict))
 
     async def _read_weights(self, version: Version) -> Verdict:
-        stored = [
-            (item.name, item.size_bytes, self._artifacts.get(version.workspace, item)) for item in version.artifacts
-        ]
-        verdict = await self._verifier.verify_weights(stored)
+        verdict = await self._verifier.verify_weights(self._stored(version, version.artifacts))
         return replace(verdict, refusal=check_weights(version, verdict))
+
+    def _stored(self, version: Version, artifacts: Sequence[Artifact]) -> list[tuple[str, int, AsyncIterator[bytes]]]:
+        return [(item.name, item.size_bytes, self._artifacts.get(version.workspace, item)) for item in artifacts]
 
 
 async def settle(repository: Repository, workspace: str, ref: str, verdict: Verdict | None) -> Version:

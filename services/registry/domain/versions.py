@@ -119,12 +119,16 @@ class Tensor:
         datatype: Open Inference name: FP32, BYTES, ...
         shape: batch first; -1 for a variable dimension.
         example: a value that it takes, where training knew some.
+        labels: the classes that an output's last dimension stands for, where the graph says so.
+        any_rank: whether the graph gives no rank; shape is empty then.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     example: str = ""
+    labels: tuple[str, ...] = ()
+    any_rank: bool = False
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,10 @@ class Verdict:
         inputs, outputs: of the graph.
         refusal: why the model cannot be served; None where it can.
         sha256: of the bytes that were tried; empty where none were.
-        digests: SHA-256 of the files that were read, by name; of pretrained weights.
+        digests: SHA-256 of the files that were read, by name, other than model.onnx.
+        warnings: what is to be known of a model that can be served, for people.
+        sample_failure: why no sample prediction went well; empty where one did.
+        weight_files: the files that model.onnx reads weights from.
     """
 
     inputs: tuple[Tensor, ...] = ()
@@ -239,6 +246,9 @@ class Verdict:
     refusal: Refusal | None = None
     sha256: str = ""
     digests: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    sample_failure: str = ""
+    weight_files: tuple[str, ...] = ()
 
 
 def digest_of(artifacts: Iterable[Artifact]) -> str:

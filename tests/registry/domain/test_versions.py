@@ -77,9 +77,22 @@ def test_name_with_a_path_or_of_another_kind_is_never_taken(name: str) -> None:
         check_artifacts(artifacts, 10)
     except InvalidArgument:
         return
-    assert name.rsplit(".", 1)[1] in ("json", "safetensors", "txt")
-    assert not set(name) & set("/\\\0\n \u2044")
-    assert name.count(".") == 1
+    assert name.isascii()
+    assert not set(name) & set("/\\\0\n ~")
+    assert not name.startswith(".")
+
+
+@pytest.mark.parametrize("name", ["a.py", "w.PKL", "pytorch_model.pt", "x.npz", "lib.so", "b.onnx", "model.onnx.ckpt"])
+def test_format_that_may_run_code_is_never_taken(name: str) -> None:
+    with pytest.raises(InvalidArgument, match="run code"):
+        check_artifacts([Artifact("model.onnx", "a" * 64, 1), Artifact(name, "a" * 64, 1)], 10)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.onnx.data", "model.onnx_data", "w", "onnx__MatMul_12", "layer.0.weight", "a:0"]
+)
+def test_files_of_weights_have_any_plain_name(name: str) -> None:
+    check_artifacts([Artifact("model.onnx", "a" * 64, 1), Artifact(name, "a" * 64, 1)], 10)
 
 
 @pytest.mark.parametrize("sha256", ["", "A" * 64, "a" * 63, "g" * 64])

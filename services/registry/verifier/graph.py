@@ -1,0 +1,80 @@
+"""Loads a graph with the files beside it, and tries it."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from servicekit.model_example import EXAMPLE_ARTIFACT
+from servicekit.onnx_graph import NotAGraph, read_values, unzip_maps
+from servicekit.onnx_text import load_problem
+from services.registry.verifier.external import files_read
+from services.registry.verifier.refusal import Refused, is_about_memory, out_of_memory
+from services.registry.verifier.signature import read_signature
+from services.registry.verifier.trial import try_samples
+
+MODEL = "model.onnx"
+
+
+def try_model(files: Mapping[str, bytes], known: Mapping[str, str]) -> dict[str, object]:
+    """Load a graph and try it.
+
+    Args:
+        files: model.onnx, the files of weights that it may read, and the example, by name.
+        known: a text that each input of texts takes, as far as known.
+
+    Returns:
+        inputs, outputs, warnings, sample_failure and weight_files, as the service reads them.
+
+    Raises:
+        Refused: it cannot be served.
+    """
+    try:
+        values, unzipped = read_values(files[MODEL]), unzip_maps(files[MODEL])
+    except NotAGraph as error:
+        raise Refused("NOT_ONNX", f"the file is not an ONNX model: {error}") from error
+    weights = _weights(files)
+    session = _load(unzipped.content, weights)
+    signature = read_signature(session, values, unzipped.labels, known)
+    names = [str(item["name"]) for item in signature.tensors_out]
+    failure, warnings = try_samples(session, signature.inputs, names, files.get(EXAMPLE_ARTIFACT))
+    return {
+        "inputs": signature.tensors_in,
+        "outputs": signature.tensors_out,
+        "warnings": [*signature.warnings, *warnings],
+        "sample_failure": failure,
+        "weight_files": list(weights),
+    }
+
+
+def digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the SHA-256 of files by name."""
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+
+
+def _weights(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    others = {name: content for name, content in files.items() if name not in (MODEL, EXAMPLE_ARTIFACT)}
+    read = files_read(files[MODEL], {name: len(content) for name, content in others.items()})
+    # Tensors in safetensors are harmless, and may be beside a model for another reader.
+    if unread := sorted(name for name in set(others) - read if not name.endswith(".safetensors")):
+        raise Refused("ARTIFACT_NOT_ALLOWED", f"{unread[0]} is no file that the graph reads: leave it out")
+    return {name: others[name] for name in sorted(read)}
+
+
+def _load(model: bytes, weights: Mapping[str, bytes]) -> Any:
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(4)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    if weights:
+        sizes = [len(content) for content in weights.values()]
+        options.add_external_initializers_from_files_in_memory(list(weights), list(weights.values()), sizes)
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except MemoryError:
+        raise
+    except Exception as error:
+        if is_about_memory(str(error)):
+            raise out_of_memory("loading the model") from error
+        raise Refused(*load_problem(str(error))) from error

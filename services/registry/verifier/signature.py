@@ -1,0 +1,132 @@
+"""A graph's signature: which inputs and outputs a request and a reply can carry, and what is left out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from servicekit.onnx_graph import GraphValue, GraphValues
+from servicekit.sample_tensors import SampleInput
+from services.registry.verifier.refusal import Refused
+
+# An ONNX Runtime type by its Open Inference name.
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+_MOST_LABELS = 1000
+
+
+@dataclass(frozen=True)
+class GraphSignature:
+    """What a graph takes and gives over the wire.
+
+    Args:
+        inputs: in the graph's order, to make samples of.
+        tensors_in, tensors_out: by name, datatype, shape (-1 for a variable dimension), any_rank and labels.
+        warnings: what is left out or changed, for people.
+    """
+
+    inputs: tuple[SampleInput, ...]
+    tensors_in: list[dict[str, object]]
+    tensors_out: list[dict[str, object]]
+    warnings: list[str]
+
+
+def read_signature(
+    session: Any, values: GraphValues, labels: Mapping[str, tuple[str, ...]], known: Mapping[str, str]
+) -> GraphSignature:
+    """Return the signature of a loaded graph.
+
+    Args:
+        session: ONNX Runtime's.
+        values: what the file declares: ONNX Runtime shows an unknown rank like a scalar.
+        labels: the classes of outputs that were ZipMaps.
+        known: a text that each input of texts takes, as far as known.
+
+    Raises:
+        Refused: an input, or every output, is nothing that the wire can carry.
+    """
+    declared = {item.name: item for item in (*values.inputs, *values.outputs)}
+    taken, given = list(session.get_inputs()), _distinct(session.get_outputs())
+    for item in taken:
+        if item.type not in _DATATYPES:
+            raise Refused("UNSUPPORTED_TYPE", f"input {item.name!r} is a {item.type}, {_remedy(item.type)}")
+    kept = [item for item in given if item.type in _DATATYPES]
+    if not kept:
+        raise Refused("UNSUPPORTED_TYPE", _without_outputs(given))
+    inputs = tuple(_sample_input(item, declared.get(item.name), known) for item in taken)
+    left_out = [
+        f"output {item.name!r} is left out: it is a {item.type}, {_remedy(item.type)}"
+        for item in given
+        if item not in kept
+    ]
+    return GraphSignature(
+        inputs,
+        [_described(item, declared.get(item.name), ()) for item in taken],
+        [_described(item, declared.get(item.name), labels.get(item.name, ())) for item in kept],
+        [_unzipped(name, found) for name, found in labels.items()] + left_out,
+    )
+
+
+def _distinct(outputs: Sequence[Any]) -> list[Any]:
+    return list({item.name: item for item in outputs}.values())
+
+
+def _without_outputs(given: Sequence[Any]) -> str:
+    if not given:
+        return "the graph has no output: export the model with at least one"
+    return "; ".join(f"output {item.name!r} is a {item.type}, {_remedy(item.type)}" for item in given)
+
+
+def _remedy(kind: str) -> str:
+    """Return why the wire cannot carry a type, and what to do."""
+    if "map(" in kind:
+        return (
+            "and requests and replies carry tensors alone: convert scikit-learn models with options={'zipmap': False}"
+        )
+    if kind.startswith("seq("):
+        return "and requests and replies carry tensors alone: export one tensor, by ConcatFromSequence for instance"
+    if kind.startswith("optional("):
+        return "and requests and replies carry tensors alone: export the model without optional values"
+    return "which requests and replies cannot carry: export the model with a Cast to FP32 or FP16 beside it"
+
+
+def _unzipped(name: str, labels: tuple[str, ...]) -> str:
+    return (
+        f"output {name!r} is served as a tensor of shape [rows, {len(labels)}] in place of ZipMap's maps; its columns "
+        f"are the classes in the order of the signature"
+    )
+
+
+def _sample_input(item: Any, declared: GraphValue | None, known: Mapping[str, str]) -> SampleInput:
+    shape = None if _is_any_rank(item, declared) else tuple(_dimension(size) for size in item.shape)
+    return SampleInput(item.name, _DATATYPES[item.type], shape, known.get(item.name, ""))
+
+
+def _dimension(size: Any) -> int | str | None:
+    return size if isinstance(size, str) and size else size if isinstance(size, int) and size >= 0 else None
+
+
+def _is_any_rank(item: Any, declared: GraphValue | None) -> bool:
+    return not item.shape and declared is not None and declared.kind == "tensor" and declared.shape is None
+
+
+def _described(item: Any, declared: GraphValue | None, labels: tuple[str, ...]) -> dict[str, object]:
+    return {
+        "name": item.name,
+        "datatype": _DATATYPES[item.type],
+        "shape": [size if isinstance(size, int) and size >= 0 else -1 for size in item.shape],
+        "any_rank": _is_any_rank(item, declared),
+        "labels": list(labels[:_MOST_LABELS]),
+    }
