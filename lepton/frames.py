@@ -1,18 +1,19 @@
 """A pandas DataFrame that remembers where it came from and which steps made it.
 
-The recorded operations are those of the recipe: dropna, drop, drop_duplicates, fillna, rename, astype, query, sample
-and split. Whatever else changes rows or columns is noticed by a fingerprint of the content, and marks the recipe
-'edited by the client'.
+The recorded operations are those that the platform replays to the same rows: dropna, drop, drop_duplicates, fillna,
+rename, astype to a type that keeps every value, query and split. Whatever else changes rows or columns, such as pandas'
+own sample, is noticed by a fingerprint of the content, and marks the recipe 'edited by the client'.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
-from lepton import steps
+from lepton import errors, steps
+from lepton.draws import second_part
 from lepton.v1 import data_pb2
 
 _ARROW_NAMES = {
@@ -120,11 +121,11 @@ class Frame(pd.DataFrame):
         return self._record(result, steps.rename(changed))
 
     def astype(self, dtype: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
-        """As in pandas; recorded for types that the platform knows."""
+        """As in pandas; recorded where the platform's cast gives the same values."""
         result = super().astype(dtype, *args, **kwargs)
         wanted = dtype if isinstance(dtype, Mapping) else dict.fromkeys(self.columns, dtype)
         types = {str(name): _ARROW_NAMES.get(_dtype_name(item), "") for name, item in wanted.items()}
-        if not all(types.values()):
+        if not all(types.values()) or not all(_is_same_cast(self[name], result[name]) for name in wanted):
             return result
         return self._record(result, steps.cast(types))
 
@@ -135,17 +136,8 @@ class Frame(pd.DataFrame):
             return result
         return self._record(result, steps.filter(expr))
 
-    def sample(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
-        """As in pandas; recorded where it is seeded and without replacement or weights."""
-        result = super().sample(*args, **kwargs)
-        seed = kwargs.get("random_state")
-        if args[1:] or not isinstance(seed, int) or set(kwargs) - {"n", "frac", "random_state", "ignore_index"}:
-            return result
-        rows = args[0] if args else kwargs.get("n")
-        return self._record(result, steps.sample(rows=rows or 0, fraction=kwargs.get("frac") or 0.0, seed=seed))
-
     def split(self, test_fraction: float = 0.2, *, seed: int = 0, stratify: str | None = None) -> "tuple[Frame, Frame]":
-        """Cut the rows in two by a seeded draw, keeping their order: (train, test).
+        """Cut the rows in two by a seeded draw, keeping their order: (train, test). The platform draws the same.
 
         Args:
             test_fraction: the share of rows in the second part, between 0 and 1 exclusive.
@@ -153,16 +145,23 @@ class Frame(pd.DataFrame):
             stratify: keep the shares of this column's values equal in both parts.
 
         Raises:
-            ValueError: the fraction is not between 0 and 1.
+            InvalidArgument: the fraction is not between 0 and 1, or one part would have no rows.
             KeyError: there is no such column.
         """
         if not 0 < test_fraction < 1:
-            raise ValueError(f"test_fraction must lie between 0 and 1, got {test_fraction}")
-        generator = np.random.default_rng(seed)
-        groups = [np.arange(len(self))] if stratify is None else _groups(self[stratify])
-        chosen = [generator.permutation(group)[: round(len(group) * test_fraction)] for group in groups]
-        in_test = np.zeros(len(self), dtype=bool)
-        in_test[np.concatenate(chosen)] = True
+            raise errors.InvalidArgument(
+                f"test_fraction must lie between 0 and 1, got {test_fraction}", reason="BAD_RECIPE"
+            )
+        groups = np.zeros(len(self), np.int64)
+        if stratify is not None:
+            # Missing values are a group, as on the platform.
+            groups = pd.factorize(self[stratify], use_na_sentinel=False)[0].astype(np.int64)
+        in_test = second_part(groups, test_fraction, seed)
+        if in_test.all() or not in_test.any():
+            raise errors.InvalidArgument(
+                f"of {len(self):,} rows the second part would hold {int(in_test.sum()):,}, and one part none",
+                reason="EMPTY_PART",
+            )
         step = steps.split(test_fraction, seed=seed, stratify=stratify or "")
         return self._record(self[~in_test], step), self._record(self[in_test], step)
 
@@ -213,8 +212,11 @@ def _dtype_name(dtype: Any) -> str:
     return dtype if isinstance(dtype, str) else getattr(dtype, "__name__", None) or str(dtype)
 
 
-def _groups(column: "pd.Series[Any]") -> list[np.ndarray[Any, np.dtype[np.intp]]]:
-    positions: Callable[[object], np.ndarray[Any, np.dtype[np.intp]]] = lambda value: np.flatnonzero(  # noqa: E731
-        column.isna() if pd.isna(value) else column == value  # type: ignore[call-overload]
-    )
-    return [positions(value) for value in column.unique()]
+def _is_same_cast(before: Any, after: Any) -> bool:
+    """Return whether a cast kept every value.
+
+    The platform refuses to cut values, and its texts of numbers are not those of pandas.
+    """
+    if not all(pd.api.types.is_numeric_dtype(column.dtype) for column in (before, after)):
+        return bool(before.dtype == after.dtype)
+    return bool(((before == after) | (before.isna() & after.isna())).all())

@@ -1,9 +1,15 @@
-"""Images as the rows of a dataset: PNG or JPEG files, in base64, with their labels."""
+"""Images as the rows of a dataset: PNG or JPEG files, in base64, with their labels.
+
+Files of other image formats are converted to PNG. What operating systems put beside files is left out.
+"""
 
 import base64
 import io
+import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,10 +36,18 @@ def read_image(image: "bytes | bytearray | memoryview | str | Path") -> bytes:
 
 
 _ENDINGS = (".png", ".jpg", ".jpeg")
+_CONVERTED = (".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jfif")
+# Images that are not read: how many were left out is said.
+_UNREAD = (".heic", ".heif", ".avif", ".svg", ".jp2", ".jxl", ".ico", ".psd", ".raw", ".cr2", ".nef", ".dng", ".exr")
+_SYSTEM_NAMES = ("__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "@eaDir")
 
 
 def load_images(source: str | Path, labels: str | Path | None = None) -> pd.DataFrame:
-    """Return a frame of `image` and `label` from a folder or a .zip of PNG and JPEG files, in the order of their names.
+    """Return a frame of `image` and `label` from a folder or a .zip of image files, in the order of their names.
+
+    PNG and JPEG files are taken as they are; BMP, GIF (the first picture), WebP, TIFF and PNM files become PNG.
+    Hidden files and those of operating systems (__MACOSX, ._x.png, .DS_Store, Thumbs.db) are left out. Images of other
+    formats are left out with a warning that counts them.
 
     Args:
         source: the folder or archive.
@@ -41,11 +55,11 @@ def load_images(source: str | Path, labels: str | Path | None = None) -> pd.Data
             label is the folder that it lies in.
 
     Raises:
-        InvalidArgument: there is no image, or one has no label.
+        InvalidArgument: there is no image, one has no label, or one cannot be converted.
     """
     files = dict(_files(Path(source)))
     if not files:
-        raise errors.InvalidArgument(f"{source} holds no PNG or JPEG file", reason="NO_IMAGES")
+        raise errors.InvalidArgument(f"{source} holds no PNG, JPEG, BMP, GIF, WebP or TIFF file", reason="NO_IMAGES")
     named = _named(labels) if labels is not None else {path: PurePosixPath(path).parent.name for path in files}
     nameless = [path for path in files if not named.get(path)]
     if nameless:
@@ -89,18 +103,67 @@ def encode_images(pixels: "np.ndarray[Any, Any]", labels: Sequence[object]) -> p
 
 
 def _files(source: Path) -> Iterator[tuple[str, bytes]]:
+    left_out: Counter[str] = Counter()
+    for name, read in _entries(source):
+        path = PurePosixPath(name)
+        ending = path.suffix.lower()
+        if _is_of_system(path):
+            continue
+        if ending in _ENDINGS:
+            yield name, read()
+        elif ending in _CONVERTED:
+            yield name, _as_png(name, read())
+        elif ending in _UNREAD:
+            left_out[ending] += 1
+    if left_out:
+        counts = ", ".join(f"{count} {ending}" for ending, count in sorted(left_out.items()))
+        warnings.warn(
+            f"left out {left_out.total()} images of formats that are not read ({counts}): convert them to PNG or JPEG",
+            stacklevel=4,
+        )
+
+
+def _entries(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yield each file's name and what reads it."""
     if source.is_dir():
         for path in sorted(source.rglob("*")):
-            if path.suffix.lower() in _ENDINGS:
-                yield path.relative_to(source).as_posix(), path.read_bytes()
+            if path.is_file():
+                yield path.relative_to(source).as_posix(), path.read_bytes
         return
     try:
         with zipfile.ZipFile(source) as archive:
-            for name in sorted(archive.namelist()):
-                if PurePosixPath(name).suffix.lower() in _ENDINGS:
-                    yield name, archive.read(name)
+            for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
+                if not entry.is_dir():
+                    yield entry.filename, partial(archive.read, entry)
     except (OSError, zipfile.BadZipFile) as error:
         raise errors.InvalidArgument(f"{source} is neither a folder nor a .zip: {error}", reason="NO_IMAGES") from error
+
+
+def _is_of_system(path: PurePosixPath) -> bool:
+    return any(part.startswith(".") or part in _SYSTEM_NAMES for part in path.parts)
+
+
+def _as_png(name: str, content: bytes) -> bytes:
+    """Return an image file's first picture as PNG.
+
+    Raises:
+        InvalidArgument: it is no such image, or Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise errors.InvalidArgument(
+            f"{name} must be converted, which needs Pillow: install it (pip install pillow), or make it a PNG",
+            reason="BAD_IMAGE",
+        ) from error
+    file = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            mode = image.mode if image.mode in ("L", "RGB") else "RGB"
+            image.convert(mode).save(file, "PNG")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise errors.InvalidArgument(f"{name} cannot be read as an image", reason="BAD_IMAGE") from error
+    return file.getvalue()
 
 
 def _named(labels: str | Path) -> dict[str, str]:

@@ -172,7 +172,7 @@ class ImportDatasetResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def version(self) -> Global___DatasetVersion:
-        """The new version, or the one that already held the same content."""
+        """The new version; the newest one where it has the same content, label, recipe and parent."""
 
     def __init__(
         self,

@@ -36,10 +36,6 @@ class Repository(Protocol):
         """Return a version, the newest for None; None where there is none."""
         ...
 
-    async def find_same(self, workspace: str, dataset: str, digest: str) -> DatasetVersion | None:
-        """Return the dataset's version with a content, or None."""
-        ...
-
     async def add_version(
         self, workspace: str, dataset: str, content: Content, provenance: Provenance
     ) -> DatasetVersion:

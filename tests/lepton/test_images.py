@@ -2,6 +2,7 @@
 
 import base64
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,42 @@ def test_an_array_comes_back_from_its_rows() -> None:
 def test_arrays_that_are_no_images_are_refused(pixels: "np.ndarray[Any, Any]") -> None:
     with pytest.raises(errors.InvalidArgument):
         encode_images(pixels, ["a", "b"])
+
+
+def test_what_systems_put_beside_files_is_left_out(tmp_path: Path) -> None:
+    _write(tmp_path / "cat" / "i.png", 1)
+    for name in ("__MACOSX/cat/._i.png", "cat/._i.png", "cat/.DS_Store", "cat/Thumbs.db", ".hidden/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"no image")
+    assert list(load_images(tmp_path)["label"]) == ["cat"]
+    with zipfile.ZipFile(tmp_path / "mac.zip", "w") as archive:
+        for path in sorted(tmp_path.rglob("*")):
+            if path.suffix != ".zip":
+                archive.write(path, path.relative_to(tmp_path))
+    assert list(load_images(tmp_path / "mac.zip")["label"]) == ["cat"]
+
+
+@pytest.mark.parametrize("ending", ["bmp", "gif", "webp", "tiff"])
+def test_other_formats_become_png(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "cat").mkdir()
+    pixels = np.full((4, 4, 3), 200, dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "cat" / f"a.{ending}", lossless=True)
+    found = load_images(tmp_path)
+    with Image.open(io.BytesIO(base64.b64decode(found["image"][0]))) as image:
+        assert image.format == "PNG"
+        assert np.array_equal(np.asarray(image.convert("RGB")), pixels)
+
+
+def test_images_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    _write(tmp_path / "cat" / "a.png", 1)
+    for name in ("b.heic", "c.heic", "d.svg"):
+        (tmp_path / "cat" / name).write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"left out 3 images .*\(2 .heic, 1 .svg\)"):
+        assert len(load_images(tmp_path)) == 1
+
+
+def test_image_that_cannot_be_converted_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.bmp").write_bytes(b"BM no image")
+    with pytest.raises(errors.InvalidArgument, match=r"cat/a.bmp cannot be read"):
+        load_images(tmp_path)

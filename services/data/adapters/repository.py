@@ -36,14 +36,6 @@ class SqlRepository:
         row = (await self._unit.execute(query.order_by(versions.c.number.desc()).limit(1))).one_or_none()
         return None if row is None else _version(row)
 
-    async def find_same(self, workspace: str, dataset: str, digest: str) -> DatasetVersion | None:
-        """Return the dataset's version with a content, or None."""
-        query = select(versions).where(
-            versions.c.workspace == workspace, versions.c.dataset == dataset, versions.c.digest == digest
-        )
-        row = (await self._unit.execute(query)).one_or_none()
-        return None if row is None else _version(row)
-
     async def add_version(
         self, workspace: str, dataset: str, content: Content, provenance: Provenance
     ) -> DatasetVersion:

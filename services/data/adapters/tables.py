@@ -1,6 +1,6 @@
 """The data service's schema."""
 
-from sqlalchemy import Column, DateTime, ForeignKeyConstraint, LargeBinary, MetaData, String, Table, UniqueConstraint
+from sqlalchemy import Column, DateTime, ForeignKeyConstraint, LargeBinary, MetaData, String, Table
 
 from servicekit.database import BigNumber
 from servicekit.state import KitTables
@@ -31,5 +31,4 @@ versions = Table(
     Column("profile_object", String(32), nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
     ForeignKeyConstraint(["workspace", "dataset"], ["datasets.workspace", "datasets.name"]),
-    UniqueConstraint("workspace", "dataset", "digest"),
 )

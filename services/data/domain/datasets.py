@@ -172,10 +172,20 @@ class Datasets:
 async def add_version(
     repository: Repository, workspace: str, dataset: str, content: Content, provenance: Provenance
 ) -> DatasetVersion:
-    """Return the dataset's version with a content: the one that it has already, else a new one."""
+    """Return the dataset's newest version where it is the same, else a new one.
+
+    The same is: content, label, recipe and parent. An older version never counts, for the newest is what was made last.
+    """
     await repository.lock(workspace, dataset)
-    same = await repository.find_same(workspace, dataset, content.digest)
-    return same or await repository.add_version(workspace, dataset, content, provenance)
+    newest = await repository.find_version(workspace, dataset, None)
+    if newest is not None and newest.content.digest == content.digest and _is_same_origin(newest, provenance):
+        return newest
+    return await repository.add_version(workspace, dataset, content, provenance)
+
+
+def _is_same_origin(version: DatasetVersion, provenance: Provenance) -> bool:
+    known = version.provenance
+    return (known.label, known.recipe, known.parent) == (provenance.label, provenance.recipe, provenance.parent)
 
 
 async def remove_version(repository: Repository, workspace: str, ref: str) -> DatasetVersion:
