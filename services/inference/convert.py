@@ -32,6 +32,9 @@ REPLICA_STATES: dict["scheduler_pb2.ReplicaState.ValueType", ReplicaState] = {
     scheduler_pb2.REPLICA_STATE_DRAINING: ReplicaState.DRAINING,
 }
 
+# The graph among a version's artifacts.
+_MODEL = "model.onnx"
+
 TUNING_MODES: dict["pb.TuningMode.ValueType", TuningMode | None] = {
     # Not a gap: the worker's own setting is what was wished.
     pb.TUNING_MODE_UNSPECIFIED: None,
@@ -126,7 +129,8 @@ def tuning_to_proto(tuning: Tuning) -> pb.Tuning:
 
 def version_from_proto(message: registry_pb2.Version) -> ModelVersion:
     """Return a version as the registry has it."""
-    size = sum(artifact.size_bytes for artifact in message.artifacts if artifact.name.endswith(".onnx"))
+    loaded = {_MODEL, *message.weight_files}
+    size = sum(artifact.size_bytes for artifact in message.artifacts if artifact.name in loaded)
     is_ready = message.state == registry_pb2.VERSION_STATE_READY
     inputs = tuple((spec.name, spec.datatype, tuple(spec.shape)) for spec in message.signature.inputs)
     return ModelVersion(

@@ -2,14 +2,29 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import grpc
 
 from lepton.v1 import registry_pb2
 from lepton.v1.registry_pb2_grpc import RegistryServiceStub
 from servicekit.errors import DataLoss, FailedPrecondition
+from servicekit.model_example import EXAMPLE_ARTIFACT, MOST_EXAMPLE_BYTES
 
 _MODEL = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a model needs besides its graph.
+
+    Args:
+        weights: the files that the graph reads weights from, by name. In memory alone: at rest they are encrypted.
+        example: a request that came with the model; empty where none did.
+    """
+
+    weights: Mapping[str, bytes | bytearray] = field(default_factory=dict)
+    example: bytes = b""
 
 
 class RegistryClient:
@@ -38,6 +53,18 @@ class RegistryClient:
         """
         return await self.artifact(version, _MODEL)
 
+    async def beside(self, version: registry_pb2.Version) -> Beside:
+        """Return the files of weights and the example of a version, checked against their digests.
+
+        Raises:
+            DataLoss: the bytes are others than the version names.
+        """
+        weights = {name: await self._content(version, name) for name in version.weight_files}
+        has_example = any(
+            item.name == EXAMPLE_ARTIFACT and item.size_bytes <= MOST_EXAMPLE_BYTES for item in version.artifacts
+        )
+        return Beside(weights, await self.artifact(version, EXAMPLE_ARTIFACT) if has_example else b"")
+
     async def files(self, version: registry_pb2.Version, limits: Mapping[str, int]) -> dict[str, bytes]:
         """Return some of a version's files by name, those that it has.
 
@@ -64,10 +91,17 @@ class RegistryClient:
         Raises:
             DataLoss: the bytes are others than the version names.
         """
+        return bytes(await self._content(version, name))
+
+    async def _content(self, version: registry_pb2.Version, name: str) -> bytearray:
         request = registry_pb2.DownloadArtifactRequest(ref=f"{version.model}@{version.number}", name=name)
-        content = b"".join([answer.chunk async for answer in self._stub.DownloadArtifact(request)])
+        # One buffer that grows: weights may take half of the memory, and joining pieces would take it twice.
+        content, digest = bytearray(), hashlib.sha256()
+        async for answer in self._stub.DownloadArtifact(request):
+            content += answer.chunk
+            digest.update(answer.chunk)
         declared = next((item.sha256 for item in version.artifacts if item.name == name), "")
-        if hashlib.sha256(content).hexdigest() != declared:
+        if digest.hexdigest() != declared:
             raise DataLoss(
                 f"{name} of {version.model}@{version.number} does not have its digest", reason="DIGEST_MISMATCH"
             )

@@ -48,7 +48,7 @@ class ModelVersion:
 
     Args:
         model, number, digest: which one it is.
-        size_bytes: of its ONNX file.
+        size_bytes: of its ONNX file and the files that this reads weights from.
         is_ready: whether it may be served.
         inputs: (name, datatype, shape) of what it takes; -1 for a variable dimension.
         pretrained: whether it is weights that a fit begins from, and no model.

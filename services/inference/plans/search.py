@@ -215,7 +215,7 @@ class _Search:
         for free in _FREE_SIZES:
             feed = synthetic(self._inputs, self._limits, free)
             try:
-                session.run(None, tiled(feed, self._batches()[0]))
+                session.run(_tensor_outputs(session), tiled(feed, self._batches()[0]))
             except Exception:  # noqa: S112  (which sizes a graph takes only a run tells)
                 continue
             return feed
@@ -306,6 +306,7 @@ class _Search:
         outputs = [
             (item.name, ORT_DATATYPES[item.type], tuple(size if isinstance(size, int) else -1 for size in item.shape))
             for item in plain.session.get_outputs()
+            if item.type in ORT_DATATYPES
         ]
         truth = self._evidence.truth
         task = find_task(outputs, self._question.task, self._question.classes, truth)
@@ -396,11 +397,17 @@ def tensors_of(session: Any) -> list[Tensor]:
 
 
 def _run(session: Any, feed: Feed) -> list[Array]:
-    return [np.asarray(found) for found in session.run(None, feed)]
+    return [np.asarray(found) for found in session.run(_tensor_outputs(session), feed)]
 
 
 def _runner(session: Any, feed: Feed) -> Callable[[], object]:
-    return lambda: session.run(None, feed)
+    names = _tensor_outputs(session)
+    return lambda: session.run(names, feed)
+
+
+def _tensor_outputs(session: Any) -> list[str]:
+    """Return the names of the outputs that are served: sequences and maps are not."""
+    return [item.name for item in session.get_outputs() if item.type in ORT_DATATYPES]
 
 
 def _judged(groups: Sequence[Group]) -> list[Group]:

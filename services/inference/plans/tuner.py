@@ -14,6 +14,7 @@ from lepton.v1 import inference_pb2 as pb
 from lepton.v1 import registry_pb2, scheduler_pb2
 from servicekit.auth import ALL_WORKSPACES, Identity, act_as
 from servicekit.errors import FailedPrecondition, LeptonError, NotFound
+from servicekit.onnx_graph import unzip_maps
 from services.inference.adapters.data_client import DataClient
 from services.inference.adapters.deployments_client import DeploymentsClient
 from services.inference.adapters.registry_client import RegistryClient
@@ -35,6 +36,7 @@ _log = structlog.get_logger(__name__)
 # A run that is over before this is over: its request takes longer to be read than a plan could save.
 _WORTH_SECONDS = 100e-6
 _TINY = "a run takes less than 0.1 ms: there is nothing to win"
+_WEIGHT_FILES = "the plain plan serves: graphs whose weights lie in other files are not rewritten"
 # How a graph grows in the hands of what rewrites it: parsed, written, optimised, once for each candidate.
 _MODEL_FACTOR = 12
 _CPU = "CPUExecutionProvider"
@@ -207,6 +209,11 @@ class Tuner:
 
     async def _measure(self, case: _Case) -> None:
         version, graph = await self._fetch(case)
+        if version.weight_files:
+            plan = pb.Plan(name=PLAIN.name, threads=self._limits.threads, message=_WEIGHT_FILES)
+            await self._record(case, plan)
+            case.model.tuned_for = case.wish
+            return
         source, why = await self._source(case, version)
         header = self._header(case, version, graph, source, why, "")
         _log.info("measuring plans", deployment=case.key[1], number=case.key[2])
@@ -227,7 +234,8 @@ class Tuner:
         version = await self._registry.version(f"{case.replica.model}@{case.replica.number}")
         if version.digest != case.replica.digest:
             raise FailedPrecondition(f"{case.replica.model}@{version.number} changed", reason="DIGEST_MISMATCH")
-        return version, await self._registry.model(version)
+        # As it is served: plans are measured on the outputs that replies carry.
+        return version, unzip_maps(await self._registry.model(version)).content
 
     async def _source(self, case: _Case, version: registry_pb2.Version) -> tuple[Source | None, str]:
         if case.wish.mode is not TuningMode.WITHIN_LOSS:
@@ -282,6 +290,7 @@ class Tuner:
 
     async def _load(self, case: _Case, plan: pb.Plan, content: bytes, threads: int) -> LoadedModel:
         version, graph = await self._fetch(case)
+        beside = await self._registry.beside(version)
         candidate = find_candidate(plan.name)
         return await asyncio.to_thread(
             load_model,
@@ -294,6 +303,7 @@ class Tuner:
             provider=plan.provider,
             captures=candidate is not None and candidate.captures,
             gpu_share=case.replica.resources.gpus,
+            beside=beside,
         )
 
     async def _record(self, case: _Case, plan: pb.Plan) -> None:

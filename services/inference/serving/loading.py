@@ -7,6 +7,9 @@ import onnx
 
 from lepton.v1 import common_pb2, registry_pb2
 from servicekit.errors import FailedPrecondition
+from servicekit.onnx_graph import unzip_maps
+from servicekit.sample_tensors import SampleInput
+from services.inference.adapters.registry_client import Beside
 from services.inference.serving.graph_cost import has_value_dependent_cost
 from services.inference.serving.model import InputSpec, LoadedModel, OutputSpec
 from services.inference.serving.session import ORT_DATATYPES, open_session
@@ -25,8 +28,11 @@ def load_model(
     provider: str = "",
     captures: bool = False,
     gpu_share: float = 0.0,
+    beside: Beside | None = None,
 ) -> LoadedModel:
-    """Load a version and try it on a row. Blocks.
+    """Load a version and try it on a request. Blocks.
+
+    Outputs that no reply can carry are left out; those that were ZipMaps are tensors.
 
     Args:
         deployment: whose it is.
@@ -39,22 +45,46 @@ def load_model(
         provider: the execution provider to prefer; empty for the usual ones.
         captures: whether runs that repeat become CUDA graphs.
         gpu_share: of a GPU's memory that it may take, as its deployment declares; 0 for what it needs.
+        beside: files of weights, and an example; None for none.
 
     Raises:
-        FailedPrecondition: ONNX Runtime cannot load or run it.
+        FailedPrecondition: ONNX Runtime cannot load it.
     """
-    session = open_session(content, threads, optimization, provider, captures=captures, gpu_share=gpu_share)
+    beside = beside or Beside()
+    unzipped = unzip_maps(content)
+    session = open_session(
+        unzipped.content,
+        threads,
+        optimization,
+        provider,
+        captures=captures,
+        gpu_share=gpu_share,
+        weights=beside.weights,
+    )
     signature = version.signature
     specs = {spec.name: spec for spec in signature.inputs}
     inputs = {item.name: _input(item, specs.get(item.name), signature) for item in session.get_inputs()}
     batches = {spec.batch for spec in inputs.values()} - {None}
-    outputs = {item.name: _output(item, tuple(signature.classes), batches) for item in session.get_outputs()}
+    outputs = {
+        item.name: _output(item, unzipped.labels.get(item.name) or tuple(signature.classes), batches)
+        for item in session.get_outputs()
+        if item.type in ORT_DATATYPES
+    }
+    if not outputs:
+        raise FailedPrecondition("the graph gives no tensor: replies carry nothing else", reason="LOAD_FAILED")
     model = LoadedModel(deployment, version.number, version.digest, session, inputs, outputs, epoch, workspace)
     model.model, model.target, model.text_columns = version.model, signature.target, tuple(signature.text_columns)
     # A session holds no graph that could be read: the bytes do.
     model.has_bounded_cost = not has_value_dependent_cost(onnx.ModelProto.FromString(content))
-    warm_up(model)
+    warm_up(model, [_sample_input(item, specs.get(item.name)) for item in session.get_inputs()], beside.example)
     return model
+
+
+def _sample_input(item: Any, spec: common_pb2.TensorSpec | None) -> SampleInput:
+    shape = tuple(size if isinstance(size, str | int) and size and size != -1 else None for size in item.shape)
+    any_rank = spec is not None and spec.any_rank
+    text = next(iter(spec.categories), "") if spec is not None else ""
+    return SampleInput(item.name, _datatype(item), None if any_rank else shape, text)
 
 
 def _input(item: Any, spec: common_pb2.TensorSpec | None, signature: common_pb2.Signature) -> InputSpec:
@@ -98,6 +128,6 @@ def _datatype(item: Any) -> str:
     # ONNX Runtime's Python interface carries no BF16 tensors, nor sequences and maps over any wire.
     if item.type not in ORT_DATATYPES:
         raise FailedPrecondition(
-            f"the graph takes or gives a {item.type} as {item.name!r}, which cannot be served", reason="LOAD_FAILED"
+            f"the graph takes a {item.type} as {item.name!r}, which cannot be served", reason="LOAD_FAILED"
         )
     return ORT_DATATYPES[item.type]

@@ -213,6 +213,7 @@ class Replicas:
                     reason="DIGEST_MISMATCH",
                 )
             content = await self._registry.model(version)
+            beside = await self._registry.beside(version)
             files = await self._registry.files(version, PREPROCESSING_FILES)
         model = await asyncio.to_thread(
             load_model,
@@ -222,6 +223,7 @@ class Replicas:
             threads=self._threads,
             workspace=replica.workspace,
             gpu_share=replica.resources.gpus,
+            beside=beside,
         )
         model.max_rows = self._max_rows
         model.preprocessing = await asyncio.to_thread(load_preprocessing, files, model.inputs)

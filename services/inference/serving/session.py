@@ -1,5 +1,6 @@
 """ONNX Runtime: how a graph is opened, and what its tensors are called."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def open_session(
     *,
     captures: bool = False,
     gpu_share: float = 0.0,
+    weights: Mapping[str, bytes | bytearray] | None = None,
 ) -> Any:
     """Return a session of a graph; on a GPU one whose tensors are bound to the device.
 
@@ -53,6 +55,7 @@ def open_session(
         provider: the execution provider to prefer; empty for the usual ones.
         captures: whether runs that repeat become CUDA graphs.
         gpu_share: of a GPU's memory that it may take; 0 for what it needs.
+        weights: the files that the graph reads weights from, by name.
 
     Raises:
         FailedPrecondition: ONNX Runtime cannot load it.
@@ -62,6 +65,9 @@ def open_session(
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.graph_optimization_level = _LEVELS[optimization]
+    if weights:
+        sizes = [len(found) for found in weights.values()]
+        options.add_external_initializers_from_files_in_memory(list(weights), list(weights.values()), sizes)
     available = [name for name in PROVIDERS if name in ort.get_available_providers()]
     if not Path(_NVIDIA_DEVICE).exists():
         # Without a GPU, asking for CUDA only prints errors for every model.

@@ -1,12 +1,17 @@
 """The first runs of a model: whether it takes batches, and which size of them is worth it."""
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
+import onnxruntime as ort
+import structlog
 
-from servicekit.errors import FailedPrecondition
+from servicekit.model_example import BadExample, read_example
 from servicekit.onnx_text import last_line
+from servicekit.sample_tensors import SampleInput, samples
 from services.inference.serving.batch_cost import best_batch, fit_cost
 from services.inference.serving.model import NUMPY_TYPES, Array, LoadedModel
 from services.inference.serving.run_times import INLINE_SECONDS
@@ -17,21 +22,35 @@ _LONGEST_SECONDS = 0.2
 _TIMINGS = 3
 # Batches twice as large are tried until one is so much slower, a row, than the best.
 _WORSE = 0.93
+# A first request that takes longer is ended; its time is unknown then.
+_TRY_SECONDS = 30.0
+_TRIES_SECONDS = 30.0
+# What a run is taken to last before one was seen: long enough for a thread of its own.
+_UNKNOWN_SECONDS = 1.0
+
+_log = structlog.get_logger(__name__)
 
 
-def warm_up(model: LoadedModel) -> None:
+def warm_up(model: LoadedModel, inputs: Sequence[SampleInput] = (), example: bytes = b"") -> None:
     """Run a model some times: the first run allocates, and on a GPU compiles; the others tell what batches take.
 
-    Raises:
-        FailedPrecondition: it cannot be run.
+    A model that answers none of these requests serves all the same: what it takes only its callers know. Nothing is
+    known of its runs then, so they share no batch and happen on no thread that reads requests.
+
+    Args:
+        model: the model.
+        inputs: of its graph.
+        example: a request that came with it; empty for none.
     """
-    one = _sample(model, 1)
-    try:
-        model.session.run(None, one)
-        one_row = min(_timed(model, one) for _ in range(_TIMINGS))
-        model.is_by_row = _is_by_row(model)
-    except Exception as error:
-        raise FailedPrecondition(f"the model cannot be run: {last_line(str(error))}", reason="LOAD_FAILED") from error
+    one = _first_request(model, inputs, example)
+    if one is None:
+        model.run_seconds = model.row_seconds = _UNKNOWN_SECONDS
+        return
+    one_row = min(_timed(model, one) for _ in range(_TIMINGS))
+    model.is_by_row = _is_by_row(model)
+    if model.is_by_row:
+        # An example may have several rows.
+        one = {name: array[:1] for name, array in one.items()}
     # The least of some: one disturbed timing would have short runs handed to threads until it is outgrown.
     model.run_seconds = model.row_seconds = one_row
     seconds = {1: one_row}
@@ -44,6 +63,39 @@ def warm_up(model: LoadedModel) -> None:
         model.batch_rows = best if is_fixed else _MOST_ROWS
         model.fixed_seconds, _ = fit_cost(seconds)
     _note_short_runs(model, one, seconds)
+
+
+def _first_request(model: LoadedModel, inputs: Sequence[SampleInput], example: bytes) -> dict[str, Array] | None:
+    """Return the first request that a model answers: the example, or a made-up one; None where it answers none."""
+    failure = ""
+    try:
+        tried = chain([read_example(example, inputs)] if example else [], samples(inputs))
+    except BadExample as problem:
+        failure, tried = f"the example is not used: {problem}", chain(samples(inputs))
+    started = time.monotonic()
+    for request in tried:
+        if failure and time.monotonic() - started > _TRIES_SECONDS:
+            break
+        problem_text = _try(model, request)
+        if not problem_text:
+            return request
+        failure = failure or problem_text
+    _log.warning("no sample runs", deployment=model.deployment, number=model.number, why=failure)
+    return None
+
+
+def _try(model: LoadedModel, request: dict[str, Array]) -> str:
+    """Return why a model does not answer a request; empty where it does."""
+    options = ort.RunOptions()
+    timer = threading.Timer(_TRY_SECONDS, setattr, (options, "terminate", True))
+    timer.start()
+    try:
+        model.session.run(list(model.outputs), request, options)
+    except Exception as error:
+        return last_line(str(error))
+    finally:
+        timer.cancel()
+    return ""
 
 
 def _note_short_runs(model: LoadedModel, one: dict[str, Array], seconds: Mapping[int, float]) -> None:
@@ -79,8 +131,8 @@ def _is_by_row(model: LoadedModel) -> bool:
     rows = [_sample(model, 1), _sample(model, 0)]
     together = {name: np.concatenate([row[name] for row in rows]) for name in model.inputs}
     try:
-        alone = [model.session.run(None, row) for row in rows]
-        both = model.session.run(None, together)
+        alone = [model.session.run(list(model.outputs), row) for row in rows]
+        both = model.session.run(list(model.outputs), together)
     except Exception:
         # It answered one row before: so it is the batch that it does not take.
         return False
@@ -117,5 +169,5 @@ def _stacked(sample: dict[str, Array], rows: int) -> dict[str, Array]:
 
 def _timed(model: LoadedModel, inputs: dict[str, Array]) -> float:
     started = time.perf_counter()
-    model.session.run(None, inputs)
+    model.session.run(list(model.outputs), inputs)
     return time.perf_counter() - started
