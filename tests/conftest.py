@@ -1,4 +1,6 @@
-"""Fixtures that all tests share; each comes from a module of tests/support."""
+"""Fixtures that all tests share, each from a module of tests/support, and how hypothesis runs."""
+
+from hypothesis import HealthCheck, settings
 
 # A module that imports another of these comes after it: pytest rewrites asserts before the first import.
 pytest_plugins = [
@@ -8,3 +10,9 @@ pytest_plugins = [
     "tests.support.s3",
     "tests.support.example_service",
 ]
+
+# Nothing that depends on the speed of the machine: no deadline per example, no complaint about slow strategies.
+settings.register_profile("search", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+# The same examples on every run: what passes here passes elsewhere. `--hypothesis-profile search` draws new ones.
+settings.register_profile("repeatable", settings.get_profile("search"), derandomize=True)
+settings.load_profile("repeatable")

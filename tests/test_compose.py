@@ -52,7 +52,7 @@ def _compose(*arguments: str, secrets: dict[str, str]) -> subprocess.CompletedPr
     binary = Path(compose.__file__).parent / "docker-compose"
     command = [str(binary), "-f", str(ROOT / "docker-compose.yml"), "--profile", "*", *arguments]
     environment = {"PATH": os.environ["PATH"], "HOME": str(ROOT), **secrets}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.fixture(scope="module")

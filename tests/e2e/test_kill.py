@@ -63,7 +63,7 @@ def test_job_survives_the_death_of(process: str, hurt: Platform, connection: Con
         hyperparameters={"n_estimators": "1500", "num_leaves": "31", "min_child_samples": "5"},
     )
     job = Job.submit(spec, connection=connection)
-    wait_for(lambda: job.refresh().state == "RUNNING" and job.message.progress > 0.06, 30, "the job to run")
+    wait_for(lambda: job.refresh().state == "RUNNING" and job.message.progress > 0.06, 120, "the job to run")
     hurt.kill(process)
     hurt.wait_healthy()
     _wait_done(job)
@@ -76,7 +76,7 @@ def test_job_survives_the_death_of(process: str, hurt: Platform, connection: Con
     versions = ModelVersion.list(model, connection=connection)
     assert list(versions["state"]).count("READY") == 1
     assert list(versions["number"]) == list(range(len(versions), 0, -1))
-    wait_for(lambda: not _orphans(hurt), 10, "children to follow their worker")
+    wait_for(lambda: not _orphans(hurt), 120, "children to follow their worker")
 
 
 @pytest.mark.parametrize("process", ["inference", "scheduler", "nats", "registry"])
@@ -110,7 +110,7 @@ def test_killed_inference_worker_serves_again(hurt: Platform, served: lepton.Dep
         except (errors.Unavailable, errors.NotFound):
             return False
 
-    wait_for(answers, 30, "the worker to serve again")
+    wait_for(answers, 120, "the worker to serve again")
 
 
 def test_import_cut_by_a_kill_leaves_nothing_and_loses_nothing(hurt: Platform, connection: Connection) -> None:
@@ -123,7 +123,7 @@ def test_import_cut_by_a_kill_leaves_nothing_and_loses_nothing(hurt: Platform, c
         for _ in range(12):
             yield data_pb2.ImportDatasetRequest(chunk=b"a,b\n" + b"1,2\n" * 250_000)
         half.set()
-        time.sleep(30)
+        time.sleep(600)
 
     failed: list[BaseException] = []
 
@@ -136,7 +136,7 @@ def test_import_cut_by_a_kill_leaves_nothing_and_loses_nothing(hurt: Platform, c
     uploading = threading.Thread(target=run, daemon=True)
     uploading.start()
     assert half.wait(30)
-    wait_for(lambda: len(_objects(hurt)) > 0, 10, "the upload to reach the disk")
+    wait_for(lambda: len(_objects(hurt)) > 0, 120, "the upload to reach the disk")
     hurt.kill("data")
     uploading.join(30)
     assert isinstance(failed[0], errors.Unavailable), failed
@@ -170,7 +170,7 @@ def test_every_acknowledged_change_has_its_fact_exactly_once(
             counts["training.job.queued"] >= len(jobs)
         )
 
-    wait_for(told, 20, "the facts to arrive")
+    wait_for(told, 120, "the facts to arrive")
 
 
 def test_killed_supervisor_leaves_nothing_that_the_next_start_does_not_clean(own_platform: Platform) -> None:
@@ -195,7 +195,7 @@ def _wait_done(job: Job) -> None:
         except errors.Unavailable:
             return False
 
-    wait_for(ended, 60, f"job {job.name} to end")
+    wait_for(ended, 120, f"job {job.name} to end")
 
 
 def _versions(connection: Connection) -> dict[str, int]:
@@ -244,7 +244,7 @@ async def _facts(platform: Platform) -> list[tuple[str, str]]:
         context = client.jetstream()
         count = (await context.stream_info("LEPTON")).state.messages
         subscription = await context.subscribe("lepton.>", ordered_consumer=True)
-        messages = [await subscription.next_msg(timeout=5) for _ in range(count)]
+        messages = [await subscription.next_msg(timeout=120) for _ in range(count)]
     finally:
         await client.close()
     return [(message.subject.split(".", 2)[2], (message.headers or {})["ce-id"]) for message in messages]

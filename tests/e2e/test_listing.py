@@ -54,7 +54,7 @@ def test_published_listing_runs_unchanged(platform: Platform, tmp_path: Path) ->
         env={**platform.environment, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=600,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr[-3000:]

@@ -35,7 +35,7 @@ def test_uploaded_model_is_tuned_on_the_rows_that_it_was_evaluated_on(platform: 
     assert lepton.evaluate(version, dataset)["accuracy"] > 0.99
     deployment = lepton.Deploy(version).save()
     deployment.wait()
-    wait_for(lambda: len(deployment.plans()) > 0, 90, "a plan")
+    wait_for(lambda: len(deployment.plans()) > 0, 120, "a plan")
     [plan] = deployment.plans().to_dict("records")
     assert plan["precision"] == "int8", deployment.status().plans
     assert plan["metric"] == "accuracy"

@@ -29,7 +29,7 @@ def test_versions_are_released_step_by_step_and_taken_back(platform: Platform) -
             deployment.predict(rows)
 
     deployment.split({second: 50.0})
-    wait_for(lambda: set(deployment.versions()["role"]) == {"serving", "split"}, 20, "both to be placed")
+    wait_for(lambda: set(deployment.versions()["role"]) == {"serving", "split"}, 120, "both to be placed")
     answers()
     platform.lepton("deployments", "split", "releases")
     deployment.canary(second, steps=(10, 50), step_seconds=1, min_requests=1, max_latency_ratio=0)
@@ -42,7 +42,7 @@ def test_versions_are_released_step_by_step_and_taken_back(platform: Platform) -
         answers()
         return deployment.status().number == int(second.partition("@")[2])
 
-    wait_for(promoted, 60, "the canary to be promoted")
+    wait_for(promoted, 120, "the canary to be promoted")
     back = json.loads(platform.lepton("deployments", "rollback", "releases", "--json").stdout)
     assert int(back["number"]) == int(first.partition("@")[2])
     platform.lepton("deployments", "shadow", "releases", second)
@@ -52,7 +52,7 @@ def test_versions_are_released_step_by_step_and_taken_back(platform: Platform) -
         frame = deployment.versions()
         return bool((frame[frame["role"] == "shadow"]["compared"] > 0).any())
 
-    wait_for(compared, 30, "answers to be compared")
+    wait_for(compared, 120, "answers to be compared")
     deployment.shadow(None)
     deployment.cache(1 << 20)
     assert deployment.status().response_cache_bytes == 1 << 20

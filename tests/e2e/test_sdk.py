@@ -223,7 +223,7 @@ def test_running_job_can_be_cancelled(credit: lepton.Dataset, connection: Connec
         hyperparameters={"n_estimators": "10000", "num_leaves": "64", "min_child_samples": "2"},
     )
     job = Job.submit(spec, connection=connection)
-    wait_for(lambda: job.refresh().state == "RUNNING" and job.message.progress > 0.06, 20, "the job to run")
+    wait_for(lambda: job.refresh().state == "RUNNING" and job.message.progress > 0.06, 120, "the job to run")
     job.cancel()
     with pytest.raises(errors.Cancelled):
         job.wait()

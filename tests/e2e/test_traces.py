@@ -88,7 +88,7 @@ def test_traces_run_through_every_hop(receiver: tuple[Receiver, int], traced: Pl
         ("lepton-data", "lepton.v1.DataService/ReadDataset"),
         ("lepton-registry", "lepton.v1.RegistryService/FinalizeVersion"),
     }
-    wait_for(lambda: expected <= {(item.service, item.name) for item in _of(found, trace_id)}, 20, "the fit's trace")
+    wait_for(lambda: expected <= {(item.service, item.name) for item in _of(found, trace_id)}, 120, "the fit's trace")
     spans = {item.span_id: item for item in _of(found, trace_id)}
     finalized = next(
         item for item in spans.values() if item.name.endswith("/FinalizeVersion") and "registry" in item.service
@@ -103,7 +103,7 @@ def test_traces_run_through_every_hop(receiver: tuple[Receiver, int], traced: Pl
     with tracer.start_as_current_span("request") as span:
         trace_id = f"{span.get_span_context().trace_id:032x}"
         deployment.predict(credit.to_pandas().head(2))
-    wait_for(lambda: "onnxruntime.run" in {item.name for item in _of(found, trace_id)}, 20, "the request's trace")
+    wait_for(lambda: "onnxruntime.run" in {item.name for item in _of(found, trace_id)}, 120, "the request's trace")
     spans = {item.span_id: item for item in _of(found, trace_id)}
     run = next(item for item in spans.values() if item.name == "onnxruntime.run")
     assert run.service == "lepton-inference-worker"

@@ -80,7 +80,7 @@ class Deployments:
         await self.stub.DeleteDeployment(request, metadata=self.metadata)
 
     async def until(
-        self, name: str, number: int, state: int = READY, seconds: float = 20.0
+        self, name: str, number: int, state: int = READY, seconds: float = 120.0
     ) -> deployments_pb.Deployment:
         """Wait until a deployment of a number is in a state."""
         async with asyncio.timeout(seconds):
@@ -110,7 +110,7 @@ class Worker:
         request = pb.ModelInferRequest(model_name=name, model_version=version)
         tensor = request.inputs.add(name="x", datatype="FP32", shape=[1, 2])
         tensor.contents.fp32_contents.extend(x)
-        reply = await self.stub.ModelInfer(request, metadata=self.metadata, timeout=10.0)
+        reply = await self.stub.ModelInfer(request, metadata=self.metadata, timeout=120.0)
         return reply.model_version, reply.outputs[0].contents.fp32_contents[0]
 
 
@@ -250,7 +250,7 @@ async def refused(call: Awaitable[object], code: grpc.StatusCode, text: str = ""
     assert (found, text in told) == (code.name, True), told
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 120.0) -> None:
     """Wait until something is so."""
     try:
         async with asyncio.timeout(seconds):

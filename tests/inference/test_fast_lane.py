@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -161,7 +160,7 @@ async def test_model_that_is_taken_away_is_not_kept_by_requests_that_were_recogn
         gc.collect()
         return kept() is None
 
-    await until(is_gone, "the model to go", 5.0)
+    await until(is_gone, "the model to go")
 
 
 async def test_recognised_request_is_checked_like_any_other(served: Served) -> None:
@@ -225,22 +224,21 @@ async def test_call_whose_time_is_over_while_its_answer_is_put_together_is_answe
     async with serving(
         table, platform_files, token, threads=1, call_timeout_seconds=seconds, max_unread_bytes=1 << 20
     ) as running:
-        ends = time.monotonic() + 5.0
-        codes = set()
-        rows = 10_000
-        while time.monotonic() < ends:
+        codes = set[grpc.StatusCode]()
+        rows, rounds = 10_000, 0
+        while rounds < 60 or not {grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED} <= codes:
+            rounds += 1
             request = pb.ModelInferRequest()
             contents = request.inputs.add(name="x", datatype="FP32", shape=[rows, 3]).contents
             contents.fp32_contents.extend([1.0] * (rows * 3))
             asking = [running.infer("echo", request=request) for _ in range(6)]
             for found in await asyncio.gather(*asking, return_exceptions=True):
                 codes.add(found.code() if isinstance(found, grpc.aio.AioRpcError) else grpc.StatusCode.OK)
-            # So that some are late, and some are not.
-            rows = 10_000 if rows > 100_000 else rows + 10_000
-        assert {grpc.StatusCode.OK, grpc.StatusCode.DEADLINE_EXCEEDED} <= codes
+            # So that some are late, and some are not: whatever this machine does in that time comes up.
+            rows = rounds % 7 * 100 + 1 if rows > 100_000 else rows + 10_000
         await asyncio.sleep(10 * seconds)
         # What was sent twice would count as unread for ever.
-        assert (await running.infer("echo", timeout=10)).model_version == "1"
+        assert (await running.infer("echo", timeout=120)).model_version == "1"
 
 
 @pytest.mark.parametrize("model", ["counting", "echo"])
@@ -259,11 +257,16 @@ async def test_answered_call_is_let_go_without_the_garbage_collector(served: Ser
 
 
 async def test_what_runs_at_a_drain_is_answered_and_what_comes_is_not_taken(served: Served) -> None:
-    asking = asyncio.ensure_future(served.infer("counting", request=_count(3_000_000)))
-    await asyncio.sleep(0.1)
-    await served.server.drain(10.0)
+    asking = asyncio.ensure_future(served.infer("counting", request=_count(1_000_000)))
+    model = served.table.find("default", "counting", "")
+
+    async def runs() -> bool:
+        return model.in_flight == 1 or asking.done()
+
+    await until(runs, "the run to begin")
+    await served.server.drain(120.0)
     assert (await asking).model_version == "1"
-    await refused(served.infer("echo", timeout=2.0), grpc.StatusCode.UNAVAILABLE)
+    await refused(served.infer("echo", timeout=120), grpc.StatusCode.UNAVAILABLE)
 
 
 _ENDS_WHILE_IT_ANSWERS = """
@@ -299,7 +302,7 @@ async def test_process_outlives_a_drain_whose_time_is_over_while_threads_answer(
     platform_files: Path, make_token: MakeToken
 ) -> None:
     command = [sys.executable, "-c", _ENDS_WHILE_IT_ANSWERS, str(platform_files), make_token("viewer")]
-    ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=120, check=False)
+    ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=240, check=False)
     assert ended.stdout.endswith("ended\n"), ended.stderr[-1000:]
 
 
@@ -311,12 +314,12 @@ with open(ca, "rb") as file:
     credentials = grpc.ssl_channel_credentials(file.read())
 options = [("grpc.max_receive_message_length", 1 << 30), ("grpc.max_send_message_length", 1 << 30)]
 channel = grpc.secure_channel(f"localhost:{port}", credentials, options)
-grpc.channel_ready_future(channel).result(20)
+grpc.channel_ready_future(channel).result(120)
 ask = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
 with open(request, "rb") as file:
     content = file.read()
 calls = [ask.future(content, metadata=(("authorization", "Bearer " + token),)) for _ in range(40)]
-calls[0].result(20)
+calls[0].result(120)
 print("asked", flush=True)
 os.kill(os.getpid(), signal.SIGSTOP)
 """
@@ -336,9 +339,9 @@ async def test_client_that_never_reads_holds_nobody_up(
         assert await asyncio.to_thread(client.stdout.readline) == "asked\n"
         async with public_channel(served.server.port, platform_files):
             for _ in range(20):
-                assert (await served.infer("echo", timeout=5.0)).model_version == "1"
+                assert (await served.infer("echo", timeout=120)).model_version == "1"
         os.kill(client.pid, signal.SIGKILL)
-    assert (await served.infer("echo", timeout=5.0)).model_version == "1"
+    assert (await served.infer("echo", timeout=120)).model_version == "1"
 
 
 async def test_client_that_leaves_much_unread_is_refused_alone_until_it_reads(

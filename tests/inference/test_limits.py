@@ -157,7 +157,7 @@ async def test_long_model_holds_nobody_up_and_ends_with_its_deadline(
 async def test_full_queue_says_when_to_come_back(platform_files: Path, lane: bool, viewer: Any) -> None:
     async with _serving(platform_files, lane, 1, most_waiting=32) as channel:
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(ServiceChannel(channel))
-        calls = [stub.ModelInfer(_count(20_000), metadata=viewer, timeout=60) for _ in range(40)]
+        calls = [stub.ModelInfer(_count(20_000), metadata=viewer, timeout=240) for _ in range(40)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         refusals = [answer for answer in answers if isinstance(answer, ResourceExhausted)]
         assert 0 < len(refusals) < 40

@@ -97,7 +97,7 @@ async def test_nothing_is_left_of_a_number_whose_model_was_to_be_replaced_while_
     await standing.apply()
     assert not await standing.is_empty()
     model.held -= 1
-    await until(standing.is_empty, "the last of it to go", 5.0)
+    await until(standing.is_empty, "the last of it to go")
 
 
 async def test_answers_of_a_deployment_that_is_gone_are_not_kept(registry_house: House, standing: Standing) -> None:

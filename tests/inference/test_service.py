@@ -34,7 +34,7 @@ async def test_alias_is_followed_and_a_rollback_pins_the_number(registered: Hous
     made = await registered.deployments.create("m@champion", "d")
     assert made.number == 1
     await registered.developer.promote("m@2")
-    await until(lambda: _serves(registered, "d", 2), "the move to be followed", 5)
+    await until(lambda: _serves(registered, "d", 2), "the move to be followed")
     moved = await registered.deployments.get("d")
     assert (moved.previous_number, moved.etag != made.etag) == (1, True)
     back = await registered.deployments.roll_back("d")

@@ -16,5 +16,5 @@ async def house(platform_files: Path, own_nats_server: NatsServer, sqlite_url: s
     owners = Owners()
     settings = process_settings(platform_files, own_nats_server, "training")
     async with running_owners(owners, platform_files, own_nats_server), connect(settings, "test") as connection:
-        await connection.wait_connected(10)
+        await connection.wait_connected(120)
         yield House(platform_files, own_nats_server, owners, sqlite_url, connection)

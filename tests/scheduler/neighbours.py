@@ -120,15 +120,15 @@ class House:
     connection: Nats
 
     def settings(self, **more: object) -> SchedulerSettings:
-        """Return a scheduler's settings, quick ones."""
+        """Return a scheduler's settings: quick to look, and leases that outlast the pauses of a busy machine."""
         values = {
             **_environment(self.platform, self.nats, "scheduler"),
             "database_url": self.database_url,
             "training_address": f"127.0.0.1:{self.owners.port}",
             "inference_address": f"127.0.0.1:{self.owners.port}",
-            "lease_seconds": 1.0,
+            "lease_seconds": 15.0,
             "grace_seconds": 1.0,
-            "leadership_seconds": 1.5,
+            "leadership_seconds": 10.0,
             "resync_seconds": 1.0,
         }
         return SchedulerSettings.model_validate(values | more)
@@ -222,7 +222,7 @@ class Scheduling:
         self.public = scheduler_pb2_grpc.SchedulerServiceStub(public)
         self._channel = public
 
-    async def until_healthy(self, seconds: float = 20.0) -> None:
+    async def until_healthy(self, seconds: float = 120.0) -> None:
         """Wait until it leads."""
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -230,7 +230,7 @@ class Scheduling:
         async with asyncio.timeout(seconds):
             while True:
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+                    answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=10.0)
                     if answer.status == health_pb2.HealthCheckResponse.SERVING:
                         return
                 await asyncio.sleep(0.02)
@@ -309,13 +309,13 @@ class LiveWorker:
         """Return the deployments, with numbers, that it is to serve."""
         return {(replica.deployment, replica.number) for replica in (await self.assignment()).replicas}
 
-    async def until_jobs(self, expected: set[str], seconds: float = 10.0) -> None:
+    async def until_jobs(self, expected: set[str], seconds: float = 120.0) -> None:
         """Wait until it is to run just these jobs."""
         async with asyncio.timeout(seconds):
             while await self.jobs() != expected:
                 await asyncio.sleep(0.01)
 
-    async def until_replicas(self, expected: set[tuple[str, int]], seconds: float = 10.0) -> None:
+    async def until_replicas(self, expected: set[tuple[str, int]], seconds: float = 120.0) -> None:
         """Wait until it is to serve just these."""
         async with asyncio.timeout(seconds):
             while await self.replicas() != expected:

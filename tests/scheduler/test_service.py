@@ -1,7 +1,6 @@
 """The service over TLS and real NATS: workers, people and owners around it."""
 
 import asyncio
-import time
 
 import grpc
 import pytest
@@ -10,25 +9,22 @@ from lepton.v1 import common_pb2, events_pb2, scheduler_pb2
 from servicekit.errors import Aborted
 from tests.scheduler.neighbours import House
 
+# A lease that a test waits for: long beside the pauses of a busy machine, of which renewals come every 0.2 s.
+LAPSING = 3.0
 
-async def test_a_queued_job_reaches_a_worker_within_a_tenth_of_a_second(house: House) -> None:
-    async with house.scheduler() as scheduling, scheduling.worker("t1") as worker:
-        await house.queue("warm-up")
-        await worker.until_jobs({"warm-up"})
-        took = []
+
+async def test_a_queued_job_reaches_a_worker_by_its_event_alone(house: House) -> None:
+    async with house.scheduler(resync_seconds=3600) as scheduling, scheduling.worker("t1") as worker:
+        queued: set[str] = set()
         for index in range(5):
-            begun = time.monotonic()
             await house.queue(f"job-{index}", cores=0.1)
-            while f"job-{index}" not in await worker.jobs():
-                await asyncio.sleep(0.002)
-            took.append(time.monotonic() - begun)
-        # The best of five: other tests share the machine.
-        assert min(took) < 0.1, took
+            queued.add(f"job-{index}")
+            await worker.until_jobs(queued)
         assert house.owners.asked == {"*"}
 
 
 async def test_an_ended_job_leaves_the_assignment(house: House) -> None:
-    async with house.scheduler(resync_seconds=60) as scheduling, scheduling.worker("t1") as worker:
+    async with house.scheduler(resync_seconds=3600) as scheduling, scheduling.worker("t1") as worker:
         await house.queue("a")
         await worker.until_jobs({"a"})
         await house.end("a")
@@ -46,7 +42,7 @@ async def test_a_job_whose_event_was_missed_is_found_by_the_next_list(house: Hou
 
 async def test_a_dead_workers_job_moves_with_a_higher_epoch(house: House) -> None:
     async with (
-        house.scheduler() as scheduling,
+        house.scheduler(lease_seconds=LAPSING) as scheduling,
         scheduling.worker("t1") as first,
     ):
         await house.queue("j")
@@ -74,15 +70,16 @@ async def test_a_lapsed_lease_is_refused_until_the_worker_registers_again(house:
 
 
 async def test_reports_alone_keep_a_lease_and_their_end_ends_it(house: House) -> None:
-    async with house.scheduler(lease_seconds=1) as scheduling, scheduling.worker("i1", "INFERENCE") as worker:
+    async with house.scheduler(lease_seconds=LAPSING) as scheduling, scheduling.worker("i1", "INFERENCE") as worker:
         worker.die()
         request, viewer = scheduler_pb2.GetWorkerRequest(name="i1"), scheduling.token("viewer")
-        for _ in range(10):
+        ends = asyncio.get_running_loop().time() + 1.3 * LAPSING
+        while asyncio.get_running_loop().time() < ends:
             await asyncio.sleep(0.2)
             await worker.report()
         seen = await scheduling.public.GetWorker(request, metadata=viewer)
         assert seen.state == scheduler_pb2.WORKER_STATE_ACTIVE
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(120):
             while seen.state != scheduler_pb2.WORKER_STATE_LOST:
                 await asyncio.sleep(0.05)
                 seen = await scheduling.public.GetWorker(request, metadata=viewer)
@@ -94,7 +91,7 @@ async def test_a_worker_that_registers_anew_gets_its_work_with_new_epochs(house:
         await worker.until_jobs({"j"})
         before = await worker.assignment()
         await worker.register()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(120):
             while (await worker.assignment()).worker_epoch != worker.epoch:
                 await asyncio.sleep(0.01)
         after = await worker.assignment()
@@ -146,7 +143,7 @@ async def test_a_joining_worker_gets_replicas_and_a_drained_one_keeps_them_until
 async def test_a_worker_that_leaves_is_forgotten_at_once(house: House) -> None:
     async with house.scheduler() as scheduling, scheduling.worker("t1") as first, scheduling.worker("t2") as second:
         await house.queue("j")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(120):
             while not await first.jobs() | await second.jobs():
                 await asyncio.sleep(0.01)
         leaver, stayer = (first, second) if await first.jobs() else (second, first)
@@ -154,7 +151,7 @@ async def test_a_worker_that_leaves_is_forgotten_at_once(house: House) -> None:
         request = scheduler_pb2.DeregisterWorkerRequest(worker=leaver.name, epoch=leaver.epoch)
         await scheduling.stub.DeregisterWorker(request)
         await stayer.until_jobs({"j"})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(120):
             while await house.assignment(leaver.name) is not None:
                 await asyncio.sleep(0.01)
         listed = await scheduling.public.ListWorkers(
@@ -170,7 +167,7 @@ async def test_people_see_workers_with_load_and_their_own_workspaces_placements(
         await worker.until_replicas({("mine", 1), ("theirs", 1)})
         await worker.report(cpu=0.5)
         request = scheduler_pb2.ListPlacementsRequest()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(120):
             while True:
                 page = await scheduling.public.ListPlacements(request, metadata=scheduling.token("viewer"))
                 (placement,) = page.placements
@@ -200,7 +197,7 @@ async def test_work_without_a_place_is_listed_with_the_reason(house: House) -> N
         await house.deploy("credit")
         await worker.until_jobs({"small"})
         request = scheduler_pb2.ListPlacementsRequest()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(120):
             while True:
                 page = await scheduling.public.ListPlacements(request, metadata=scheduling.token("viewer"))
                 if len(page.unplaced) == 2:
@@ -245,11 +242,11 @@ async def test_facts_about_workers_and_placements_are_published(house: House) ->
 
     follower = asyncio.create_task(house.connection.follow("watching", ["scheduler.>"], handler))
     try:
-        async with house.scheduler() as scheduling, scheduling.worker("t1") as worker:
+        async with house.scheduler(lease_seconds=LAPSING) as scheduling, scheduling.worker("t1") as worker:
             await house.queue("j")
             await worker.until_jobs({"j"})
             worker.die()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 while not any(subject == "scheduler.worker.lost" for _, subject, _ in heard):
                     await asyncio.sleep(0.02)
             epoch = worker.epoch
@@ -266,7 +263,7 @@ async def test_facts_about_workers_and_placements_are_published(house: House) ->
 
 
 async def test_with_nats_away_leases_go_on_and_the_bucket_catches_up(house: House) -> None:
-    async with house.scheduler() as scheduling, scheduling.worker("t1") as worker:
+    async with house.scheduler(lease_seconds=LAPSING) as scheduling, scheduling.worker("t1") as worker:
         await house.queue("before")
         await worker.until_jobs({"before"})
         house.nats.kill()
@@ -274,15 +271,15 @@ async def test_with_nats_away_leases_go_on_and_the_bucket_catches_up(house: Hous
         job.CopyFrom(house.owners.jobs["before"])
         job.name = "during"
         # Longer than a lease and its grace: workers live by gRPC, not by NATS.
-        await asyncio.sleep(3)
+        await asyncio.sleep(LAPSING + 1.5)
         assert worker.errors == []
         seen = await scheduling.public.GetWorker(
             scheduler_pb2.GetWorkerRequest(name="t1"), metadata=scheduling.token("viewer")
         )
         assert seen.state == scheduler_pb2.WORKER_STATE_ACTIVE
         house.nats.start()
-        await house.connection.wait_connected(20)
-        await worker.until_jobs({"before", "during"}, 20)
+        await house.connection.wait_connected(120)
+        await worker.until_jobs({"before", "during"})
 
 
 async def test_owners_that_are_away_at_the_start_lose_nothing(house: House) -> None:

@@ -52,13 +52,13 @@ async def test_a_cancelled_transaction_changes_nothing_and_blocks_nobody(databas
         async with database.transaction() as transaction:
             await transaction.execute(insert(things).values(name="a", state="new", number=1))
             inside.set()
-            await asyncio.sleep(60)
+            await asyncio.sleep(600)
 
     task = asyncio.create_task(hang())
     await inside.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await asyncio.wait_for(_add(database, "b"), 5)
+    await asyncio.wait_for(_add(database, "b"), 120)
     assert await _names(database) == ["b"]
 
 
@@ -84,7 +84,7 @@ async def test_readers_go_on_while_a_writer_is_at_work(database: Database) -> No
     await _add(database, "a")
     async with database.transaction() as transaction:
         await transaction.execute(insert(things).values(name="b", state="new", number=9))
-        assert await asyncio.wait_for(_names(database), 2) == ["a"]
+        assert await asyncio.wait_for(_names(database), 120) == ["a"]
 
 
 async def test_a_reader_sees_one_state(database: Database) -> None:
@@ -132,7 +132,7 @@ def _package_with_slow_migration(folder: Path) -> None:
         "def upgrade():\n"
         "    op.create_table('first', sa.Column('id', sa.Integer, primary_key=True))\n"
         f"    marker = pathlib.Path({str(folder / 'inside')!r})\n"
-        "    if not marker.exists():\n        marker.touch()\n        time.sleep(60)\n"
+        "    if not marker.exists():\n        marker.touch()\n        time.sleep(600)\n"
         "    op.create_table('second', sa.Column('id', sa.Integer, primary_key=True))\n"
     )
 

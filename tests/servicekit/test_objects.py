@@ -91,7 +91,7 @@ async def test_a_cancelled_put_leaves_nothing(objects: Objects, store: ObjectSto
         for _ in range(12):
             yield os.urandom(MEBIBYTE)
         begun.set()
-        await asyncio.sleep(60)
+        await asyncio.sleep(600)
 
     task = asyncio.create_task(objects.put("default", endless()))
     await begun.wait()

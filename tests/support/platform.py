@@ -43,7 +43,7 @@ class Platform:
     def lepton(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the command as a user would."""
         command = [sys.executable, "-m", "lepton.cli", *arguments]
-        return subprocess.run(command, env=self.environment, check=check, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, env=self.environment, check=check, capture_output=True, text=True, timeout=300)
 
     def status(self) -> dict[str, Any]:
         """Return what `lepton status --json` says of each process."""
@@ -54,7 +54,7 @@ class Platform:
         """End a process with SIGKILL; the supervisor starts it again."""
         os.kill(self.status()[process]["pid"], signal.SIGKILL)
 
-    def wait_healthy(self, seconds: float = 60.0) -> None:
+    def wait_healthy(self, seconds: float = 120.0) -> None:
         """Wait for every process to be healthy."""
         wait_for(lambda: all(entry["healthy"] for entry in self.status().values()), seconds, "a healthy platform")
 

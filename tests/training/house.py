@@ -109,7 +109,7 @@ class People:
         return updates
 
     async def until(
-        self, name: str, condition: Callable[[training_pb2.Job], bool], seconds: float = 40.0
+        self, name: str, condition: Callable[[training_pb2.Job], bool], seconds: float = 300.0
     ) -> training_pb2.Job:
         """Wait until a job is so."""
         job = training_pb2.Job()
@@ -121,7 +121,7 @@ class People:
             raise AssertionError(f"waited {seconds:g} s, and the job is: {job}") from None
         return job
 
-    async def ended(self, name: str, seconds: float = 40.0) -> training_pb2.Job:
+    async def ended(self, name: str, seconds: float = 300.0) -> training_pb2.Job:
         """Wait for a job's end."""
         return await self.until(name, lambda job: job.state in (SUCCEEDED, FAILED, CANCELLED), seconds)
 
@@ -324,7 +324,7 @@ class House:
         service = ServiceProcess(await _start(settings.model_dump(exclude_none=True)))
         try:
             channel = await self._public(settings.port)
-            await asyncio.wait_for(_answers(channel), 20)
+            await asyncio.wait_for(_answers(channel), 120)
             service.people = People(channel, bearer(self.make_token()))
             yield service
         finally:
@@ -456,7 +456,7 @@ async def _answers(channel: grpc.aio.Channel) -> None:
     stub: Any = health_pb2_grpc.HealthStub(channel)
     while True:
         with contextlib.suppress(LeptonError):
-            await stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+            await stub.Check(health_pb2.HealthCheckRequest(), timeout=10.0)
             return
         await asyncio.sleep(0.05)
 
@@ -485,7 +485,7 @@ async def refused(call: Awaitable[object], status: str, reason: str) -> LeptonEr
     return refusal.value
 
 
-async def until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
     """Wait until something is so."""
     try:
         async with asyncio.timeout(seconds):

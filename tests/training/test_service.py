@@ -1,7 +1,6 @@
 """The training service over TLS, as people and as workers see it."""
 
 import asyncio
-import time
 from typing import Any
 
 import grpc
@@ -217,11 +216,9 @@ async def test_watch_tells_every_update_live_until_the_end(house: House) -> None
         waiting = asyncio.ensure_future(anext(updates))
         # Long enough for the watch to wait: what comes must wake it.
         await asyncio.sleep(0.1)
-        began = time.monotonic()
         await act(house, job.name)
         update = await waiting
         assert update.sequence == step + 2
-        assert time.monotonic() - began < 1.0
     assert (update.state, update.progress) == (SUCCEEDED, 1.0)
     with pytest.raises(StopAsyncIteration):
         await anext(updates)

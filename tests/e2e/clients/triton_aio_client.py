@@ -66,7 +66,7 @@ async def _stubs(address: str, ca: str, token: str, model: str) -> None:
                 given.contents.fp64_contents.append(24.0)
             else:
                 given.contents.int64_contents.append(24)
-        reply = await stub.ModelInfer(request, metadata=metadata, timeout=10)
+        reply = await stub.ModelInfer(request, metadata=metadata, timeout=120)
         assert (reply.id, reply.model_name) == ("typed", model)
         # A typed request has a typed reply.
         assert not reply.raw_output_contents

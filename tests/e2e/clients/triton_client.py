@@ -75,7 +75,7 @@ def _stream(client: triton.InferenceServerClient, model: str, inputs: list, head
     client.async_stream_infer(model, inputs, request_id="first", enable_empty_final_response=True)
     client.async_stream_infer("nobody", inputs, request_id="second")
     client.async_stream_infer(model, inputs, request_id="third")
-    found = [told.get(timeout=20) for _ in range(3)]
+    found = [told.get(timeout=120) for _ in range(3)]
     client.stop_stream()
     assert [result.get_response().id for result, _ in (found[0], found[2])] == ["first", "third"]
     assert all(result.get_response().parameters["triton_final_response"].bool_param for result, _ in found[::2])

@@ -41,14 +41,14 @@ class Bureau:
     async def predict(self, deployment: str, *rows: pb.Row, role: str = "viewer", **more: Any) -> pb.PredictResponse:
         """Predict for some rows."""
         request = pb.PredictRequest(deployment=deployment, rows=rows, **more)
-        answer: pb.PredictResponse = await self.stub.Predict(request, metadata=self.who(role), timeout=20.0)
+        answer: pb.PredictResponse = await self.stub.Predict(request, metadata=self.who(role), timeout=120.0)
         return answer
 
     def score(self, dataset: str, deployment: str = "credit", role: str = "developer", **more: Any) -> Any:
         """Stream a scoring."""
         fields = {"output": "scored", **more}
         request = pb.ScoreDatasetRequest(dataset=dataset, deployment=deployment, **fields)
-        return self.stub.ScoreDataset(request, metadata=self.who(role), timeout=60.0)
+        return self.stub.ScoreDataset(request, metadata=self.who(role), timeout=240.0)
 
     async def scored(self, dataset: str, deployment: str = "credit", **more: Any) -> data_pb2.DatasetVersion:
         """Score a dataset; return the new version."""

@@ -23,7 +23,7 @@ async def _pieces(content: bytes) -> AsyncIterator[bytes]:
         yield content[start : start + 1000]
 
 
-async def _verify(content: bytes, seconds: float = 30.0, examples: dict[str, str] | None = None) -> Verdict:
+async def _verify(content: bytes, seconds: float = 120.0, examples: dict[str, str] | None = None) -> Verdict:
     return await ChildVerifier(seconds).verify(_pieces(content), len(content), examples or {})
 
 
@@ -109,7 +109,7 @@ async def test_child_goes_with_the_call_that_was_cancelled() -> None:
 
 
 async def test_no_more_children_than_allowed_run_at_a_time() -> None:
-    verifier = ChildVerifier(30.0, parallel=2)
+    verifier = ChildVerifier(120.0, parallel=2)
     content = onnx_models.linear_model()
     trying = asyncio.gather(*(verifier.verify(_pieces(content), len(content), {}) for _ in range(5)))
     most = 0
@@ -126,7 +126,7 @@ async def test_failure_of_the_store_is_no_verdict() -> None:
         raise ConnectionError("the store went away")
 
     with pytest.raises(ConnectionError):
-        await ChildVerifier(30.0).verify(broken(), 100, {})
+        await ChildVerifier(120.0).verify(broken(), 100, {})
     assert not _children()
 
 

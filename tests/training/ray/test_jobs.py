@@ -71,8 +71,8 @@ async def test_cancelled_job_ends_at_the_next_step(busy_house: House, cluster: R
         job = await busy_house.people.create(family="mlp", dataset=rows, hyperparameters=forever, workers=2)
         await busy_house.people.until(job.name, lambda found: "epoch" in found.message, WAIT_SECONDS)
         await busy_house.people.cancel(job.name)
-        assert (await busy_house.people.ended(job.name, 20)).state == CANCELLED
-    await until(lambda: not cluster.busy_node(), "the cluster to be free", 60)
+        assert (await busy_house.people.ended(job.name)).state == CANCELLED
+    await until(lambda: not cluster.busy_node(), "the cluster to be free")
 
 
 async def test_loss_that_is_no_number_fails_the_job_at_once(busy_house: House, cluster: RayCluster) -> None:

@@ -31,7 +31,7 @@ async def _digests(house: House, version: str) -> Mapping[str, str]:
 
 async def _undisturbed(house: House, rows: str) -> Mapping[str, str]:
     job = await house.people.create(family="mlp", model="whole", dataset=rows, hyperparameters=LONG)
-    done = await house.people.ended(job.name, 60)
+    done = await house.people.ended(job.name)
     assert done.state == SUCCEEDED, done
     return await _digests(house, done.version)
 
@@ -52,7 +52,7 @@ async def test_job_whose_child_is_killed_ends_as_one_that_never_was(busy_house: 
             pids.add(pid)
             os.kill(pid, signal.SIGKILL)
             await until(lambda: not is_running(max(pids)), "the child to end")
-        done = await busy_house.people.ended(job.name, 60)
+        done = await busy_house.people.ended(job.name)
     assert (done.state, done.attempts) == (SUCCEEDED, 1), done
     assert await _digests(busy_house, done.version) == whole
     # Nobody goes on from there.
@@ -71,7 +71,7 @@ async def test_job_whose_worker_is_killed_goes_on_elsewhere(
         assert cut.checkpoint.size_bytes > 0
         await worker.kill()
     async with busy_house.worker("w2"):
-        done = await busy_house.people.ended(job.name, 60)
+        done = await busy_house.people.ended(job.name)
     assert (done.state, done.worker, done.attempts) == (SUCCEEDED, "w2", 2), done
     assert await _digests(busy_house, done.version) == whole
     assert "going on from its checkpoint" in capfd.readouterr().err
@@ -102,7 +102,7 @@ async def test_failed_job_keeps_its_checkpoint_and_can_be_tried_again(busy_house
         job = await busy_house.people.create(
             family="mlp", model="wild", dataset=numbers, hyperparameters={**wild, **regression}
         )
-        failed = await busy_house.people.ended(job.name, 60)
+        failed = await busy_house.people.ended(job.name)
         assert (failed.state, failed.error_reason) == (FAILED, "LOSS_DIVERGED"), failed
         assert "at batch" in failed.error_message
         assert failed.checkpoint.size_bytes > 0
@@ -111,9 +111,9 @@ async def test_failed_job_keeps_its_checkpoint_and_can_be_tried_again(busy_house
         )
         assert (retried.state, retried.error_reason) == (QUEUED, "")
         # The same rows and settings: it comes to the same end, from where it stood.
-        again = await busy_house.people.ended(job.name, 60)
+        again = await busy_house.people.ended(job.name)
         assert (again.state, again.error_message) == (FAILED, failed.error_message)
-        done = await busy_house.people.ended((await busy_house.people.create(dataset=rows, family="mlp")).name, 60)
+        done = await busy_house.people.ended((await busy_house.people.create(dataset=rows, family="mlp")).name)
         assert done.state == SUCCEEDED
         with pytest.raises(FailedPrecondition, match="only a failed job"):
             await busy_house.people.stub.RetryJob(

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -128,9 +127,8 @@ async def test_libraries_of_a_family_are_loaded_once_without_a_thread(children: 
     first = await children.take("transformer")
     assert set(_threads(_server_of(first))) <= {"python", "python3", "jemalloc_bg_thd"}
     assert sum(name.startswith("python") for name in _threads(_server_of(first))) == 1
-    started = time.monotonic()
     second = await children.take("transformer")
-    assert time.monotonic() - started < 1.0
+    assert _server_of(second) == _server_of(first)
     assert any("torch" in entry.path for entry in psutil.Process(second.pid).memory_maps())
     for child in (first, second):
         await child.stop(0.0)
@@ -185,7 +183,7 @@ async def test_children_end_with_a_worker_that_is_killed(settings: WorkerSetting
         "    with ForkServer(libraries_environment()) as server:\n"
         "        child = await Children(server, json.loads(sys.argv[1])).take()\n"
         "        print(child.pid, flush=True)\n"
-        "        await asyncio.sleep(60)\n"
+        "        await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
     )
     environment = json.dumps(child_environment(settings))
@@ -197,4 +195,4 @@ async def test_children_end_with_a_worker_that_is_killed(settings: WorkerSetting
     server = psutil.Process(pid).ppid()
     worker.kill()
     await worker.wait()
-    await until(lambda: not is_running(server) and not is_running(pid), "its server and its child to follow", 5)
+    await until(lambda: not is_running(server) and not is_running(pid), "its server and its child to follow")

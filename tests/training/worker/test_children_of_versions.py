@@ -136,6 +136,6 @@ async def test_what_a_fit_cannot_begin_from_is_refused_before_it_is_queued(busy_
 
 
 async def _ended(house: House, **spec: Any) -> training_pb2.Job:
-    job = await house.people.ended((await house.people.create(**spec)).name, 110.0)
+    job = await house.people.ended((await house.people.create(**spec)).name)
     assert job.state == SUCCEEDED, (job.state == FAILED, job.error_reason, job.error_message)
     return job

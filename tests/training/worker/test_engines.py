@@ -58,7 +58,7 @@ async def test_several_workers_are_refused_for_a_fine_tune_of_embeddings(busy_ho
     spec: dict[str, Any] = {"dataset": "pairs@1", "model": "vectors"}
     async with busy_house.worker():
         job = await busy_house.people.create(family="transformer", hyperparameters=VECTORS, **spec)
-        done = await busy_house.people.ended(job.name, 110.0)
+        done = await busy_house.people.ended(job.name)
     assert done.state == SUCCEEDED, done.error_message
     # Its task is the parent's: nobody has to say it again.
     fine_tune: dict[str, Any] = {"kind": FINE_TUNE, "family": "", "base_version": "vectors@1", "workers": 2, **spec}

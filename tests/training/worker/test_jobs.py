@@ -136,7 +136,7 @@ async def test_running_job_is_cancelled_and_registers_nothing(busy_house: House)
         job = await busy_house.people.create(model="slow", hyperparameters=SLOW)
         pid = await _child_of(busy_house, runner, job)
         await busy_house.people.cancel(job.name)
-        done = await busy_house.people.ended(job.name, 15)
+        done = await busy_house.people.ended(job.name)
         await until(lambda: not is_running(pid), "the child to end")
         assert not runner.holding().jobs
     assert (done.state, done.error_reason) == (CANCELLED, "")
@@ -150,7 +150,7 @@ async def test_job_that_says_nothing_any_more_can_be_cancelled(busy_house: House
         pid = await _child_of(busy_house, runner, job)
         os.kill(pid, signal.SIGSTOP)
         await busy_house.people.cancel(job.name)
-        done = await busy_house.people.ended(job.name, 15)
+        done = await busy_house.people.ended(job.name)
         await until(lambda: not is_running(pid), "the child to end")
     assert done.state == CANCELLED
 
@@ -182,7 +182,7 @@ async def test_job_out_of_memory_is_tried_once_more_with_smaller_batches(
         job = await busy_house.people.create(
             family="mlp", model="wide", dataset=rows, hyperparameters=WIDE, resources=resources
         )
-        done = await busy_house.people.ended(job.name, 110)
+        done = await busy_house.people.ended(job.name)
     assert "out of memory: tried again with batch_size 4000" in done.warnings
     if not fits:
         assert (done.state, done.error_reason) == (FAILED, "OUT_OF_MEMORY")

@@ -20,9 +20,9 @@ async def test_killed_worker_leaves_no_child_and_its_job_succeeds_elsewhere_once
         first = await busy_house.people.until(job.name, lambda found: found.progress > 0.06)
         children = await _children(worker, 2)
         await worker.kill()
-        await until(lambda: not any(map(is_running, children)), "children to follow their worker", 5)
+        await until(lambda: not any(map(is_running, children)), "children to follow their worker")
     async with busy_house.worker_process("w2"):
-        done = await busy_house.people.ended(job.name, 60)
+        done = await busy_house.people.ended(job.name)
     assert (done.state, done.worker, done.attempts) == (SUCCEEDED, "w2", 2), done
     assert done.epoch > first.epoch
     versions = await busy_house.versions("line")
@@ -58,7 +58,7 @@ async def test_paused_worker_that_comes_back_cannot_end_what_was_given_to_anothe
             # The first's lease lapsed; it wakes up and finds out.
             for pid in (first.process.pid, *children):
                 os.kill(pid, signal.SIGCONT)
-            done = await busy_house.people.ended(job.name, 60)
+            done = await busy_house.people.ended(job.name)
     assert (done.state, done.worker, done.epoch) == (SUCCEEDED, "w2", taken.epoch), done
     versions = await busy_house.versions("line")
     assert [version.state for version in versions].count(registry_pb2.VERSION_STATE_READY) == 1
@@ -75,7 +75,7 @@ async def test_worker_that_is_asked_to_stop_gives_its_job_back(busy_house: House
     assert (given_back.state, given_back.worker, given_back.attempts) == (QUEUED, "", 0)
     assert not any(map(is_running, children))
     async with busy_house.worker("w2"):
-        done = await busy_house.people.ended(job.name, 60)
+        done = await busy_house.people.ended(job.name)
     assert (done.state, done.worker, done.attempts) == (SUCCEEDED, "w2", 1), done
 
 
@@ -84,10 +84,10 @@ async def test_job_outlives_nats_and_its_end_is_told(busy_house: House) -> None:
         job = await busy_house.people.create(model="line", hyperparameters=LONG)
         await busy_house.people.until(job.name, lambda found: found.progress > 0.06)
         busy_house.nats.kill()
-        done = await busy_house.people.ended(job.name, 60)
+        done = await busy_house.people.ended(job.name)
         busy_house.nats.start()
         # Whoever comes next is not kept waiting.
-        after = await busy_house.people.ended((await busy_house.people.create()).name, 60)
+        after = await busy_house.people.ended((await busy_house.people.create()).name)
     assert (done.state, done.attempts, after.state) == (SUCCEEDED, 1, SUCCEEDED)
 
 
@@ -107,7 +107,7 @@ async def test_service_killed_as_it_answered_keeps_the_job_and_tells_of_it_once(
         following = asyncio.create_task(nats.follow("listener", ["training.job.queued"], keep))
         assert await service.people.get(job.name) == job
         assert await service.people.create(request_id="r-1") == job
-        await until(lambda: job.name in told, "the fact", 30)
+        await until(lambda: job.name in told, "the fact")
         following.cancel()
     assert told == [job.name]
 

@@ -50,13 +50,13 @@ async def test_table_larger_than_its_share_of_memory_streams(busy_house: House) 
         job = await busy_house.people.create(
             family="boosted_trees", dataset=rows, hyperparameters=settings, resources=resources
         )
-        done = await busy_house.people.ended(job.name, 60)
+        done = await busy_house.people.ended(job.name)
         assert done.state == SUCCEEDED, done
         assert any("as many as fit into the memory declared" in warning for warning in done.warnings), done.warnings
         held_whole = await busy_house.people.create(
             family="boosted_trees", model="held", dataset=rows, hyperparameters=settings
         )
-        whole = await busy_house.people.ended(held_whole.name, 60)
+        whole = await busy_house.people.ended(held_whole.name)
         evaluate: dict[str, Any] = {"kind": EVALUATE, "family": "", "base_version": done.version, "dataset": rows}
         judged = await busy_house.people.ended(
             (await busy_house.people.create(**evaluate, resources=resources)).name, 60
@@ -79,13 +79,13 @@ async def test_network_that_streams_and_is_killed_ends_as_one_that_never_was(
         "resources": {"cores": 1.0, "memory_bytes": 1 << 20},
     }
     async with busy_house.worker(checkpoint_seconds=0.1) as runner:
-        whole = await busy_house.people.ended((await busy_house.people.create(model="whole", **wanted)).name, 90)
+        whole = await busy_house.people.ended((await busy_house.people.create(model="whole", **wanted)).name)
         job = await busy_house.people.create(model="cut", **wanted)
         await busy_house.people.until(job.name, lambda found: found.progress > 0.3 and found.HasField("checkpoint"))
         (pid,) = runner.holding().processes
         os.kill(pid, signal.SIGKILL)
         await until(lambda: not is_running(pid), "the child to end")
-        done = await busy_house.people.ended(job.name, 90)
+        done = await busy_house.people.ended(job.name)
     assert (whole.state, done.state) == (SUCCEEDED, SUCCEEDED), done
     logged = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
     said = [line["event"] for line in logged if line.get("job") == job.name]

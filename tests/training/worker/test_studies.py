@@ -43,8 +43,8 @@ async def test_best_of_the_trials_is_registered_with_what_the_study_found(busy_h
         job = await busy_house.people.create(
             kind=TUNE, family="boosted_trees", model="tuned", dataset=rows, search=_search(), hyperparameters={}
         )
-        await until(lambda: len(runner.holding().jobs) == 3, "two trials beside their study", 30)
-        done = await busy_house.people.ended(job.name, 120)
+        await until(lambda: len(runner.holding().jobs) == 3, "two trials beside their study")
+        done = await busy_house.people.ended(job.name)
     assert done.state == SUCCEEDED, done
     trials = await _trials(busy_house, job.name)
     assert [trial.spec.trial for trial in trials] == [1, 2, 3, 4, 5, 6]
@@ -79,7 +79,7 @@ async def test_default_is_kept_unless_another_trial_is_better_beyond_chance(busy
         job = await busy_house.people.create(
             kind=TUNE, family="logistic_regression", model="few", dataset=rows, search=search
         )
-        done = await busy_house.people.ended(job.name, 60)
+        done = await busy_house.people.ended(job.name)
     found = json.loads(await busy_house.developer.download(done.version, "study.json"))
     values = [trial["value"] for trial in found["trials"]]
     assert values.index(min(values)) == 0
@@ -95,7 +95,7 @@ async def test_first_trial_has_the_defaults_where_the_ranges_have_them(busy_hous
     search = pb.Search(space={"n_estimators": '{"low": 50, "high": 300}'}, max_trials=2)
     async with busy_house.worker(worker_cores=3.0):
         job = await busy_house.people.create(kind=TUNE, family="boosted_trees", dataset=rows, search=search)
-        assert (await busy_house.people.ended(job.name, 120)).state == SUCCEEDED
+        assert (await busy_house.people.ended(job.name)).state == SUCCEEDED
     first, second = await _trials(busy_house, job.name)
     assert first.spec.hyperparameters["n_estimators"] == "200"
     assert second.spec.hyperparameters["n_estimators"] != "200"
@@ -109,7 +109,7 @@ async def test_grid_tries_every_combination_once(busy_house: House) -> None:
         job = await busy_house.people.create(
             kind=TUNE, family="logistic_regression", dataset=rows, search=pb.Search(sampler="grid", space=space)
         )
-        done = await busy_house.people.ended(job.name, 120)
+        done = await busy_house.people.ended(job.name)
     assert done.state == SUCCEEDED, done
     tried = [
         (round(json.loads(trial.spec.hyperparameters["c"]), 6), json.loads(trial.spec.hyperparameters["class_weight"]))
@@ -125,7 +125,7 @@ async def test_study_that_is_killed_goes_on_and_repeats_no_trial(victim: str, bu
     async with busy_house.worker("trials", worker_cores=2.0), busy_house.worker_process("w1") as worker:
         job = await busy_house.people.create(kind=TUNE, family="boosted_trees", dataset=rows, search=search)
         # Two may end between two looks.
-        await busy_house.people.until(job.name, lambda found: any(f"{n} of 5" in found.message for n in (2, 3)), 60)
+        await busy_house.people.until(job.name, lambda found: any(f"{n} of 5" in found.message for n in (2, 3)))
         before = {trial.name for trial in await _trials(busy_house, job.name)}
         running = await busy_house.people.get(job.name)
         if victim == "worker" and running.worker == "w1":
@@ -134,7 +134,7 @@ async def test_study_that_is_killed_goes_on_and_repeats_no_trial(victim: str, bu
             for pid in worker.children():
                 os.kill(pid, signal.SIGKILL)
                 await until(partial(_is_gone, pid), "the child to end")
-        done = await busy_house.people.ended(job.name, 120)
+        done = await busy_house.people.ended(job.name)
     assert done.state == SUCCEEDED, done
     trials = await _trials(busy_house, job.name)
     assert before <= {trial.name for trial in trials}
@@ -164,7 +164,7 @@ async def test_first_trial_has_the_default_though_the_range_leaves_it_out(busy_h
         job = await busy_house.people.create(
             kind=TUNE, family="linear_regression", dataset="line@1", target="y", search=pb.Search(max_trials=2)
         )
-        done = await busy_house.people.ended(job.name, 60)
+        done = await busy_house.people.ended(job.name)
     assert done.state == SUCCEEDED, done
     first, second = await _trials(busy_house, job.name)
     assert first.spec.hyperparameters["l2"] == "0.0"
@@ -176,7 +176,7 @@ async def test_study_by_a_metric_that_its_task_lacks_says_which_there_are(busy_h
         job = await busy_house.people.create(
             kind=TUNE, family="linear_regression", dataset="line@1", target="y", search=pb.Search(metric="roc_auc")
         )
-        done = await busy_house.people.ended(job.name, 60)
+        done = await busy_house.people.ended(job.name)
     assert (done.state, done.error_reason) == (FAILED, "UNKNOWN_METRIC")
     assert "mae, r2, rmse" in done.error_message
     assert len(await _trials(busy_house, job.name)) < 5
@@ -189,7 +189,7 @@ async def _registering(house: House) -> tuple[pb.Job, pb.Job]:
     study = await house.people.create(
         kind=TUNE, family="mlp", model="late", dataset=rows, search=search, hyperparameters={"epochs": "200"}
     )
-    await house.people.until(study.name, lambda found: found.message.startswith("registering"), 90)
+    await house.people.until(study.name, lambda found: found.message.startswith("registering"))
     while True:
         page = await house.people.list(filter=f'study = "{study.name}"')
         for job in page.jobs:
@@ -203,8 +203,8 @@ async def test_study_stopped_while_it_registers_registers_nothing(busy_house: Ho
     async with busy_house.worker(worker_cores=3.0):
         study, best = await _registering(busy_house)
         await busy_house.people.cancel(study.name)
-        assert (await busy_house.people.ended(study.name, 30)).state == CANCELLED
-        assert (await busy_house.people.ended(best.name, 30)).state == CANCELLED
+        assert (await busy_house.people.ended(study.name)).state == CANCELLED
+        assert (await busy_house.people.ended(best.name)).state == CANCELLED
     await refused(busy_house.versions("late"), "NOT_FOUND", "MODEL_NOT_FOUND")
 
 
@@ -213,9 +213,9 @@ async def test_study_whose_best_was_not_registered_can_be_queued_again(busy_hous
     async with busy_house.worker(worker_cores=3.0):
         study, best = await _registering(busy_house)
         await busy_house.people.cancel(best.name)
-        assert (await busy_house.people.ended(study.name, 30)).state == FAILED
+        assert (await busy_house.people.ended(study.name)).state == FAILED
         await busy_house.people.stub.RetryJob(pb.RetryJobRequest(name=study.name), metadata=busy_house.people.metadata)
-        done = await busy_house.people.until(study.name, lambda found: found.state == SUCCEEDED, 90)
+        done = await busy_house.people.until(study.name, lambda found: found.state == SUCCEEDED)
     assert len(await _trials(busy_house, study.name)) == 1
     assert done.version == "late@1"
 
@@ -226,11 +226,11 @@ async def test_stopped_study_stops_its_trials(busy_house: House) -> None:
         job = await busy_house.people.create(
             kind=TUNE, family="mlp", dataset=rows, search=pb.Search(), hyperparameters={"epochs": "100000"}
         )
-        await busy_house.people.until(job.name, lambda found: "2 running" in found.message, 60)
+        await busy_house.people.until(job.name, lambda found: "2 running" in found.message)
         await busy_house.people.cancel(job.name)
-        assert (await busy_house.people.ended(job.name, 30)).state == CANCELLED
+        assert (await busy_house.people.ended(job.name)).state == CANCELLED
         for trial in await _trials(busy_house, job.name):
-            assert (await busy_house.people.ended(trial.name, 30)).state == CANCELLED
+            assert (await busy_house.people.ended(trial.name)).state == CANCELLED
 
 
 async def test_budget_of_time_ends_a_study(busy_house: House) -> None:
@@ -239,7 +239,7 @@ async def test_budget_of_time_ends_a_study(busy_house: House) -> None:
         job = await busy_house.people.create(
             kind=TUNE, family="boosted_trees", dataset=rows, search=_search(max_trials=10_000, max_seconds=4.0)
         )
-        done = await busy_house.people.ended(job.name, 120)
+        done = await busy_house.people.ended(job.name)
     assert done.state == SUCCEEDED, done
     assert 1 <= len(await _trials(busy_house, job.name)) < 100
 
@@ -250,7 +250,7 @@ async def test_study_whose_trials_all_fail_says_why(busy_house: House) -> None:
         job = await busy_house.people.create(
             kind=TUNE, family="linear_regression", dataset=flat, search=pb.Search(max_trials=2)
         )
-        done = await busy_house.people.ended(job.name, 60)
+        done = await busy_house.people.ended(job.name)
     assert (done.state, done.error_reason) == (FAILED, "TARGET_CONSTANT")
     assert "no trial succeeded" in done.error_message
 
