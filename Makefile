@@ -37,12 +37,18 @@ demo: install  ## From a CSV to a gRPC prediction, on a platform of its own.
 
 # Beside each other: types take a core for a minute, and tests wait for processes a third of their time.
 .PHONY: test
-test: install  ## Every check, and every test but those marked slow, gpu or ray.
+test: install  ## Every check, and every test but those marked slow, gpu, ray or clients.
 	$(MAKE) --no-print-directory -j2 check quick
 
 .PHONY: quick
 quick: install
-	$(PYTEST) -m 'not slow and not gpu and not ray' $(TESTS)
+	$(PYTEST) -m 'not slow and not gpu and not ray and not clients' $(TESTS)
+
+# Busy processes of an ordinary priority; whatever ends the tests ends them, too.
+BUSY ?= 6
+.PHONY: test-loaded
+test-loaded: install  ## `make test` beside BUSY (6) busy loops.
+	$(PYTHON) -m tests.support.busy $(BUSY) $(MAKE) --no-print-directory test
 
 .PHONY: test-ray
 test-ray: install  ## The tests that start a Ray cluster.
@@ -50,11 +56,18 @@ test-ray: install  ## The tests that start a Ray cluster.
 
 .PHONY: test-slow
 test-slow: install  ## The tests marked slow: larger jobs, more kills, longer loads.
-	$(PYTEST) -m 'slow and not gpu and not ray' $(TESTS)
+	$(PYTEST) -m 'slow and not gpu and not ray and not clients' $(TESTS)
 
 .PHONY: test-all
 test-all: check test-ray  ## Every check and every test.
-	$(PYTEST) -m 'not ray' $(TESTS)
+	$(PYTEST) -m 'not ray and not clients' $(TESTS)
+
+# Compilers and libraries are Debian's, npm's packages come into build/. As root on Debian, what lacks is installed; elsewhere
+# a language that lacks something is skipped, and the report says what to install.
+.PHONY: test-clients
+test-clients: install  ## A client each in Go, Java, Node and Ruby, from a file to a prediction.
+	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then $(CURDIR)/tests/clients/install-debian.sh; fi
+	$(PYTEST) --numprocesses 0 -rs -m clients tests/clients
 
 # Coverage-guided; the fuzzer has an environment of its own beside the project's, for it has wheels for few Pythons.
 FUZZ_VENV := .venv-fuzz

@@ -135,10 +135,10 @@ def test_import_cut_by_a_kill_leaves_nothing_and_loses_nothing(hurt: Platform, c
 
     uploading = threading.Thread(target=run, daemon=True)
     uploading.start()
-    assert half.wait(30)
+    assert half.wait(120)
     wait_for(lambda: len(_objects(hurt)) > 0, 120, "the upload to reach the disk")
     hurt.kill("data")
-    uploading.join(30)
+    uploading.join(120)
     assert isinstance(failed[0], errors.Unavailable), failed
     hurt.wait_healthy()
     assert Dataset.get("cut", connection=connection).message == kept.message
@@ -181,7 +181,7 @@ def test_killed_supervisor_leaves_nothing_that_the_next_start_does_not_clean(own
         if "lepton.embedded.supervisor" in (process.info["cmdline"] or []) and _home_of(process) == own_platform.home
     )
     supervisor.kill()
-    supervisor.wait(10)
+    supervisor.wait(120)
     own_platform.lepton("up", "--detach", "--base-port", str(own_platform.base_port))
     after = {entry["pid"] for entry in own_platform.status().values()}
     assert not before & after

@@ -36,7 +36,7 @@ def speedup(timing: Timing, plain: Timing) -> float:
 def in_order(timings: Sequence[Timing], plain: Timing) -> list[Timing]:
     """Return the plans worth judging, the one to take first if its quality allows: by speed, near ties by simplicity.
 
-    A plan stands before a simpler one only where it is faster than that by the least gain.
+    The next is the simplest of those left that the fastest of them does not beat by the least gain.
     """
     left = {timing.candidate: speedup(timing, plain) for timing in timings}
     found = {timing.candidate: timing for timing in timings}

@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -43,12 +44,14 @@ class Server:
         self._requests = requests
         # By process id: where a child is told of.
         self._told: dict[int, socket.socket] = {}
+        self._woken, self._wakes = socket.socketpair()
 
     def serve(self) -> socket.socket | None:
         """Serve until the worker goes; in a child, return what it talks by."""
         # Python runs it between two steps of whatever is done here, also while libraries load.
         signal.signal(signal.SIGCHLD, lambda *_: self._reap())
         while True:
+            self._wait_for_request()
             request, files, _, _ = socket.recv_fds(self._requests, _REQUEST_BYTES, _FILES)
             if not request:
                 return None
@@ -65,6 +68,24 @@ class Server:
                 continue
             if talk is not None:
                 return talk
+
+    def _wait_for_request(self) -> None:
+        """Return once a request can be read.
+
+        A signal that comes just before a blocking call does not end that call, and its handler would run at the next
+        request only. So the signal also writes into a socket, which ends the wait, and the handler runs.
+        """
+        self._wakes.setblocking(False)
+        signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
+        waiting = select.poll()
+        for awaited in (self._requests, self._woken):
+            waiting.register(awaited, select.POLLIN)
+        while True:
+            ready = {file for file, _ in waiting.poll()}
+            if self._woken.fileno() in ready:
+                self._woken.recv(_REQUEST_BYTES)
+            if self._requests.fileno() in ready:
+                return
 
     def _fork(self, talk: int, told: int, log: int) -> socket.socket | None:
         """Fork a child; in it, return what it talks by.
@@ -90,14 +111,14 @@ class Server:
                 _tell(self._told[pid], pid)
                 return None
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         os.setpgid(0, 0)
         if not _dies_with(server):
             os._exit(1)
-        for another in self._told.values():
+        for another in (*self._told.values(), self._requests, self._woken, self._wakes):
             another.close()
-        self._requests.close()
         os.close(told)
         # What it talks by is for the worker; whatever libraries print goes to the log.
         os.dup2(log, 1)

@@ -1,7 +1,7 @@
 """The choice among measured plans, and what a batch costs."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.inference.plans.candidates import PLAIN, Candidate, find_candidate, simplicity
@@ -52,16 +52,17 @@ def test_fastest_comes_first_and_near_ties_go_to_the_simpler(gains: dict[str, fl
 
 
 @given(st.dictionaries(st.sampled_from(_NAMES), st.floats(0.2, 20.0)))
-def test_none_precedes_a_simpler_one_that_is_as_fast(gains: dict[str, float]) -> None:
+# Each is as fast as the next, and the first is not as fast as the last.
+@example({"extended": 18.5, "int8_dynamic": 19.5, "fused": 19.0})
+def test_next_is_the_simplest_of_those_as_fast_as_the_fastest_left(gains: dict[str, float]) -> None:
     ordered = in_order([_timing(name, gain) for name, gain in gains.items()], _PLAIN)
     assert {timing.candidate.name for timing in ordered} == {
         name for name in gains if speedup(_timing(name, gains[name]), _PLAIN) >= LEAST_GAIN
     }
     for place, timing in enumerate(ordered):
-        for later in ordered[place + 1 :]:
-            is_simpler = simplicity(later.candidate) < simplicity(timing.candidate)
-            gain = speedup(timing, _PLAIN) / speedup(later, _PLAIN)
-            assert gain > LEAST_GAIN * (1 - 1e-9) if is_simpler else gain * LEAST_GAIN >= 1 - 1e-9
+        fastest = max(speedup(left, _PLAIN) for left in ordered[place:])
+        near = [left.candidate for left in ordered[place:] if speedup(left, _PLAIN) * LEAST_GAIN >= fastest]
+        assert timing.candidate == min(near, key=simplicity)
 
 
 def test_best_batch_is_where_throughput_stops_growing() -> None:
