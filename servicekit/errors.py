@@ -15,10 +15,13 @@ class LeptonError(Exception):
         message: for people: what is wrong, what was expected, what to do.
         reason: stable, UPPER_SNAKE, for programs; by default the kind's own.
         metadata: details for programs; never secrets, never rows.
+
+    `holds_values` marks a message with values of the request: it goes to the caller and is left out of logs.
     """
 
     status: ClassVar[str] = "INTERNAL"
     default_reason: ClassVar[str] = "INTERNAL"
+    holds_values: bool = False
 
     def __init__(self, message: str, *, reason: str = "", metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(message)

@@ -52,7 +52,8 @@ class Call:
         self.span.set_attribute("lepton.error.reason", known.reason)
         fields = {"method": self.method, "code": known.status, "reason": known.reason, **known.metadata}
         if known is error:
-            _log.info("call failed", error=known.message, **fields)
+            message = "left out: it holds values of the request" if known.holds_values else known.message
+            _log.info("call failed", error=message, **fields)
         else:
             self.span.record_exception(error)
             _log.error("call failed unexpectedly", exc_info=error, **fields)

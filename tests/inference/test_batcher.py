@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from lepton.v1 import registry_pb2
-from servicekit.errors import Cancelled, DeadlineExceeded, Internal, InvalidArgument, ResourceExhausted
+from servicekit.errors import Cancelled, DeadlineExceeded, InvalidArgument, ResourceExhausted
 from services.inference.serving.admission import Admission
 from services.inference.serving.batcher import Batcher, QueueLimits, linger_seconds
 from services.inference.serving.batches import Form, Work, find_form, to_payload
@@ -142,9 +142,11 @@ def test_poisoned_request_fails_alone() -> None:
     asked.finish()
     good = [work.arrays()[0].item() for work in asked.works if work.error is None]
     assert good == [10, 11, 12, 13]
-    failed = [place for place, work in enumerate(asked.works) if isinstance(work.error, Internal)]
+    failed = [place for place, work in enumerate(asked.works) if isinstance(work.error, InvalidArgument)]
     assert failed == [2, 5]
-    assert dict(model.statistics.errors) == {"MODEL_FAULT": 2}
+    assert dict(model.statistics.errors) == {"INPUT_REJECTED": 2}
+    # The callers' mistakes are none of the version's.
+    assert model.release.measured().failed == 0
 
 
 def test_request_without_rows_beside_a_poisoned_one_harms_nobody() -> None:
@@ -155,7 +157,7 @@ def test_request_without_rows_beside_a_poisoned_one_harms_nobody() -> None:
         asked.ask(model, np.array(indices, np.int64).reshape(-1, 1))
     asked.finish()
     assert asked.works[0].arrays()[0].shape == (0, 1)
-    assert [getattr(work.error, "reason", "") for work in asked.works] == ["", "MODEL_FAULT", ""]
+    assert [getattr(work.error, "reason", "") for work in asked.works] == ["", "INPUT_REJECTED", ""]
     assert asked.works[2].arrays()[0].item() == 11
 
 

@@ -9,9 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from servicekit.errors import InvalidArgument
+from servicekit.errors import InvalidArgument, Unimplemented
 from services.inference.open_inference import grpc_service_pb2 as pb
-from services.inference.serving.codec import TYPED_FIELDS, element_count, parse_inputs, requested_outputs
+from services.inference.serving.codec import (
+    TYPED_FIELDS,
+    element_count,
+    parse_inputs,
+    requested_outputs,
+    timeout_seconds,
+)
 from services.inference.serving.model import NUMPY_TYPES
 from services.inference.serving.replies import build_reply, classify, to_raw
 from tests.inference.models import columns, identity
@@ -125,7 +131,7 @@ def _changed(**changes: Any) -> pb.ModelInferRequest:
     [
         (_changed(name="z"), "expected inputs x, got one that is unknown"),
         (_changed(datatype="FP64"), "expected datatype FP32, got FP64"),
-        (_changed(datatype="FP99"), "expected an Open Inference datatype, got 'FP99'"),
+        (_changed(datatype="FP99"), "expected datatype FP32, got the unknown datatype 'FP99'"),
         (_changed(shape=[2, 4]), "expected shape [-1, 3], got [2, 4]"),
         (_changed(shape=[6]), "expected shape [-1, 3], got [6]"),
         (_changed(shape=[-1, 3]), "got [-1, 3]"),
@@ -224,10 +230,67 @@ def test_missing_values_are_refused_where_training_had_none() -> None:
     assert len(parse_inputs(_columns([np.nan], [""]), columns(nullable=True))) == 2
 
 
-def test_infinity_is_always_refused() -> None:
+def test_infinity_is_refused_for_columns_of_training_alone() -> None:
     assert "an infinity" in _refusal(_columns([np.inf], ["car"]), columns(nullable=True)).message
-    array = np.array([[np.inf, 0, 0]], dtype=np.float32)
-    assert "an infinity" in _refusal(_raw("FP32", array)).message
+    for datatype in ("FP16", "FP32", "FP64"):
+        array = np.array([[np.inf, -np.inf, np.nan]], dtype=NUMPY_TYPES[datatype])
+        found = parse_inputs(_raw(datatype, array), ECHO[datatype])["x"]
+        assert np.array_equal(found, array, equal_nan=True)
+
+
+def test_what_is_empty_beside_raw_contents_is_harmless() -> None:
+    request = _raw("FP32", np.ones((2, 3), np.float32))
+    request.inputs[0].contents.SetInParent()
+    assert parse_inputs(request, ECHO["FP32"])["x"].shape == (2, 3)
+    request.inputs[0].contents.fp32_contents.append(1.0)
+    assert "raw_input_contents alone" in _refusal(request).message
+
+
+def test_tensors_without_elements_need_no_bytes() -> None:
+    model = columns()
+    request = pb.ModelInferRequest()
+    request.inputs.add(name="amount", datatype="FP64", shape=[0, 1])
+    request.inputs.add(name="purpose", datatype="BYTES", shape=[0, 1])
+    for contents in ([b"", b""], []):
+        request.raw_input_contents[:] = contents
+        assert [array.shape for array in parse_inputs(request, model).values()] == [(0, 1), (0, 1)]
+
+
+def test_a_request_without_any_tensor_gets_a_raw_reply() -> None:
+    array = np.ones((2, 3), np.float32)
+    assert build_reply(pb.ModelInferRequest(), ECHO["FP32"], ["y"], [array]).raw_output_contents
+    assert not build_reply(_typed("FP32", array), ECHO["FP32"], ["y"], [array]).raw_output_contents
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "kind"),
+    [
+        ("sequence_id", "int64_param", 7, Unimplemented),
+        ("sequence_id", "string_param", "a", Unimplemented),
+        ("priority", "uint64_param", 1, Unimplemented),
+        ("priority", "string_param", "high", InvalidArgument),
+        ("triton_x", "bool_param", True, InvalidArgument),
+    ],
+)
+def test_parameters_of_the_protocol_are_obeyed_or_refused(name: str, field: str, value: Any, kind: Any) -> None:
+    request = _raw("FP32", np.ones((1, 3), np.float32))
+    setattr(request.parameters[name], field, value)
+    with pytest.raises(kind, match=name):
+        parse_inputs(request, ECHO["FP32"])
+
+
+def test_timeout_is_microseconds() -> None:
+    request = pb.ModelInferRequest()
+    assert timeout_seconds(request) is None
+    for field in ("int64_param", "uint64_param"):
+        setattr(request.parameters["timeout"], field, 1500)
+        assert timeout_seconds(request) == 0.0015
+    request.parameters["timeout"].int64_param = 0
+    assert timeout_seconds(request) is None
+    for field, value in (("int64_param", -1), ("string_param", "1500"), ("double_param", 1.5), ("bool_param", True)):
+        setattr(request.parameters["timeout"], field, value)
+        with pytest.raises(InvalidArgument, match="microseconds"):
+            timeout_seconds(request)
 
 
 def test_unknown_category_follows_the_models_rule() -> None:

@@ -154,6 +154,24 @@ async def test_long_model_holds_nobody_up_and_ends_with_its_deadline(
         assert (await stub.ModelInfer(_count(1), metadata=viewer, timeout=60)).model_version == "1"
 
 
+@pytest.mark.parametrize("asked_before", [0, 2])
+async def test_parameter_timeout_ends_a_request_as_a_deadline_does(
+    platform_files: Path, lane: bool, viewer: Any, asked_before: int
+) -> None:
+    async with _serving(platform_files, lane, threads=1) as channel:
+        stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        short, long = _count(1), _count(1 << 40)
+        # A request that begins like one before is read another way.
+        for request in (short, long):
+            request.parameters["timeout"].int64_param = 1_500_000
+        for _ in range(asked_before):
+            await stub.ModelInfer(short, metadata=viewer)
+        await refused(stub.ModelInfer(long, metadata=viewer, timeout=60), grpc.StatusCode.DEADLINE_EXCEEDED, "longer")
+        assert (await stub.ModelInfer(_count(1), metadata=viewer, timeout=60)).model_version == "1"
+        long.parameters["timeout"].string_param = "soon"
+        await refused(stub.ModelInfer(long, metadata=viewer), grpc.StatusCode.INVALID_ARGUMENT, "microseconds")
+
+
 async def test_full_queue_says_when_to_come_back(platform_files: Path, lane: bool, viewer: Any) -> None:
     async with _serving(platform_files, lane, 1, most_waiting=32) as channel:
         stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(ServiceChannel(channel))

@@ -78,14 +78,25 @@ async def test_status_codes_are_the_protocols(served: Served) -> None:
     await _refused(served.stub.ModelInfer(_named("echo")), grpc.StatusCode.UNAUTHENTICATED, "token")
 
 
-async def test_model_fault_is_internal_and_tells_nothing(served: Served) -> None:
-    request = pb.ModelInferRequest(raw_input_contents=[to_raw("INT64", np.array([7]))])
+async def test_input_that_the_model_refuses_is_the_callers_and_its_values_are_not_logged(
+    served: Served, capfd: pytest.CaptureFixture[str]
+) -> None:
+    request = pb.ModelInferRequest(raw_input_contents=[to_raw("INT64", np.array([717]))])
     request.inputs.add(name="x", datatype="INT64", shape=[1])
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await served.infer("failing", request=request)
-    assert refusal.value.code() is grpc.StatusCode.INTERNAL
-    assert "Gather" not in (refusal.value.details() or "")
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    told = refusal.value.details() or ""
+    assert "operator Gather: indices element out of data bounds, idx=717 must be within" in told
+    assert ".cc" not in told
     assert (await served.infer("echo")).model_version == "2"
+    logged = capfd.readouterr()
+    assert "717" not in logged.out + logged.err
+
+
+@pytest.mark.parametrize("version", ["01", "٢", "+2", " 2", "0", "2.0"])
+async def test_version_is_a_number_as_it_is_written_or_an_alias(served: Served, version: str) -> None:
+    await _refused(served.infer("echo", version), grpc.StatusCode.NOT_FOUND, "version")
 
 
 async def test_another_workspaces_models_are_not_there(served: Served, make_token: MakeToken) -> None:

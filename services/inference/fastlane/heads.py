@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.batches import Form, Payload, Work
-from services.inference.serving.codec import are_known, element_count
+from services.inference.serving.codec import are_known, element_count, timeout_seconds
 from services.inference.serving.model import NUMPY_TYPES, InputSpec, LoadedModel
 
 # Wire tags: field number and type 2, which is bytes with a length.
@@ -55,6 +55,7 @@ class Head:
         found_form, rows: what it may share a batch with. The model keeps its forms: a head that kept one would keep the
             model loaded that was taken away.
         generation: of the table when the form was looked up.
+        timeout_seconds: that each may take by its parameters; None for no limit of its own.
         is_shared: whether other versions take some of these requests, so that each is to be routed by itself.
     """
 
@@ -66,6 +67,7 @@ class Head:
     found_form: weakref.ref[Form]
     rows: int
     generation: int
+    timeout_seconds: float | None = None
     is_shared: bool = False
     _reply_start: bytes = b""
     _replies: dict[tuple[tuple[int, ...], ...], bytes] = field(default_factory=dict)
@@ -242,6 +244,7 @@ def _head_of(data: bytes, request: pb.ModelInferRequest, form: Form, rows: int, 
         weakref.ref(form),
         rows,
         generation,
+        timeout_seconds(request),
     )
     return head if _is_told_apart(head, data, request) else None
 

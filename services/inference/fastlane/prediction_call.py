@@ -17,7 +17,7 @@ from services.inference.fastlane import core
 from services.inference.fastlane.heads import Head
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.batches import Work
-from services.inference.serving.codec import STICKY_METADATA
+from services.inference.serving.codec import STICKY_METADATA, is_raw_request, timeout_seconds
 from services.inference.serving.forwarding import MODEL_INFER, Forwarder, is_marked
 from services.inference.serving.model import Array, LoadedModel
 from services.inference.serving.questions import read_request, route_request
@@ -40,7 +40,7 @@ class PredictionCall:
     """
 
     __slots__ = (
-        "_brings_deadline", "_core_call", "_event", "_head", "_id", "_owner", "_request", "_shared",
+        "_brings_deadline", "_core_call", "_event", "_head", "_id", "_owner", "_request", "_shared", "_times_out",
         "deadline", "identity", "is_answered", "span", "started", "work",
     )  # fmt: skip
 
@@ -56,6 +56,8 @@ class PredictionCall:
         remaining = core.remaining_seconds(event, time.time())
         self._brings_deadline = remaining is not None
         self.deadline = self.started + (owner.default_seconds if remaining is None else remaining)
+        # Whether its deadline is earlier than the one that gRPC's core keeps.
+        self._times_out = False
         self._head: Head | None = None
         self._id = b""
         self._request: pb.ModelInferRequest | None = None
@@ -83,6 +85,8 @@ class PredictionCall:
     def watch(self) -> None:
         """Learn when the caller goes away, and end the call of one who would wait for ever."""
         self._core_call.start_server_batch(core.receive_close(), self._closed)
+        if self._times_out:
+            self._owner.expire_later(self)
         if not self._brings_deadline:
             self._owner.bound(self)
             if self.is_answered:
@@ -90,10 +94,10 @@ class PredictionCall:
                 self._owner.unbound(self)
 
     def expire(self) -> None:
-        """End a call that brought no deadline and took longer than the server's."""
+        """End a call that took longer than its request's timeout; without a deadline, than the server's."""
         work = self.work
         if work is not None and not self.is_answered:
-            self._fail_with(DeadlineExceeded(f"the call took longer than {self._owner.default_seconds:g} s"))
+            self._fail_with(DeadlineExceeded(f"the call took longer than {self.deadline - self.started:g} s"))
             self._owner.batcher.cancel(work)
 
     def refuse(self, error: Exception) -> None:
@@ -132,6 +136,8 @@ class PredictionCall:
         payloads = head.payloads(data, position)
         if payloads is None:
             return None
+        if head.timeout_seconds is not None:
+            self._limit(head.timeout_seconds)
         self._head = head
         return Work(form, payloads, head.rows, self._answer_known, is_checked=False)
 
@@ -143,6 +149,8 @@ class PredictionCall:
         """
         assert self.identity is not None
         request = _read(data)
+        if (seconds := timeout_seconds(request)) is not None:
+            self._limit(seconds)
         table, workspace = self._owner.table, self.identity.workspace
         generation = table.generation
         sticky_key = metadata_of(self._event).get(STICKY_METADATA, "")
@@ -153,11 +161,16 @@ class PredictionCall:
         else:
             self._owner.heads.learn(workspace, data, request, question.form, question.rows, generation)
         payloads = question.payloads()
-        if request.raw_input_contents:
+        if is_raw_request(request):
             # Its tensors are in the payloads now; that they came raw still counts.
             request.raw_input_contents[:] = [b""]
         self._request = request
         return Work(question.form, payloads, question.rows, self._answer_parsed)
+
+    def _limit(self, seconds: float) -> None:
+        if self.started + seconds < self.deadline:
+            self.deadline = self.started + seconds
+            self._times_out = True
 
     def _submit(self, work: Work) -> None:
         try:

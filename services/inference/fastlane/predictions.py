@@ -139,6 +139,11 @@ class FastPredictions:
             self._is_looking = True
             self.loop.call_soon_threadsafe(self._look_for_late)
 
+    def expire_later(self, call: PredictionCall) -> None:
+        """End a call at its deadline, which gRPC's core does not know."""
+        seconds = max(call.deadline - time.monotonic(), 0.0)
+        self.loop.call_soon_threadsafe(self.loop.call_later, seconds, call.expire)
+
     def unbound(self, call: PredictionCall) -> None:
         """Forget a call that ended; what it holds is let go with it."""
         self._undated.pop(call, None)

@@ -19,7 +19,7 @@ from servicekit.errors import Cancelled, DeadlineExceeded, LeptonError, NotFound
 from servicekit.rpc import Guard, check_answer, set_deadline, statuses
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.rest.bodies import Receive, packed, read_body
-from services.inference.rest.codec import build_reply, fill_load_parameters, load_json, parse_request, timeout_seconds
+from services.inference.rest.codec import build_reply, fill_load_parameters, load_json, parse_request
 from services.inference.serving.codec import STICKY_METADATA
 from services.inference.serving.predictions import Predictions
 from services.inference.serving.servicer import OpenInferenceServicer
@@ -30,6 +30,7 @@ _tracer = telemetry.tracer(__name__)
 _Result = TypeVar("_Result")
 _SERVICE = "/inference.GRPCInferenceService/"
 _HEADER_LENGTH = "inference-header-content-length"
+_LENGTH = re.compile(r"[0-9]{1,15}")
 _MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
 _STATUSES = {
     "INVALID_ARGUMENT": 400,
@@ -173,7 +174,7 @@ class RestApp:
                 span.set_status(Status(StatusCode.ERROR, known.reason))
                 answered, code = _error(known), known.status
         # Who hung up is told nothing: the server drops what is sent after that.
-        await _send(answered, headers, send)
+        await _send(answered, headers, send, has_body=scope["method"] != "HEAD")
         telemetry.count_call(label, code, time.monotonic() - started)
 
     async def _serve(
@@ -194,8 +195,10 @@ class RestApp:
         return await _while_waited_for(route.answer(asked), receive, self._default_seconds)
 
     def _find(self, verb: str, path: str) -> tuple[Route | None, Mapping[str, str]]:
+        # The same answer without its body: probes of balancers ask so.
+        wanted = "GET" if verb == "HEAD" else verb
         for route in self._routes:
-            found = route.pattern.fullmatch(path) if route.verb == verb else None
+            found = route.pattern.fullmatch(path) if route.verb == wanted else None
             if found is not None:
                 return route, found.groupdict()
         return None, {}
@@ -234,14 +237,13 @@ class RestApp:
 
     async def _infer(self, asked: Asked) -> Answered:
         length = asked.headers.get(_HEADER_LENGTH)
-        header_length = int(length) if length is not None and length.isdecimal() and len(length) < 16 else None
+        header_length = int(length) if length is not None and _LENGTH.fullmatch(length) else None
         if length is not None and header_length is None:
             header_length = -1
         request, binary = parse_request(asked.body, header_length, asked.model, asked.version)
-        seconds = min(self._default_seconds, timeout_seconds(request) or self._default_seconds)
-        set_deadline(seconds)
+        set_deadline(self._default_seconds)
         sticky_key = asked.headers.get(STICKY_METADATA, "")
-        answer = await _within(seconds, self._predictions.infer(request, sticky_key=sticky_key))
+        answer = await self._predictions.infer(request, sticky_key=sticky_key)
         body, json_length = build_reply(answer.reply, binary)
         check_answer(len(body), self._most_bytes)
         if json_length is None:
@@ -325,14 +327,14 @@ async def _left(receive: Receive) -> None:
         continue
 
 
-async def _send(answered: Answered, asked: Mapping[str, str], send: Send) -> None:
+async def _send(answered: Answered, asked: Mapping[str, str], send: Send, *, has_body: bool) -> None:
     body, encoding = packed(answered.body, asked.get("accept-encoding", ""))
     headers = [("content-type", answered.content_type), ("content-length", str(len(body))), *answered.headers]
     if encoding:
         headers.append(("content-encoding", encoding))
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     await send({"type": "http.response.start", "status": answered.status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body if has_body else b""})
 
 
 def _error(error: LeptonError) -> Answered:

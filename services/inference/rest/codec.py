@@ -1,11 +1,14 @@
 """REST bodies to the gRPC messages of the same protocol, and back: pure.
 
 A request's JSON comes first, as long as the header Inference-Header-Content-Length says; the binary data of its tensors
-follows. NaN and the infinities are written as JavaScript has them (NaN, Infinity), as Triton does: JSON has no word for
-them, and leaving them out would lose what the model said.
+follows. JSON has no numbers for NaN and the infinities: replies have the texts "NaN", "Infinity" and "-Infinity", as
+protobuf's JSON has them. Every JSON parser reads these, and so do NumPy and Python's float(). Requests may have them,
+or the bare words that Python's json writes. Optional fields that are null count as absent.
 """
 
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,14 +16,20 @@ import numpy as np
 
 from servicekit.errors import InvalidArgument
 from services.inference.open_inference import grpc_service_pb2 as pb
-from services.inference.serving.codec import TYPED_FIELDS, WIRE_TYPES
+from services.inference.rest.json_values import is_whole_number, refused, tensor_values, to_json
+from services.inference.serving.codec import (
+    DATATYPES,
+    RESERVED_PARAMETERS,
+    TYPED_FIELDS,
+    WIRE_TYPES,
+    unknown_datatype,
+)
 from services.inference.serving.model import NUMPY_TYPES
 from services.inference.serving.replies import to_raw
 
+# Python reads a number that is too large as an infinity, and a hook for each number takes long.
+_MAY_OVERFLOW = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{300}")
 _BINARY_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
-_DEEPEST = 32
-_MICROSECONDS = 1e6
-_NUMBERS = {"BOOL": (bool,), "FP32": (int, float), "FP64": (int, float), "BYTES": (str,)}
 
 
 class BinaryOutputs:
@@ -62,22 +71,22 @@ def parse_request(
     inputs = _list(document, "inputs", "the request")
     sizes = [_binary_size(item) for item in inputs]
     position = 0
-    is_raw = any(size is not None for size in sizes)
+    # One request is raw or typed as a whole, and half floats have no typed form.
+    is_raw = any(size is not None or item.get("datatype") == "FP16" for item, size in zip(inputs, sizes, strict=True))
     for item, size in zip(inputs, sizes, strict=True):
         tensor = _tensor(request, item)
         if size is not None:
             if position + size > len(binary):
-                raise _refused(tensor.name, f"{size} bytes of binary data", str(len(binary) - position))
+                raise refused(tensor.name, f"{size} bytes of binary data", str(len(binary) - position))
             request.raw_input_contents.append(bytes(binary[position : position + size]))
             position += size
         elif is_raw:
-            # One request is raw or typed as a whole.
             request.raw_input_contents.append(_raw_of(tensor, item))
         else:
             _fill_contents(tensor, item)
     if position != len(binary):
         raise InvalidArgument(f"{len(binary) - position} bytes of binary data belong to no input", reason="BAD_REQUEST")
-    wanted = [_output(request, item) for item in _list(document, "outputs", "the request", required=False)]
+    wanted = [_output(request, item) for item in _list(document, "outputs", "the request")]
     return request, BinaryOutputs(dict(pair for pair in wanted if pair is not None), default=bool(default))
 
 
@@ -93,15 +102,14 @@ def build_reply(reply: pb.ModelInferResponse, binary: BinaryOutputs) -> tuple[by
     for place, output in enumerate(reply.outputs):
         raw = reply.raw_output_contents[place] if reply.raw_output_contents else None
         told: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
-        # Half floats have no JSON form in the protocol.
-        if binary.wants(output.name) or output.datatype == "FP16":
+        if binary.wants(output.name):
             blobs.append(raw if raw is not None else _packed(output))
             told["parameters"] = {_BINARY_SIZE: len(blobs[-1])}
         else:
             told["data"] = _values(output, raw)
         outputs.append(told)
     document["outputs"] = outputs
-    header = json.dumps(document, separators=(",", ":")).encode()
+    header = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     return b"".join((header, *blobs)), len(header) if blobs else None
 
 
@@ -113,20 +121,6 @@ def _document(body: bytes, header_length: int | None) -> tuple[dict[str, Any], m
             reason="BAD_REQUEST",
         )
     return load_json(body[:length]), memoryview(body)[length:]
-
-
-def timeout_seconds(request: pb.ModelInferRequest) -> float | None:
-    """Return how long a request may take by its parameter `timeout`, microseconds, as Triton has it; None for no limit.
-
-    Raises:
-        InvalidArgument: it is no positive integer; 0 means none, as for Triton.
-    """
-    if "timeout" not in request.parameters:
-        return None
-    parameter = request.parameters["timeout"]
-    if parameter.WhichOneof("parameter_choice") != "int64_param" or parameter.int64_param < 0:
-        raise InvalidArgument("parameter 'timeout': expected microseconds, an integer", reason="BAD_PARAMETER")
-    return parameter.int64_param / _MICROSECONDS or None
 
 
 def fill_load_parameters(request: pb.RepositoryModelLoadRequest, document: Mapping[str, Any]) -> None:
@@ -148,13 +142,21 @@ def load_json(text: bytes) -> dict[str, Any]:
         InvalidArgument: it is none, or says something twice.
     """
     try:
-        found = json.loads(text, object_pairs_hook=_unique)
+        parse_float = _finite if _MAY_OVERFLOW.search(text) else None
+        found = json.loads(text, object_pairs_hook=_unique, parse_float=parse_float)
     except (ValueError, RecursionError) as error:
         why = "it is too deeply nested" if isinstance(error, RecursionError) else str(error)[:200]
         raise InvalidArgument(f"the body is not JSON: {why}", reason="NOT_JSON") from error
     if not isinstance(found, dict):
         raise InvalidArgument("the body: expected a JSON object", reason="NOT_JSON")
     return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("a number is beyond what a double holds")
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -164,81 +166,68 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _tensor(request: pb.ModelInferRequest, item: Any) -> "pb.ModelInferRequest.InferInputTensor":
-    name = _text(item, "name") if isinstance(item, dict) else ""
+def _tensor(request: pb.ModelInferRequest, item: Mapping[str, Any]) -> "pb.ModelInferRequest.InferInputTensor":
+    name = _text(item, "name")
     if not name:
         raise InvalidArgument("inputs: expected objects with a name", reason="BAD_REQUEST")
-    shape = item.get("shape")
-    if not isinstance(shape, list) or any(type(size) is not int for size in shape):
-        raise _refused(name, "shape, a list of integers", json.dumps(shape)[:80])
     tensor = request.inputs.add(name=name, datatype=_text(item, "datatype"))
+    if tensor.datatype not in DATATYPES:
+        raise refused(name, f"one of the datatypes {', '.join(sorted(DATATYPES))}", unknown_datatype(tensor.datatype))
     try:
-        tensor.shape.extend(shape)
+        tensor.shape.extend(_shape(name, item.get("shape")))
     except ValueError:
-        raise _refused(name, "a shape of 64-bit integers", str(shape)[:80]) from None
+        raise refused(name, "a shape of 64-bit integers", json.dumps(item.get("shape"))[:80]) from None
     parameters = {key: value for key, value in _mapping(item, "parameters", name).items() if key != _BINARY_SIZE}
     _fill_parameters(tensor.parameters, parameters, name)
     return tensor
 
 
+def _shape(name: str, shape: Any) -> list[int]:
+    # R writes a list of one number as the number.
+    sizes = shape if isinstance(shape, list) else [shape]
+    if any(type(size) is not int and not is_whole_number(size) for size in sizes):
+        raise refused(name, "shape, a list of integers", json.dumps(shape)[:80])
+    return [int(size) for size in sizes]
+
+
 def _binary_size(item: Any) -> int | None:
-    parameters = item.get("parameters") if isinstance(item, dict) else None
+    if not isinstance(item, dict):
+        raise InvalidArgument("inputs: expected objects with a name", reason="BAD_REQUEST")
+    parameters = item.get("parameters")
     size = parameters.get(_BINARY_SIZE) if isinstance(parameters, dict) else None
     if size is None:
         return None
     if type(size) is not int or size < 0:
         raise InvalidArgument(f"{_BINARY_SIZE}: expected a number of bytes, got {size!r:.40}", reason="BAD_REQUEST")
-    if "data" in item:
+    if item.get("data") is not None:
         raise InvalidArgument(f"an input has {_BINARY_SIZE} and data: expected one of them", reason="BAD_REQUEST")
     return size
 
 
 def _fill_contents(tensor: "pb.ModelInferRequest.InferInputTensor", item: Any) -> None:
-    values = _flat(tensor, item)
+    values = tensor_values(tensor.name, tensor.datatype, item)
     field = TYPED_FIELDS.get(tensor.datatype)
     if field is None:
-        raise _refused(tensor.name, f"{_BINARY_SIZE} for a tensor of {tensor.datatype[:16] or 'no datatype'}", "data")
+        raise refused(tensor.name, f"{_BINARY_SIZE} for a tensor of {tensor.datatype}", "data")
     try:
         getattr(tensor.contents, field).extend(values)
     except (TypeError, ValueError, OverflowError):
-        raise _refused(tensor.name, f"data that fits {tensor.datatype}", "a value that does not") from None
+        raise refused(tensor.name, f"data that fits {tensor.datatype}", "a value that does not") from None
+    # An empty list leaves no trace by itself; the request is typed all the same.
+    tensor.contents.SetInParent()
 
 
 def _raw_of(tensor: "pb.ModelInferRequest.InferInputTensor", item: Any) -> bytes:
-    values = _flat(tensor, item)
+    values = tensor_values(tensor.name, tensor.datatype, item)
     if tensor.datatype == "BYTES":
         return to_raw("BYTES", np.array(values, dtype=object))
-    if tensor.datatype not in NUMPY_TYPES or tensor.datatype == "FP16":
-        raise _refused(tensor.name, f"{_BINARY_SIZE} for a tensor of {tensor.datatype[:16] or 'no datatype'}", "data")
+    if tensor.datatype not in NUMPY_TYPES:
+        raise refused(tensor.name, f"{_BINARY_SIZE} for a tensor of {tensor.datatype}", "data")
     try:
-        return np.array(values, dtype=NUMPY_TYPES[tensor.datatype]).tobytes()
+        with np.errstate(over="ignore"):
+            return np.array(values, dtype=NUMPY_TYPES[tensor.datatype]).tobytes()
     except (OverflowError, ValueError, TypeError):
-        raise _refused(tensor.name, f"data that fits {tensor.datatype}", "a value that does not") from None
-
-
-def _flat(tensor: "pb.ModelInferRequest.InferInputTensor", item: Any) -> list[Any]:
-    """Return a tensor's values in row-major order; nested lists and flat ones mean the same."""
-    data = item.get("data")
-    if not isinstance(data, list):
-        raise _refused(tensor.name, f"data, a list, or {_BINARY_SIZE}", type(data).__name__)
-    for _ in range(_DEEPEST):
-        if not any(type(value) is list for value in data):
-            break
-        if not all(type(value) is list for value in data):
-            raise _refused(tensor.name, "data nested evenly", "lists beside values")
-        data = [value for part in data for value in part]
-    else:
-        raise _refused(tensor.name, f"data nested at most {_DEEPEST} deep", "more")
-    kinds = _NUMBERS.get(tensor.datatype, (int,))
-    # A bool is an int to Python, and none to the protocol.
-    if any(type(value) not in kinds for value in data):
-        raise _refused(tensor.name, f"data of {tensor.datatype[:16] or 'a datatype'}", "a value of another kind")
-    if tensor.datatype != "BYTES":
-        return data
-    try:
-        return [value.encode() for value in data]
-    except UnicodeEncodeError:
-        raise _refused(tensor.name, "UTF-8 text", "half a surrogate pair") from None
+        raise refused(tensor.name, f"data that fits {tensor.datatype}", "a value that does not") from None
 
 
 def _output(request: pb.ModelInferRequest, item: Any) -> tuple[str, bool] | None:
@@ -255,6 +244,9 @@ def _fill_parameters(target: Any, parameters: Mapping[str, Any], what: str) -> N
     fields = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}
     for name, value in parameters.items():
         field = fields.get(type(value))
+        if value is None or (field is None and name not in RESERVED_PARAMETERS):
+            # MLServer's clients send objects, such as the headers of a call; those of others are nobody's here.
+            continue
         try:
             if field is None:
                 raise ValueError
@@ -278,7 +270,9 @@ def _values(output: "pb.ModelInferResponse.InferOutputTensor", raw: bytes | None
     elif output.datatype == "BYTES":
         values = list(_split(raw))
     else:
-        values = np.frombuffer(raw, dtype=WIRE_TYPES[output.datatype]).tolist()
+        return to_json(np.frombuffer(raw, dtype=WIRE_TYPES[output.datatype]))
+    if output.datatype in ("FP32", "FP64"):
+        return to_json(np.array(values, dtype=NUMPY_TYPES[output.datatype]))
     if output.datatype != "BYTES":
         return values
     # What is no UTF-8 has no JSON form: ask for it as binary data.
@@ -302,21 +296,27 @@ def _split(raw: bytes) -> Any:
 
 
 def _mapping(item: Mapping[str, Any], key: str, what: str) -> Mapping[str, Any]:
-    found = item.get(key, {})
+    found = item.get(key)
+    if found is None:
+        return {}
     if not isinstance(found, dict):
         raise InvalidArgument(f"{key} of {what}: expected an object", reason="BAD_REQUEST")
     return found
 
 
-def _list(item: Mapping[str, Any], key: str, what: str, *, required: bool = True) -> list[Any]:
-    found = item.get(key, None if required else [])
+def _list(item: Mapping[str, Any], key: str, what: str) -> list[Any]:
+    found = item.get(key)
+    if found is None:
+        return []
     if not isinstance(found, list):
         raise InvalidArgument(f"{key} of {what}: expected a list", reason="BAD_REQUEST")
     return found
 
 
 def _text(item: Mapping[str, Any], key: str) -> str:
-    found = item.get(key, "")
+    found = item.get(key)
+    if found is None:
+        return ""
     if not isinstance(found, str):
         raise InvalidArgument(f"{key}: expected a text", reason="BAD_REQUEST")
     try:
@@ -324,9 +324,3 @@ def _text(item: Mapping[str, Any], key: str) -> str:
     except UnicodeEncodeError:
         raise InvalidArgument(f"{key}: expected UTF-8", reason="BAD_REQUEST") from None
     return found
-
-
-def _refused(tensor: str, expected: str, got: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"tensor {tensor!r}: expected {expected}, got {got}", reason="BAD_TENSOR", metadata={"tensor": tensor[:64]}
-    )

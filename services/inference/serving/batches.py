@@ -331,7 +331,7 @@ def _is_late(work: Work, now: float) -> bool:
 def _lateness(work: Work, now: float) -> LeptonError | None:
     if work.is_gone:
         return Cancelled("the caller went away")
-    return DeadlineExceeded("the call's deadline passed before it was answered") if work.deadline <= now else None
+    return DeadlineExceeded("the call took longer than its deadline allows") if work.deadline <= now else None
 
 
 def _assemble(form: Form, works: list[Work], rows: int) -> dict[str, Array]:
@@ -383,7 +383,7 @@ def _refuse_values(form: Form, works: list[Work], feeds: dict[str, Array]) -> bo
     refused = False
     for spec in form.model.inputs.values():
         array = feeds[spec.name]
-        if array.dtype.kind != "f" or _is_finite(array):
+        if not spec.is_column or array.dtype.kind != "f" or _is_finite(array):
             continue
         start = 0
         for work in works:

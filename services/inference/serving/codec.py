@@ -2,6 +2,7 @@
 
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,17 @@ _LENGTH = struct.Struct("<I")
 _MAX_ELEMENTS = 1 << 40
 _MAX_PADDED_BYTES = 1 << 28
 _CLASSIFICATION = "classification"
+_TIMEOUT = "timeout"
+_MICROSECONDS = 1e6
+# Parameters of the protocol that ask for what models here do not have: passed over, they would be obeyed in part.
+_SEQUENCES, _PRIORITY = ("sequence_id", "sequence_start", "sequence_end"), "priority"
+RESERVED_PARAMETERS = frozenset((*_SEQUENCES, _PRIORITY, _TIMEOUT, _CLASSIFICATION))
+# What other programs call the datatypes.
+_OTHER_NAMES = {
+    "BFLOAT16": "BF16", "BOOLEAN": "BOOL", "DOUBLE": "FP64", "FLOAT": "FP32", "FLOAT16": "FP16", "FLOAT32": "FP32",
+    "FLOAT64": "FP64", "HALF": "FP16", "INT": "INT64", "LONG": "INT64", "OBJECT": "BYTES", "STR": "BYTES",
+    "STRING": "BYTES", "TEXT": "BYTES",
+}  # fmt: skip
 _COMPLETE = "a value in every row, for training had no missing one"
 # Triton's clients ask so for an empty last reply of models that give several; ours give one, which is the last.
 EMPTY_FINAL_RESPONSE = "triton_enable_empty_final_response"
@@ -50,9 +62,7 @@ def parse_inputs(request: pb.ModelInferRequest, model: LoadedModel) -> dict[str,
     """
     _check_parameters(request.parameters)
     tensors = request.inputs
-    raw = request.raw_input_contents
-    if raw and len(raw) != len(tensors):
-        raise _refused(model, "", f"one raw_input_contents entry per input ({len(tensors)})", str(len(raw)))
+    raw = _raw_contents(request, model)
     arrays: dict[str, Array] = {}
     batches: dict[str, int] = {}
     steps: int | None = None
@@ -65,7 +75,8 @@ def parse_inputs(request: pb.ModelInferRequest, model: LoadedModel) -> dict[str,
             _check_parameters(tensor.parameters)
         shape = _checked_shape(tensor, spec, model)
         if raw:
-            if tensor.HasField("contents"):
+            # Some clients send an empty message with every tensor.
+            if tensor.HasField("contents") and tensor.contents.ListFields():
                 raise _refused(model, tensor.name, "raw_input_contents alone", "typed contents beside them")
             array = _from_raw(raw[index], spec, shape, model)
         else:
@@ -83,6 +94,34 @@ def parse_inputs(request: pb.ModelInferRequest, model: LoadedModel) -> dict[str,
         lacking = [name for name in model.inputs if name not in arrays]
         raise _refused(model, lacking[0], "every input of the model", f"no {', '.join(lacking)}")
     return arrays
+
+
+def _raw_contents(request: pb.ModelInferRequest, model: LoadedModel) -> Sequence[bytes]:
+    """Return the bytes of each input; nothing where the request is typed."""
+    raw, tensors = request.raw_input_contents, request.inputs
+    if not raw or len(raw) == len(tensors):
+        return raw
+    # Some clients send nothing for a tensor without elements.
+    if len(raw) == sum(0 not in tensor.shape for tensor in tensors):
+        rest = iter(raw)
+        return [b"" if 0 in tensor.shape else next(rest) for tensor in tensors]
+    raise _refused(model, "", f"one raw_input_contents entry per input ({len(tensors)})", str(len(raw)))
+
+
+def is_raw_request(request: pb.ModelInferRequest) -> bool:
+    """Return whether a request gets a raw reply: it came raw, or brings no tensor at all that would say."""
+    return bool(request.raw_input_contents) or not any(tensor.HasField("contents") for tensor in request.inputs)
+
+
+def timeout_seconds(request: pb.ModelInferRequest) -> float | None:
+    """Return how long a request may take by its parameter `timeout`, microseconds, as Triton has it; None for no limit.
+
+    Raises:
+        InvalidArgument: it is no integer, or is below 0; 0 means no limit, as for Triton.
+    """
+    if _TIMEOUT not in request.parameters:
+        return None
+    return _whole(request.parameters[_TIMEOUT], _TIMEOUT, "microseconds") / _MICROSECONDS or None
 
 
 def requested_outputs(request: pb.ModelInferRequest, model: LoadedModel) -> list[str]:
@@ -123,7 +162,7 @@ def _checked_shape(
 ) -> tuple[int, ...]:
     if tensor.datatype != spec.datatype:
         if tensor.datatype not in DATATYPES:
-            raise _refused(model, spec.name, "an Open Inference datatype", repr(tensor.datatype))
+            raise _refused(model, spec.name, f"datatype {spec.datatype}", unknown_datatype(tensor.datatype))
         raise _refused(model, spec.name, f"datatype {spec.datatype}", tensor.datatype)
     shape = tuple(tensor.shape)
     if len(shape) != len(spec.shape):
@@ -135,6 +174,14 @@ def _checked_shape(
     if (spec.counts_rows or 0 in shape[1:]) and shape[0] > model.max_rows:
         raise _refused(model, spec.name, f"at most {model.max_rows} rows", str(shape[0]))
     return shape
+
+
+def unknown_datatype(name: str) -> str:
+    """Return how a refusal names a datatype that the protocol does not have, with the one that was probably meant."""
+    known = name.strip().upper().removeprefix("TYPE_")
+    known = _OTHER_NAMES.get(known, known)
+    meant = f" (did you mean {known!r}?)" if known in DATATYPES else ""
+    return f"the unknown datatype {name[:32]!r}{meant}" if name else "no datatype"
 
 
 def element_count(shape: tuple[int, ...], spec: InputSpec, model: LoadedModel) -> int:
@@ -226,17 +273,23 @@ def check_values(array: Array, spec: InputSpec, model: LoadedModel) -> None:
     """
     wrong = wrong_values(array, spec)
     if wrong is not None:
-        raise _refused(model, spec.name, *wrong)
+        error = _refused(model, spec.name, *wrong)
+        # An unknown category is named.
+        error.holds_values = True
+        raise error
 
 
 def wrong_values(array: Array, spec: InputSpec) -> tuple[str, str] | None:
     """Return what was expected and what some value is instead; None where all are well."""
+    if not spec.is_column:
+        # Models made elsewhere take what they take: attention, for one, is masked by minus infinity.
+        return None
     kind = array.dtype.kind
     if kind == "f":
         # Most predictions are of one row, and NumPy takes ten times as long for one value.
         is_finite = math.isfinite(array.item()) if array.size == 1 else np.isfinite(array).all()
         return None if is_finite else _wrong_floats(array, spec)
-    if spec.is_column and kind in "OS":
+    if kind in "OS":
         return _wrong_texts(array.ravel().tolist(), spec)
     return None
 
@@ -251,7 +304,7 @@ def are_known(texts: list[str], spec: InputSpec) -> bool:
 def _wrong_floats(array: Array, spec: InputSpec) -> tuple[str, str] | None:
     if np.isinf(array).any():
         return "finite values", "an infinity"
-    if spec.is_column and not spec.nullable:
+    if not spec.nullable:
         return _COMPLETE, "NaN"
     return None
 
@@ -266,7 +319,22 @@ def _wrong_texts(values: list[str | bytes], spec: InputSpec) -> tuple[str, str] 
 
 
 def _check_parameters(parameters: Any) -> None:
+    """Check that none of a request's, an input's or an output's parameters asks for what is not done.
+
+    Raises:
+        InvalidArgument: one is unknown, or of the wrong kind.
+        Unimplemented: one asks for shared memory, a sequence or a priority.
+    """
     for name in parameters:
+        if name in _SEQUENCES and _is_asked_for(parameters[name]):
+            raise Unimplemented(
+                f"parameter {name!r}: models here keep nothing between requests; send each request without a sequence",
+                reason="NO_SEQUENCES",
+            )
+        if name == _PRIORITY and _whole(parameters[name], name, "a level"):
+            raise Unimplemented(
+                f"parameter {name!r}: requests have no priorities, send it as 0 or not at all", reason="NO_PRIORITIES"
+            )
         if name.startswith("shared_memory_"):
             raise Unimplemented(
                 f"parameter {name!r}: shared memory is not supported, send tensors in the request",
@@ -274,6 +342,21 @@ def _check_parameters(parameters: Any) -> None:
             )
         if name.startswith("triton_") and name != EMPTY_FINAL_RESPONSE:
             raise InvalidArgument(f"unknown parameter {name!r}", reason="UNKNOWN_PARAMETER")
+
+
+def _is_asked_for(parameter: Any) -> bool:
+    choice = parameter.WhichOneof("parameter_choice")
+    return choice is not None and bool(getattr(parameter, choice))
+
+
+def _whole(parameter: Any, name: str, unit: str) -> int:
+    choice = parameter.WhichOneof("parameter_choice")
+    value = getattr(parameter, choice) if choice in ("int64_param", "uint64_param") else -1
+    if value < 0:
+        raise InvalidArgument(
+            f"parameter {name!r}: expected {unit}, an integer that is not below 0", reason="BAD_PARAMETER"
+        )
+    return int(value)
 
 
 def wanted_classes(output: "pb.ModelInferRequest.InferRequestedOutputTensor", model: LoadedModel) -> int:

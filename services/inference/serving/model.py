@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import onnxruntime as ort
 
-from servicekit.errors import Internal, InvalidArgument
+from servicekit.errors import InvalidArgument
 from services.inference.serving.release_statistics import ReleaseStatistics
+from services.inference.serving.run_errors import run_error
 from services.inference.serving.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -230,8 +231,8 @@ class LoadedModel:
             options: through which another thread may end the run.
 
         Raises:
-            InvalidArgument: an output is no text, for the input was none.
-            Internal: the model failed; nothing of its inside is told.
+            InvalidArgument: the model does not take these inputs, or an output is no text, for the input was none.
+            LeptonError: as run_errors.run_error has it.
         """
         try:
             found: list[Array] = self.session.run(outputs, inputs, options)
@@ -241,7 +242,7 @@ class LoadedModel:
                 reason="BAD_TENSOR",
             ) from error
         except Exception as error:
-            raise Internal(f"model {self.deployment!r} failed on this input", reason="MODEL_FAULT") from error
+            raise run_error(self.deployment, error) from error
         return found
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from opentelemetry import trace
 
 from servicekit.auth import current_identity
-from servicekit.errors import LeptonError, NotFound, ResourceExhausted, Unavailable
+from servicekit.errors import DeadlineExceeded, LeptonError, NotFound, ResourceExhausted, Unavailable
 from servicekit.rpc import bounded_timeout
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.batcher import Batcher
 from services.inference.serving.batches import FOREVER, Work, find_form
+from services.inference.serving.codec import timeout_seconds
 from services.inference.serving.forwarding import MODEL_INFER, Forwarder
 from services.inference.serving.model import Array, LoadedModel
 from services.inference.serving.questions import Question, read_request, route_request
@@ -64,7 +65,7 @@ class Predictions:
         self._is_flushing = False
 
     async def infer(self, request: pb.ModelInferRequest, *, is_marked: bool = False, sticky_key: str = "") -> Answer:
-        """Answer a request of the Open Inference Protocol.
+        """Answer a request of the Open Inference Protocol, within its parameter `timeout` if it has one.
 
         Args:
             request: it.
@@ -74,6 +75,16 @@ class Predictions:
         Raises:
             LeptonError: as OPEN_INFERENCE's table of status codes has it.
         """
+        scope = asyncio.timeout(timeout_seconds(request))
+        try:
+            async with scope:
+                return await self._infer(request, is_marked=is_marked, sticky_key=sticky_key)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise DeadlineExceeded("the request took longer than its parameter timeout") from None
+
+    async def _infer(self, request: pb.ModelInferRequest, *, is_marked: bool, sticky_key: str) -> Answer:
         started = time.monotonic()
         workspace = current_identity().workspace
         try:
@@ -121,7 +132,7 @@ class Predictions:
     async def _answer(self, question: Question) -> list[Array]:
         answered = asyncio.get_running_loop().create_future()
         work = Work(question.form, question.payloads(), question.rows, _Waker(answered))
-        work.size_bytes = sum(array.nbytes for array in question.inputs.values())
+        work.size_bytes = sum(map(_size_bytes, question.inputs.values()))
         seconds = bounded_timeout(None)
         work.deadline = FOREVER if seconds is None else work.started + seconds
         span = trace.get_current_span()
@@ -148,6 +159,11 @@ class Predictions:
     def _flush(self) -> None:
         self._is_flushing = False
         self._batcher.flush()
+
+
+def _size_bytes(array: Array) -> int:
+    """Return how much an input takes; of texts about as much as their characters."""
+    return array.nbytes if array.dtype.kind != "O" else sum(map(len, array.reshape(-1).tolist()))
 
 
 class _Waker:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from services.inference.open_inference import grpc_service_pb2 as pb
-from services.inference.serving.codec import TYPED_FIELDS, WIRE_TYPES, wanted_classes
+from services.inference.serving.codec import TYPED_FIELDS, WIRE_TYPES, is_raw_request, wanted_classes
 from services.inference.serving.model import Array, LoadedModel
 
 _LENGTH = struct.Struct("<I")
@@ -24,14 +24,14 @@ def build_reply(
     """Return the reply to a request.
 
     Args:
-        request: what was asked: a raw request gets a raw reply, a typed one a typed reply.
+        request: what was asked: a raw request gets a raw reply, a typed one a typed reply, one without any a raw one.
         model: who answers.
         names: of the outputs.
         arrays: the outputs.
         typed_mirrors: False gives raw replies to typed requests, too, as Triton does.
     """
     reply = pb.ModelInferResponse(model_name=request.model_name, model_version=model.version, id=request.id)
-    is_raw = bool(request.raw_input_contents) or not typed_mirrors
+    is_raw = is_raw_request(request) or not typed_mirrors
     # Never mixed: half floats have no typed field, and so the whole reply is raw.
     is_raw = is_raw or any(model.outputs[name].datatype == "FP16" for name in names)
     wanted = {output.name: wanted_classes(output, model) for output in request.outputs}

@@ -63,7 +63,8 @@ def open_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    # Not even errors: they are raised as well, and their texts may hold values of a request.
+    options.log_severity_level = 4
     options.graph_optimization_level = _LEVELS[optimization]
     if weights:
         sizes = [len(found) for found in weights.values()]

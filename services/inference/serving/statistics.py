@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from servicekit.errors import InvalidArgument, LeptonError
+from servicekit.errors import Cancelled, InvalidArgument, LeptonError
 from services.inference.serving.release_statistics import ReleaseStatistics
 
 # Upper bounds of latency buckets, seconds; one more bucket takes what is beyond.
@@ -143,7 +143,7 @@ class Statistics:
         with self._lock:
             self.errors[error.reason] += 1
             self.failed_seconds += seconds
-            if not isinstance(error, InvalidArgument):
+            if not isinstance(error, (Cancelled, InvalidArgument)):
                 self.release.observe(seconds, error.reason)
 
     def hit(self, seconds: float, now: float) -> None:

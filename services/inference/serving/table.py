@@ -1,6 +1,7 @@
 """Who is served: a worker's models by workspace and deployment, swapped whole: no request sees half a change."""
 
 import random
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,8 @@ from services.inference.serving.routing import Route, Split, point_of, split_of
 
 # Longer than any number or alias.
 _LONGEST_VERSION = 63
+# As versions are written everywhere: 01 is none.
+_NUMBER = re.compile(r"[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class ServingTable:
 
 
 def _number(version: str, entry: Entry) -> int:
-    if version.isdecimal() and len(version) <= _LONGEST_VERSION:
+    if len(version) <= _LONGEST_VERSION and _NUMBER.fullmatch(version):
         return int(version)
     return entry.aliases.get(version, -1)
 

@@ -88,7 +88,7 @@ class VersionRef:
         which = match["which"] or ""
         if not which.isdecimal():
             return cls(match["model"], alias=which)
-        if len(which) > _MOST_DIGITS or int(which) == 0:
+        if len(which) > _MOST_DIGITS or which.startswith("0"):
             raise InvalidArgument(f"{text!r}: no version has that number; they begin at 1", reason="BAD_REF")
         return cls(match["model"], number=int(which))
 

@@ -159,12 +159,91 @@ async def test_binary_data_in_and_out_and_mixed(client: Client) -> None:
     assert answer.body[length:] == np.float64(2.5).tobytes()
 
 
-async def test_texts_are_json_strings_and_halves_are_binary_alone(client: Client) -> None:
+_INPUT: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}
+
+
+async def test_texts_are_json_strings_and_halves_are_numbers(client: Client) -> None:
     texts = {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1, 3], "data": ["é", "", "c"]}]}
     assert (await client.infer("texts", texts)).document["outputs"][0]["data"] == ["é", "", "c"]
-    halves = {"inputs": [{"name": "x", "datatype": "FP16", "shape": [1, 3], "data": [1, 2, 3]}]}
-    refused = await client.infer("halves", halves)
+    packed = {**texts["inputs"][0], "data": ["w6k=", "", "Yw=="], "parameters": {"content_type": "base64"}}
+    assert (await client.infer("texts", {"inputs": [packed]})).document["outputs"][0]["data"] == ["é", "", "c"]
+    halves = {"inputs": [{"name": "x", "datatype": "FP16", "shape": [1, 3], "data": [1, 2.5, "-Infinity"]}]}
+    assert (await client.infer("halves", halves)).document["outputs"][0]["data"] == [1.0, 2.5, "-Infinity"]
+    too_large = {"inputs": [{**halves["inputs"][0], "data": [1, 2, 70_000]}]}
+    refused = await client.infer("halves", too_large)
     assert (refused.status, refused.headers["lepton-reason"]) == (400, "BAD_TENSOR")
+
+
+_ABSENT: dict[str, Any] = {
+    "null fields": {
+        **{"id": None, "parameters": None, "outputs": None},
+        "inputs": [{**_INPUT, "parameters": None}],
+    },
+    "empty fields": {"id": "", "parameters": {}, "outputs": [], "inputs": [{**_INPUT, "parameters": {}}]},
+    "null sizes": {
+        "inputs": [{**_INPUT, "parameters": {"binary_data_size": None, "content_type": None}}],
+        "outputs": [{"name": "y", "parameters": {"binary_data": None}, "datatype": None, "shape": None}],
+    },
+    "objects of MLServer": {
+        "parameters": {"headers": {"accept": "*/*"}, "content_type": "np", "extra": [1]},
+        "inputs": [{**_INPUT, "parameters": {"content_type": "np", "headers": None}}],
+        "fields of others": {"a": 1},
+    },
+    "whole numbers with a point": {"inputs": [{**_INPUT, "shape": [1.0, 3.0]}]},
+    "nested data": {"inputs": [{**_INPUT, "data": [[1, 2, 3]]}]},
+    "defaults of Triton's parameters": {
+        "parameters": {"priority": 0, "sequence_id": 0, "sequence_start": False, "sequence_end": False, "timeout": 0},
+        "inputs": [_INPUT],
+    },
+}
+
+
+@pytest.mark.parametrize("name", _ABSENT)
+async def test_what_clients_leave_out_or_add_is_harmless(client: Client, name: str) -> None:
+    answer = await client.infer("echo", _ABSENT[name])
+    assert answer.status == 200, answer.body
+    assert answer.document["outputs"][0]["data"] == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("data", [[], [[], []], None])
+async def test_tensors_without_elements_are_answered_in_json_and_as_binary_data(client: Client, data: Any) -> None:
+    tensor: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [0, 3]}
+    sent = {}
+    if data is None:
+        tensor["parameters"] = {"binary_data_size": 0}
+    else:
+        tensor["data"] = data
+    body = json.dumps({"inputs": [tensor]}).encode()
+    if data is None:
+        sent["inference-header-content-length"] = str(len(body))
+    answer = await client.ask("POST", "/v2/models/echo/infer", body, sent)
+    assert answer.status == 200, answer.body
+    assert (answer.document["outputs"][0]["shape"], answer.document["outputs"][0]["data"]) == ([0, 3], [])
+
+
+@pytest.mark.parametrize("words", ["[NaN, Infinity, -Infinity]", '["NaN", "Infinity", "-Infinity"]'])
+async def test_numbers_that_are_not_finite_go_both_ways_in_json_that_every_parser_reads(
+    client: Client, words: str
+) -> None:
+    body = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": %s}]}' % words.encode()
+    answer = await client.ask("POST", "/v2/models/echo/infer", body)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    assert json.loads(answer.body, parse_constant=refuse)["outputs"][0]["data"] == ["NaN", "Infinity", "-Infinity"]
+    refused = await client.ask("POST", "/v2/models/echo/infer", body.replace(words.encode(), b"[1e400, 1.0, 1.0]"))
+    assert (refused.status, refused.headers["lepton-reason"]) == (400, "NOT_JSON")
+
+
+async def test_head_answers_as_get_without_a_body(client: Client) -> None:
+    for path in ("/v2/health/live", "/v2", "/v2/models/echo", "/v2/models/stats"):
+        got, head = await client.ask("GET", path), await client.ask("HEAD", path)
+        assert (head.status, head.body) == (200, b""), path
+        assert head.headers["content-type"] == got.headers["content-type"]
+        assert head.headers["content-length"] == got.headers["content-length"]
+    assert (await client.ask("HEAD", "/v2/health/ready", token="")).status == 503
+    assert (await client.ask("HEAD", "/v2/models/echo/infer")).status == 404
 
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
@@ -211,9 +290,8 @@ async def test_who_may_not_call_is_told_so(client: Client, make_token: MakeToken
     assert (await client.ask("GET", "/v2/models/echo", token=other)).status == 404
 
 
-_INPUT = {"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}
 _BAD: dict[str, tuple[Any, str]] = {
-    "no inputs": ({}, "inputs"),
+    "no inputs": ({}, "every input"),
     "inputs no list": ({"inputs": {}}, "expected a list"),
     "nameless input": ({"inputs": [{"data": []}]}, "name"),
     "no datatype": ({"inputs": [{**_INPUT, "datatype": ""}]}, "datatype"),
@@ -233,7 +311,11 @@ _BAD: dict[str, tuple[Any, str]] = {
     "binary size no number": ({"inputs": [{**_INPUT, "parameters": {"binary_data_size": "a"}}]}, "binary_data_size"),
     "unknown output": ({"inputs": [_INPUT], "outputs": [{"name": "z"}]}, "'z'"),
     "unknown triton parameter": ({"inputs": [_INPUT], "parameters": {"triton_x": 1}}, "triton_x"),
-    "parameter no scalar": ({"inputs": [_INPUT], "parameters": {"x": [1]}}, "parameter 'x'"),
+    "datatype in lower case": ({"inputs": [{**_INPUT, "datatype": "fp32"}]}, "'fp32' (did you mean 'FP32'?)"),
+    "datatype of NumPy": ({"inputs": [{**_INPUT, "datatype": "float32"}]}, "did you mean 'FP32'"),
+    "null among numbers": ({"inputs": [{**_INPUT, "data": [1, None, 3]}]}, "null"),
+    "number beyond FP32": ({"inputs": [{**_INPUT, "data": [1e39, 2, 3]}]}, "fits FP32"),
+    "timeout no scalar": ({"inputs": [_INPUT], "parameters": {"timeout": [1]}}, "parameter 'timeout'"),
     "parameter too large": ({"inputs": [_INPUT], "parameters": {"x": 1 << 70}}, "parameter 'x'"),
     "id no text": ({"inputs": [_INPUT], "id": 7}, "id"),
     "number beyond all floats": ({"inputs": [{**_INPUT, "data": [10**400, 2, 3]}]}, "fits FP32"),
@@ -292,7 +374,12 @@ async def test_errors_have_their_status(client: Client) -> None:
     assert (await client.ask("DELETE", "/v2/models/echo")).status == 404
     far_off = {"inputs": [{"name": "x", "datatype": "INT64", "shape": [1], "data": [99]}]}
     failed = await client.infer("failing", far_off)
-    assert (failed.status, failed.error) == (500, "model 'failing' failed on this input")
+    assert (failed.status, failed.headers["lepton-reason"]) == (400, "INPUT_REJECTED")
+    assert failed.error.startswith("model 'failing' does not take this input: operator Gather: indices element out of")
+    ordered = await client.infer("echo", _echo(parameters={"sequence_id": 7, "sequence_start": True}))
+    assert (ordered.status, ordered.headers["lepton-reason"]) == (501, "NO_SEQUENCES")
+    first = await client.infer("echo", _echo(parameters={"priority": 1}))
+    assert (first.status, first.headers["lepton-reason"]) == (501, "NO_PRIORITIES")
     long = {"inputs": [{"name": "n", "datatype": "INT64", "shape": [], "data": [1 << 40]}]}
     late = await client.infer("counting", {**long, "parameters": {"timeout": 200_000}})
     assert late.status == 504
@@ -300,7 +387,7 @@ async def test_errors_have_their_status(client: Client) -> None:
 
 async def test_load_takes_no_parameters_and_says_so(client: Client, make_token: MakeToken) -> None:
     token = make_token("developer")
-    bad: list[Any] = [None, 5, [{}], {"\ud800": 1}]
+    bad: list[Any] = [5, [{}], {"\ud800": 1}]
     for document in [{"parameters": parameters} for parameters in bad]:
         answer = await client.ask("POST", "/v2/repository/models/echo/load", json.dumps(document).encode(), token=token)
         assert answer.status == 400, (document, answer.body)
@@ -403,6 +490,6 @@ def test_numbers_come_back_as_they_went(values: list[float], binary: bool) -> No
     if binary:
         assert body[length:] == arrays[0].tobytes()
     else:
-        # NaN and the infinities in JavaScript's words, which Python's parser reads, too.
+        # NaN and the infinities are texts, which NumPy reads.
         found = np.array(json.loads(body)["outputs"][0]["data"], np.float32)
         assert np.array_equal(found, arrays[0][0], equal_nan=True)
