@@ -1,8 +1,8 @@
 """Model versions in the registry: get, list, promote, roll back, download, upload."""
 
-import hashlib
 import io
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pandas as pd
 from lepton import errors, names
 from lepton.arguments import as_list, build
 from lepton.connection import Connection, current
+from lepton.model_files import Example, gather, to_artifact
 from lepton.reports import Report
 from lepton.tables import html_table
 from lepton.v1 import common_pb2, registry_pb2
@@ -76,6 +77,7 @@ class ModelVersion:
         onnx: str | Path | bytes,
         *,
         files: str | Path | Iterable[str | Path] = (),
+        example: Example | None = None,
         description: str = "",
         connection: Connection | None = None,
     ) -> "ModelVersion":
@@ -84,23 +86,22 @@ class ModelVersion:
         Args:
             model: the model's id.
             onnx: the file, or its bytes.
-            files: one file or several beside it, such as its tokenizer.json or image.json.
+            files: one file or several beside it, such as its tokenizer.json or image.json. Files that the graph reads
+                weights from are found by themselves where they lie beside the ONNX file.
+            example: a request that the model answers, which is tried in place of made-up ones: arrays by input, a .npz
+                of them, or a .json request of the Open Inference Protocol. It is kept with the version, encrypted.
             description: for people.
             connection: the platform; by default the one in use.
+
+        Warns:
+            UserWarning: of what to know of the version, which can be served: see `warnings`.
 
         Raises:
             InvalidArgument: the registry refused the model; the reason says why.
         """
         connection = connection or current()
-        content = onnx if isinstance(onnx, bytes) else Path(onnx).read_bytes()
-        contents = {
-            "model.onnx": content,
-            **{Path(path).name: Path(path).read_bytes() for path in as_list(files, "files")},
-        }
-        artifacts = [
-            registry_pb2.Artifact(name=name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
-            for name, content in contents.items()
-        ]
+        contents = gather(onnx, as_list(files, "files"), example)
+        artifacts = [to_artifact(name, content) for name, content in contents.items()]
         request = build(
             registry_pb2.CreateVersionRequest,
             model=model,
@@ -108,7 +109,10 @@ class ModelVersion:
             description=description,
             request_id=names.request_id(),
         )
-        return register(request, contents, connection)
+        version = register(request, contents, connection)
+        for text in version.warnings:
+            warnings.warn(f"{version.ref}: {text}", UserWarning, stacklevel=2)
+        return version
 
     @property
     def ref(self) -> str:
@@ -119,6 +123,11 @@ class ModelVersion:
     def state(self) -> str:
         """PENDING, READY or FAILED."""
         return _state_name(self.message.state)
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What to know of a version made elsewhere: a sample prediction that failed, outputs left out or changed."""
+        return [*self.message.warnings]
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -181,15 +190,21 @@ class ModelVersion:
 
     def download(self, artifact: str = "model.onnx") -> bytes:
         """Return one of the version's files."""
+        return b"".join(self._pieces(artifact))
+
+    def _pieces(self, artifact: str) -> Iterator[bytes]:
         request = build(registry_pb2.DownloadArtifactRequest, ref=self.ref, name=artifact)
-        return b"".join(answer.chunk for answer in self.connection.registry.DownloadArtifact(request))
+        for answer in self.connection.registry.DownloadArtifact(request):
+            yield answer.chunk
 
     def save(self, folder: str | Path) -> Path:
         """Write all of the version's files into a folder, made if absent; return it. Fits begin from such a folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for artifact in self.message.artifacts:
-            (folder / artifact.name).write_bytes(self.download(artifact.name))
+            # In pieces: weights may be larger than memory.
+            with open(folder / artifact.name, "wb") as file:
+                file.writelines(self._pieces(artifact.name))
         return folder
 
     def delete(self) -> None:

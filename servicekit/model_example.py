@@ -44,9 +44,7 @@ def read_example(content: bytes, inputs: Iterable[SampleInput]) -> dict[str, Arr
         raise BadExample(f"it has no input {missing[0]!r}")
     if unknown := sorted(set(found) - set(expected)):
         raise BadExample(f"the model has no input {unknown[0]!r}: it takes {', '.join(expected)}")
-    for name, item in expected.items():
-        _check_fit(found[name], item)
-    return {name: array for name, (_, array) in found.items()}
+    return {name: _fitted(*found[name], item) for name, item in expected.items()}
 
 
 def _listed(content: bytes) -> list[Mapping[str, Any]]:
@@ -87,13 +85,20 @@ def _array(name: str, datatype: str, shape: tuple[int, ...], data: object) -> Ar
     return array
 
 
-def _check_fit(found: tuple[str, Array], item: SampleInput) -> None:
-    datatype, array = found
-    if datatype != item.datatype:
-        raise BadExample(f"input {item.name!r} takes {item.datatype}, the example has {datatype}")
+def _fitted(datatype: str, array: Array, item: SampleInput) -> Array:
+    """Return an example's tensor as an input takes it: of the same kind of number, whatever its width."""
     if item.shape is not None and not _fits(array.shape, item.shape):
         wanted = [size if isinstance(size, int) else -1 for size in item.shape]
         raise BadExample(f"input {item.name!r} has shape {wanted}, the example {list(array.shape)}")
+    if datatype == item.datatype:
+        return array
+    kind = np.dtype(_NUMPY[item.datatype]) if item.datatype in _NUMPY else None
+    if kind is not None and array.dtype.kind in "iuf" and kind.kind in "iuf":
+        with np.errstate(all="ignore"):
+            cast = array.astype(kind)
+        if kind.kind == "f" or np.array_equal(cast.astype(array.dtype), array):
+            return cast
+    raise BadExample(f"input {item.name!r} takes {item.datatype}, the example has {datatype}")
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[Dimension, ...]) -> bool:

@@ -1,5 +1,6 @@
 """`lepton models`: versions, aliases, upload and download."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -68,6 +69,7 @@ def aliases_(model: ModelName, as_json: Json = False) -> None:
 
 @app.command(
     epilog="Examples: lepton models upload fraud fraud.onnx; lepton models upload mood mood.onnx --file tokenizer.json"
+    "; lepton models upload vad silero_vad.onnx --example example.npz"
     "; lepton models upload minilm path/to/all-MiniLM-L6-v2"
 )
 def upload(
@@ -80,18 +82,34 @@ def upload(
         list[Path] | None,
         typer.Option(help="A file beside it, tokenizer.json say; may be repeated.", exists=True, dir_okay=False),
     ] = None,
+    example: Annotated[
+        Path | None,
+        typer.Option(
+            help="A request that the model answers, tried in place of made-up ones: .npz of arrays by input, or .json.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     description: Annotated[str, typer.Option(help="For people.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Register an ONNX model that was made elsewhere, or pretrained weights."""
+    """Register an ONNX model that was made elsewhere, or pretrained weights.
+
+    Files that the model reads weights from (model.onnx.data) are uploaded, too, where they lie beside it.
+    """
     if path.is_dir():
-        if file:
+        if file or example:
             raise errors.InvalidArgument("--file goes with an ONNX file; a folder is uploaded with all that it holds")
         version = upload_folder(path, name=model, description=description, connection=current())
         show_message(version.message, as_json, repr(version))
         return
-    version = ModelVersion.upload(model, path, files=file or (), description=description)
+    with warnings.catch_warnings():
+        # Shown below.
+        warnings.simplefilter("ignore", UserWarning)
+        version = ModelVersion.upload(model, path, files=file or (), example=example, description=description)
     show_message(version.message, as_json, repr(version))
+    for text in version.warnings:
+        typer.echo(f"warning: {text}", err=True)
 
 
 @app.command(
