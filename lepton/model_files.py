@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -104,9 +105,9 @@ def to_example(example: Example) -> bytes:
 def _arrays(path: Path) -> dict[str, "np.ndarray[Any, Any]"]:
     try:
         # Without pickle: an array of objects could run code.
-        with np.load(path, allow_pickle=False) as loaded:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as loaded:
             return {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise errors.InvalidArgument(
             f"{path.name} cannot be read: expected numpy.savez of arrays of numbers or texts", reason="BAD_EXAMPLE"
         ) from error

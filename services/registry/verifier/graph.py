@@ -9,7 +9,7 @@ from servicekit.onnx_graph import NotAGraph, read_values, unzip_maps
 from servicekit.onnx_text import load_problem
 from services.registry.verifier.external import files_read
 from services.registry.verifier.refusal import Refused, is_about_memory, out_of_memory
-from services.registry.verifier.signature import read_signature
+from services.registry.verifier.signature import named, read_signature
 from services.registry.verifier.trial import try_samples
 
 MODEL = "model.onnx"
@@ -33,7 +33,10 @@ def try_model(files: Mapping[str, bytes], known: Mapping[str, str]) -> dict[str,
     except NotAGraph as error:
         raise Refused("NOT_ONNX", f"the file is not an ONNX model: {error}") from error
     weights = _weights(files)
-    session = _load(unzipped.content, weights)
+    try:
+        session = _load(unzipped.content, weights)
+    except Refused as refused:
+        raise named(refused, values) from refused
     signature = read_signature(session, values, unzipped.labels, known)
     names = [str(item["name"]) for item in signature.tensors_out]
     failure, warnings = try_samples(session, signature.inputs, names, files.get(EXAMPLE_ARTIFACT))

@@ -25,6 +25,7 @@ _DATATYPES = {
     "tensor(string)": "BYTES",
 }
 _MOST_LABELS = 1000
+_NEVER = ("complex",)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,18 @@ def read_signature(
         [_described(item, declared.get(item.name), ()) for item in taken],
         [_described(item, declared.get(item.name), labels.get(item.name, ())) for item in kept],
         [_unzipped(name, found) for name, found in labels.items()] + left_out,
+    )
+
+
+def named(refused: Refused, values: GraphValues) -> Refused:
+    """Return a refusal to load, or one that names inputs and outputs of a type that ONNX Runtime lacks."""
+    unknown = [item for item in (*values.inputs, *values.outputs) if item.element.startswith(_NEVER)]
+    if not unknown:
+        return refused
+    names = ", ".join(f"{item.name!r} ({item})" for item in unknown)
+    return Refused(
+        "UNSUPPORTED_TYPE",
+        f"{names}: ONNX Runtime has no such tensors: export the model with its real and imaginary parts as FP32",
     )
 
 
