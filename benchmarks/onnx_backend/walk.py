@@ -108,6 +108,8 @@ def _ask(case: Case, version: ModelVersion, connection: Connection) -> Outcome:
                 found = _infer(connection, version.message.model, inputs)
             except errors.LeptonError as error:
                 return Outcome(case.name, "failed", f"{error.reason}: {error.message}", warned, left_out)
+            except ValueError as error:
+                return Outcome(case.name, "wrong", f"a reply that the SDK cannot read: {error}", warned, left_out)
             if set(found) != {spec.name for spec in signature.outputs}:
                 return Outcome(case.name, "wrong", f"outputs {sorted(found)}", warned, left_out)
             if why := difference(case, place, found):
