@@ -8,7 +8,6 @@ deployment.score("applications@3", name="scored")
 """
 
 import base64
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,13 @@ from lepton import errors, names, open_inference, plans, progress, releases, ser
 from lepton.arguments import as_list, build, to_names
 from lepton.connection import Connection, current
 from lepton.datasets import Dataset
+from lepton.deployment_states import COLUMNS, is_settled, serves_something, to_row, wait_until
 from lepton.images import read_image
-from lepton.models import Model, to_resources
+from lepton.models import Model
+from lepton.resources import checked_replicas, declared_resources, with_declared
 from lepton.tables import html_table
 from lepton.v1 import common_pb2, inference_pb2, prediction_pb2
 from lepton.versions import ModelVersion
-from lepton.workers import why_unplaced
 
 __all__ = ["Deploy"]
 
@@ -43,8 +43,12 @@ class Deploy:
     Args:
         model: a trained model, a version of one, or a deployment's name.
         name: the deployment's id; by default the model's.
-        replicas: how many replicas are wanted, at least.
-        resources: what a replica needs: cores, memory_bytes, gpus.
+        replicas: how many replicas are wanted, at least; by default 1, or what the deployment has.
+        cores: processor cores that a replica reserves, fractions allowed; 0, as a new deployment has it, follows what
+            replicas are measured to use.
+        memory: memory that a replica reserves, bytes or a text such as "512MiB"; 0 as for cores.
+        gpus: accelerators that a replica reserves; a fraction shares one.
+        resources: the same as a dict: cores, memory_bytes, gpus.
         tuning: what a new deployment wishes of execution plans: see `tune`; by default the platform's own setting.
         batching: whether a new deployment may run rows of several requests together: see `batch`; auto or off.
         connection: the platform; by default the model's, else the one in use.
@@ -55,7 +59,10 @@ class Deploy:
         model: Model | ModelVersion | str,
         *,
         name: str | None = None,
-        replicas: int = 1,
+        replicas: int | None = None,
+        cores: float | None = None,
+        memory: int | str | None = None,
+        gpus: float | None = None,
         resources: dict[str, float] | None = None,
         tuning: str | None = None,
         batching: str = "auto",
@@ -68,8 +75,8 @@ class Deploy:
         if name is None:
             name = self._version.message.model if self._version else str(model)
         self.name = name
-        self.replicas = replicas
-        self.resources = resources or {}
+        self.replicas = checked_replicas(replicas)
+        self._resources = declared_resources(resources, cores=cores, memory=memory, gpus=gpus)
         self._tuning = plans.to_tuning(tuning)
         self._batching = plans.to_batching(batching)
 
@@ -89,17 +96,33 @@ class Deploy:
             except errors.NotFound:
                 self._create(wanted)
                 return self
-            if version is not None and present.version == wanted:
+            paths = self._changes(present, version)
+            if not paths:
                 return self
-            if version is None and present.digest == self._wanted().message.digest:
-                return self
-            update = build(inference_pb2.Deployment, name=self.name, version=wanted, etag=present.etag)
+            update = build(
+                inference_pb2.Deployment,
+                name=self.name,
+                version=wanted,
+                etag=present.etag,
+                replicas=self.replicas or 0,
+                resources=with_declared(present.declared_resources, self._resources),
+            )
             self.connection.inference.UpdateDeployment(
                 inference_pb2.UpdateDeploymentRequest(
-                    deployment=update, update_mask=FieldMask(paths=["version"]), request_id=names.request_id()
+                    deployment=update, update_mask=FieldMask(paths=paths), request_id=names.request_id()
                 )
             )
         return self
+
+    def _changes(self, present: inference_pb2.Deployment, version: str | None) -> list[str]:
+        """Return the fields in which a deployment differs from what is wanted; what was not given stays."""
+        same = present.version == version if version else present.digest == self._wanted().message.digest
+        paths = [] if same else ["version"]
+        if self.replicas is not None and self.replicas != present.replicas:
+            paths.append("replicas")
+        if with_declared(present.declared_resources, self._resources) != present.declared_resources:
+            paths.append("resources")
+        return paths
 
     def predict(
         self, data: pd.DataFrame, *, version: str = "", timeout_seconds: float = _READY_SECONDS
@@ -122,7 +145,7 @@ class Deploy:
             DeadlineExceeded: the deployment was not ready in time.
         """
         with tracing.span("lepton.predict"):
-            serving = self.wait(timeout_seconds)
+            serving = self._until_serving(timeout_seconds)
             signature = self._serving_version(serving).signature
             single = served_frames.single_input(signature.inputs[0], data)
             if single is not None:
@@ -279,7 +302,7 @@ class Deploy:
             request_id=names.request_id(),
         )
         with tracing.span("lepton.score"):
-            self.wait(timeout_seconds)
+            self._until_serving(timeout_seconds)
             with progress.share(f"scoring {ref} with {self.name}") as update:
                 for answer in self.connection.prediction.ScoreDataset(request):
                     update(answer.rows_done / max(answer.rows_total, 1), f"{answer.rows_per_second:,.0f} rows/s")
@@ -294,23 +317,19 @@ class Deploy:
         return self.connection.inference.GetDeployment(build(inference_pb2.GetDeploymentRequest, name=self.name))
 
     def wait(self, timeout_seconds: float = _READY_SECONDS) -> inference_pb2.Deployment:
-        """Wait until the deployment serves; return it.
+        """Wait until every worker answers with the version that is wanted; return the deployment.
+
+        Where fewer replicas have room than are wanted, those that serve are enough.
 
         Raises:
             DeadlineExceeded: it did not in time; the message says what it was waiting for.
             FailedPrecondition: the version cannot be served; the message says why.
         """
-        deadline = time.monotonic() + timeout_seconds
-        present = self.status()
-        while not present.ready_replicas and present.state != inference_pb2.DEPLOYMENT_STATE_UPDATING:
-            if present.state == inference_pb2.DEPLOYMENT_STATE_FAILED:
-                raise errors.FailedPrecondition(f"{self.name}: {present.message}", reason="DEPLOYMENT_FAILED")
-            left = deadline - time.monotonic()
-            if left <= 0:
-                why = why_unplaced(self.connection, deployment=self.name) or present.message or "no replica yet"
-                raise errors.DeadlineExceeded(f"{self.name} was not ready after {timeout_seconds:g} s: {why}")
-            present = self._next_change(present, left)
-        return present
+        return wait_until(self.connection, self.name, is_settled, timeout_seconds)
+
+    def _until_serving(self, timeout_seconds: float) -> inference_pb2.Deployment:
+        """Wait until some version of the deployment serves; return the deployment. Errors are those of `wait`."""
+        return wait_until(self.connection, self.name, serves_something, timeout_seconds)
 
     def split(self, shares: Mapping[str, float]) -> inference_pb2.Deployment:
         """Have other versions answer a share of the requests that name none; the deployment's own takes the rest.
@@ -423,20 +442,20 @@ class Deploy:
         rows, token = [], ""
         while True:
             page = connection.inference.ListDeployments(inference_pb2.ListDeploymentsRequest(page_token=token))
-            rows += [_row(deployment) for deployment in page.deployments]
+            rows += [to_row(deployment) for deployment in page.deployments]
             token = page.next_page_token
             if not token:
-                return pd.DataFrame(rows, columns=_COLUMNS)
+                return pd.DataFrame(rows, columns=COLUMNS)
 
     def __repr__(self) -> str:
         return f"Deploy({self.name!r})"
 
     def _repr_html_(self) -> str:
         try:
-            row = _row(self.status())
+            row = to_row(self.status())
         except errors.LeptonError as error:
             return html_table(repr(self), ("",), [(error.message,)])
-        return html_table(repr(self), ("", ""), zip(_COLUMNS, row, strict=True))
+        return html_table(repr(self), ("", ""), zip(COLUMNS, row, strict=True))
 
     def _typed(self, request: prediction_pb2.PredictRequest, version: str, timeout_seconds: float) -> pd.DataFrame:
         predictions, signature = self._ask(request, version, timeout_seconds)
@@ -448,7 +467,7 @@ class Deploy:
     ) -> tuple[Sequence[prediction_pb2.Prediction], common_pb2.Signature]:
         request.deployment, request.version = self.name, version
         with tracing.span("lepton.predict"):
-            signature = self._serving_version(self.wait(timeout_seconds)).signature
+            signature = self._serving_version(self._until_serving(timeout_seconds)).signature
             answer = self.connection.prediction.Predict(request, timeout=timeout_seconds)
         return answer.predictions, signature
 
@@ -462,8 +481,8 @@ class Deploy:
             inference_pb2.Deployment,
             name=self.name,
             version=version,
-            replicas=self.replicas,
-            resources=to_resources(self.resources),
+            replicas=self.replicas or 1,
+            resources=with_declared(common_pb2.Resources(), self._resources),
             tuning=self._tuning,
             batching=self._batching,
         )
@@ -473,29 +492,3 @@ class Deploy:
     def _serving_version(self, deployment: inference_pb2.Deployment) -> ModelVersion:
         model = deployment.version.partition("@")[0]
         return ModelVersion.get(f"{model}@{deployment.number}", connection=self.connection)
-
-    def _next_change(self, present: inference_pb2.Deployment, seconds: float) -> inference_pb2.Deployment:
-        request = build(inference_pb2.WatchDeploymentRequest, name=self.name, after_sequence=present.sequence)
-        try:
-            for answer in self.connection.inference.WatchDeployment(request, timeout=seconds):
-                return answer.deployment
-        except (errors.DeadlineExceeded, errors.Unavailable):
-            pass
-        return self.status()
-
-
-_COLUMNS = ["name", "version", "number", "state", "replicas", "ready_replicas", "providers", "batching", "message"]
-
-
-def _row(deployment: inference_pb2.Deployment) -> tuple[object, ...]:
-    return (
-        deployment.name,
-        deployment.version,
-        deployment.number,
-        inference_pb2.DeploymentState.Name(deployment.state).removeprefix("DEPLOYMENT_STATE_"),
-        deployment.replicas,
-        deployment.ready_replicas,
-        ", ".join(sorted(set(deployment.providers.values()))),
-        "off" if deployment.batching == common_pb2.BATCHING_OFF else "auto",
-        deployment.message,
-    )

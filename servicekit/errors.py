@@ -123,10 +123,25 @@ class ResourceExhausted(LeptonError):
 
 
 class Unavailable(LeptonError):
-    """What the request needs is away for now; retrying is safe."""
+    """What the request needs is away for now; retrying is safe.
+
+    Args:
+        retry_seconds: when a retry may work; None where that is unknown.
+    """
 
     status = "UNAVAILABLE"
     default_reason = "UNAVAILABLE"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        retry_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason, metadata=metadata)
+        self.retry_seconds = retry_seconds
 
 
 class DeadlineExceeded(LeptonError):

@@ -14,6 +14,8 @@ from lepton.cli.user_files import check_output, reading
 from lepton.deployment import Deploy
 from lepton.plans import candidates_frame
 from lepton.releases import versions_frame
+from lepton.resources import describe
+from lepton.v1 import common_pb2
 from lepton.versions import ModelVersion
 
 app = typer.Typer(help="What is served.")
@@ -23,7 +25,9 @@ Name = Annotated[str, typer.Argument(help="The deployment's id.")]
 
 def register(root: typer.Typer) -> None:
     """Add the commands that are verbs, and the noun."""
-    root.command(epilog="Example: lepton deploy credit@champion --replicas 2")(deploy)
+    root.command(
+        epilog="Examples: lepton deploy credit@champion --replicas 2; lepton deploy bert --cores 2 --memory 3GiB"
+    )(deploy)
     root.command(
         epilog="Examples: lepton predict credit applications.csv --json; lepton predict prices --row '{\"size\": 20}'"
     )(predict)
@@ -34,7 +38,19 @@ def register(root: typer.Typer) -> None:
 def deploy(
     ref: Annotated[str, typer.Argument(help="name@3, name@champion (followed as it moves), or the name alone.")],
     name: Annotated[str | None, typer.Option(help="The deployment's id; by default the model's.")] = None,
-    replicas: Annotated[int, typer.Option(help="Replicas wanted, at least.", min=1)] = 1,
+    replicas: Annotated[
+        int | None, typer.Option(help="Replicas wanted, at least; by default 1.", min=1, max=1000)
+    ] = None,
+    cores: Annotated[
+        float | None, typer.Option(help="Cores that a replica reserves, such as 0.5; 0 follows what is measured.")
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Memory that a replica reserves, such as 512MiB or 2GiB; 0 follows what is measured."),
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option(help="GPUs that a replica reserves; 0.5 shares one with others.")
+    ] = None,
     tuning: Annotated[str | None, typer.Option(help="How far to go for a faster execution plan: see tune.")] = None,
     batching: Annotated[
         str, typer.Option(help="auto: requests share runs where rows are shown to be independent; off: never.")
@@ -44,9 +60,9 @@ def deploy(
 ) -> None:
     """Serve a model version, or change what a deployment serves."""
     version = ModelVersion.get(ref)
-    deployment = Deploy(version, name=name, replicas=replicas, tuning=tuning, batching=batching).save(
-        version=ref if "@" in ref else version.ref
-    )
+    deployment = Deploy(
+        version, name=name, replicas=replicas, cores=cores, memory=memory, gpus=gpus, tuning=tuning, batching=batching
+    ).save(version=ref if "@" in ref else version.ref)
     status = deployment.wait(timeout) if timeout else deployment.status()
     show_message(status, as_json, f"{deployment.name} serves {status.version} (version {status.number})")
 
@@ -114,6 +130,7 @@ def show(name: Name, as_json: Json = False) -> None:
     bare.ClearField("plans")
     bare.ClearField("statistics")
     show_message(bare, as_json, name)
+    typer.echo(f"each replica reserves {describe(status.resources)}{_origin(status.declared_resources)}")
     show_table(versions_frame(status), as_json, "no worker holds a version of it yet")
     for plan in status.plans:
         typer.echo(f"\nplan {plan.name} on {plan.hardware}: {plan.message}")
@@ -200,6 +217,17 @@ def delete(name: Name, as_json: Json = False) -> None:
     """Stop serving."""
     Deploy(name).delete()
     show_done(f"deleted {name}", as_json, deleted=name)
+
+
+def _origin(declared: common_pb2.Resources) -> str:
+    """Return which part of a reservation was declared."""
+    if declared.cores and declared.memory_bytes:
+        return " (declared)"
+    what = "cores and memory follow" if not (declared.cores or declared.memory_bytes) else "the rest follows"
+    given = [f"{declared.cores:g} cores" if declared.cores else ""]
+    given += [f"{declared.memory_bytes / (1 << 20):g} MiB" if declared.memory_bytes else ""]
+    named = ", ".join(part for part in given if part)
+    return f" ({named + ' declared, ' if named else ''}{what} what is measured)"
 
 
 def _record(text: str) -> dict[str, object]:

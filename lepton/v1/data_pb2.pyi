@@ -938,19 +938,23 @@ class DeleteDatasetRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its id."""
     request_id: _builtins.str
     """The caller's id for this mutation."""
+    force: _builtins.bool
+    """Deletes it although something uses it, or the users cannot be looked up now; the response says what breaks."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -962,12 +966,23 @@ class DeleteDatasetResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    BROKEN_FIELD_NUMBER: _builtins.int
+    UNCHECKED_FIELD_NUMBER: _builtins.int
+    unchecked: _builtins.str
+    """Why the users could not be looked up, for people; empty where they were. With force alone."""
+    @_builtins.property
+    def broken(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ResourceUser]:
+        """What used it, and breaks: with force alone."""
+
     def __init__(
         self,
+        *,
+        broken: _abc.Iterable[_common_pb2.ResourceUser] | None = ...,
+        unchecked: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken", "unchecked", b"unchecked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1061,19 +1076,23 @@ class DeleteDatasetVersionRequest(_message.Message):
 
     REF_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     ref: _builtins.str
     """name@number."""
     request_id: _builtins.str
     """The caller's id for this mutation."""
+    force: _builtins.bool
+    """Deletes it although something uses it, or the users cannot be looked up now; the response says what breaks."""
     def __init__(
         self,
         *,
         ref: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "ref", b"ref", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1085,12 +1104,23 @@ class DeleteDatasetVersionResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    BROKEN_FIELD_NUMBER: _builtins.int
+    UNCHECKED_FIELD_NUMBER: _builtins.int
+    unchecked: _builtins.str
+    """Why the users could not be looked up, for people; empty where they were. With force alone."""
+    @_builtins.property
+    def broken(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ResourceUser]:
+        """What used it, and breaks: with force alone."""
+
     def __init__(
         self,
+        *,
+        broken: _abc.Iterable[_common_pb2.ResourceUser] | None = ...,
+        unchecked: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken", "unchecked", b"unchecked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

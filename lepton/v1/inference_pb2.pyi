@@ -405,6 +405,9 @@ class Deployment(_message.Message):
     STATISTICS_FIELD_NUMBER: _builtins.int
     RESPONSE_CACHE_BYTES_FIELD_NUMBER: _builtins.int
     BATCHING_FIELD_NUMBER: _builtins.int
+    DECLARED_RESOURCES_FIELD_NUMBER: _builtins.int
+    SERVE_TIME_FIELD_NUMBER: _builtins.int
+    WAITING_REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its id: the Open Inference model_name."""
     version: _builtins.str
@@ -437,9 +440,15 @@ class Deployment(_message.Message):
     """Whether rows of several requests may be run together; unspecified means auto. What each version does is told by its
     statistics.
     """
+    waiting_reason: _builtins.str
+    """Why replicas have no worker now: NO_WORKER, TOO_LARGE, NO_ROOM, FEWER_WORKERS or LOAD_FAILED; empty where all wanted
+    replicas have one. The message says what is missing. Output only.
+    """
     @_builtins.property
     def resources(self) -> _common_pb2.Resources:
-        """What a replica needs; zeros mean a tenth of a core and four times the model's size, at least 64 MiB."""
+        """What a replica reserves. In a request, zeros leave a resource undeclared: its reservation begins small, by the
+        model's size, and follows what replicas are measured to use.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -483,6 +492,16 @@ class Deployment(_message.Message):
     def statistics(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionStatistics]:
         """What each version that workers hold has done, as the asked process has heard; never part of events."""
 
+    @_builtins.property
+    def declared_resources(self) -> _common_pb2.Resources:
+        """What was declared of a replica's needs; zeros for what follows measurement. Output only."""
+
+    @_builtins.property
+    def serve_time(self) -> _timestamp_pb2.Timestamp:
+        """When it served for the first time; unset while it never did. After a restart, deployments that have served are
+        placed before those that never did. Output only.
+        """
+
     def __init__(
         self,
         *,
@@ -511,10 +530,13 @@ class Deployment(_message.Message):
         statistics: _abc.Iterable[Global___VersionStatistics] | None = ...,
         response_cache_bytes: _builtins.int = ...,
         batching: _common_pb2.Batching.ValueType = ...,
+        declared_resources: _common_pb2.Resources | None = ...,
+        serve_time: _timestamp_pb2.Timestamp | None = ...,
+        waiting_reason: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "create_time", b"create_time", "resources", b"resources", "shadow", b"shadow", "standby", b"standby", "tuning", b"tuning", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "create_time", b"create_time", "declared_resources", b"declared_resources", "resources", b"resources", "serve_time", b"serve_time", "shadow", b"shadow", "standby", b"standby", "tuning", b"tuning", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batching", b"batching", "canary", b"canary", "create_time", b"create_time", "digest", b"digest", "etag", b"etag", "message", b"message", "name", b"name", "number", b"number", "plans", b"plans", "previous_number", b"previous_number", "providers", b"providers", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "resources", b"resources", "response_cache_bytes", b"response_cache_bytes", "sequence", b"sequence", "shadow", b"shadow", "standby", b"standby", "state", b"state", "statistics", b"statistics", "traffic", b"traffic", "tuning", b"tuning", "update_time", b"update_time", "version", b"version", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batching", b"batching", "canary", b"canary", "create_time", b"create_time", "declared_resources", b"declared_resources", "digest", b"digest", "etag", b"etag", "message", b"message", "name", b"name", "number", b"number", "plans", b"plans", "previous_number", b"previous_number", "providers", b"providers", "ready_replicas", b"ready_replicas", "replicas", b"replicas", "resources", b"resources", "response_cache_bytes", b"response_cache_bytes", "sequence", b"sequence", "serve_time", b"serve_time", "shadow", b"shadow", "standby", b"standby", "state", b"state", "statistics", b"statistics", "traffic", b"traffic", "tuning", b"tuning", "update_time", b"update_time", "version", b"version", "waiting_reason", b"waiting_reason", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1150,6 +1172,92 @@ class RecordPlanResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordPlanResponse: _TypeAlias = RecordPlanResponse  # noqa: Y015
+
+@_typing.final
+class LocateDeploymentRequest(_message.Message):
+    """Asks where a deployment is served."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The deployment's id, as a caller gave it."""
+    version: _builtins.str
+    """A version number or an alias; empty for whatever the deployment serves."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocateDeploymentRequest: _TypeAlias = LocateDeploymentRequest  # noqa: Y015
+
+@_typing.final
+class DeploymentHolder(_message.Message):
+    """A worker that serves a deployment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """Its private address, host:port."""
+    in_flight: _builtins.int
+    """Requests under way there, as it last reported."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        in_flight: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "in_flight", b"in_flight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeploymentHolder: _TypeAlias = DeploymentHolder  # noqa: Y015
+
+@_typing.final
+class LocateDeploymentResponse(_message.Message):
+    """Where a deployment is served; NOT_FOUND if it, or the version, does not exist."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDERS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why no worker serves it: DEPLOYMENT_LOADING, DEPLOYMENT_FAILED, or a waiting_reason such as NO_ROOM; empty if one
+    does.
+    """
+    message: _builtins.str
+    """The same, for people."""
+    @_builtins.property
+    def holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeploymentHolder]:
+        """The workers that serve it now; none while it is loading, or has no room."""
+
+    def __init__(
+        self,
+        *,
+        holders: _abc.Iterable[Global___DeploymentHolder] | None = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holders", b"holders", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocateDeploymentResponse: _TypeAlias = LocateDeploymentResponse  # noqa: Y015
 
 @_typing.final
 class WatchDeploymentRequest(_message.Message):

@@ -80,6 +80,11 @@ class InferenceServiceStub:
                 request_serializer=lepton_dot_v1_dot_inference__pb2.RecordPlanRequest.SerializeToString,
                 response_deserializer=lepton_dot_v1_dot_inference__pb2.RecordPlanResponse.FromString,
                 _registered_method=True)
+        self.LocateDeployment = channel.unary_unary(
+                '/lepton.v1.InferenceService/LocateDeployment',
+                request_serializer=lepton_dot_v1_dot_inference__pb2.LocateDeploymentRequest.SerializeToString,
+                response_deserializer=lepton_dot_v1_dot_inference__pb2.LocateDeploymentResponse.FromString,
+                _registered_method=True)
         self.WatchDeployment = channel.unary_stream(
                 '/lepton.v1.InferenceService/WatchDeployment',
                 request_serializer=lepton_dot_v1_dot_inference__pb2.WatchDeploymentRequest.SerializeToString,
@@ -155,6 +160,13 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LocateDeployment(self, request, context):
+        """Returns whether a deployment exists, and which workers serve it now: for a worker that does not serve it itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchDeployment(self, request, context):
         """Streams a deployment each time that it changes, from a sequence number on.
         """
@@ -209,6 +221,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.RecordPlan,
                     request_deserializer=lepton_dot_v1_dot_inference__pb2.RecordPlanRequest.FromString,
                     response_serializer=lepton_dot_v1_dot_inference__pb2.RecordPlanResponse.SerializeToString,
+            ),
+            'LocateDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.LocateDeployment,
+                    request_deserializer=lepton_dot_v1_dot_inference__pb2.LocateDeploymentRequest.FromString,
+                    response_serializer=lepton_dot_v1_dot_inference__pb2.LocateDeploymentResponse.SerializeToString,
             ),
             'WatchDeployment': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchDeployment,
@@ -460,6 +477,33 @@ class InferenceService:
             '/lepton.v1.InferenceService/RecordPlan',
             lepton_dot_v1_dot_inference__pb2.RecordPlanRequest.SerializeToString,
             lepton_dot_v1_dot_inference__pb2.RecordPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LocateDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lepton.v1.InferenceService/LocateDeployment',
+            lepton_dot_v1_dot_inference__pb2.LocateDeploymentRequest.SerializeToString,
+            lepton_dot_v1_dot_inference__pb2.LocateDeploymentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,8 @@ class InferenceServiceStub:
     """Stops serving."""
     RecordPlan: _grpc.UnaryUnaryMultiCallable[_inference_pb2.RecordPlanRequest, _inference_pb2.RecordPlanResponse]
     """A worker tells the execution plan that it chose for a version on its hardware; the same once more changes nothing."""
+    LocateDeployment: _grpc.UnaryUnaryMultiCallable[_inference_pb2.LocateDeploymentRequest, _inference_pb2.LocateDeploymentResponse]
+    """Returns whether a deployment exists, and which workers serve it now: for a worker that does not serve it itself."""
     WatchDeployment: _grpc.UnaryStreamMultiCallable[_inference_pb2.WatchDeploymentRequest, _inference_pb2.WatchDeploymentResponse]
     """Streams a deployment each time that it changes, from a sequence number on."""
 
@@ -81,6 +83,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Stops serving."""
     RecordPlan: _aio.UnaryUnaryMultiCallable[_inference_pb2.RecordPlanRequest, _inference_pb2.RecordPlanResponse]  # type: ignore[assignment]
     """A worker tells the execution plan that it chose for a version on its hardware; the same once more changes nothing."""
+    LocateDeployment: _aio.UnaryUnaryMultiCallable[_inference_pb2.LocateDeploymentRequest, _inference_pb2.LocateDeploymentResponse]  # type: ignore[assignment]
+    """Returns whether a deployment exists, and which workers serve it now: for a worker that does not serve it itself."""
     WatchDeployment: _aio.UnaryStreamMultiCallable[_inference_pb2.WatchDeploymentRequest, _inference_pb2.WatchDeploymentResponse]  # type: ignore[assignment]
     """Streams a deployment each time that it changes, from a sequence number on."""
 
@@ -160,6 +164,14 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.RecordPlanResponse, _abc.Awaitable[_inference_pb2.RecordPlanResponse]]:
         """A worker tells the execution plan that it chose for a version on its hardware; the same once more changes nothing."""
+
+    @_abc_1.abstractmethod
+    def LocateDeployment(
+        self,
+        request: _inference_pb2.LocateDeploymentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.LocateDeploymentResponse, _abc.Awaitable[_inference_pb2.LocateDeploymentResponse]]:
+        """Returns whether a deployment exists, and which workers serve it now: for a worker that does not serve it itself."""
 
     @_abc_1.abstractmethod
     def WatchDeployment(

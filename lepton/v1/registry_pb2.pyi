@@ -235,6 +235,7 @@ class Version(_message.Message):
     PRETRAINED_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     WEIGHT_FILES_FIELD_NUMBER: _builtins.int
+    DELETING_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's id."""
     number: _builtins.int
@@ -253,6 +254,8 @@ class Version(_message.Message):
     """For people."""
     pretrained: _builtins.bool
     """Whether it is pretrained weights: what a fit begins from, and nothing serves."""
+    deleting: _builtins.bool
+    """Whether it is about to be deleted: nothing new may use it. Output only."""
     @_builtins.property
     def signature(self) -> _common_pb2.Signature:
         """What it takes and gives."""
@@ -312,10 +315,11 @@ class Version(_message.Message):
         pretrained: _builtins.bool = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         weight_files: _abc.Iterable[_builtins.str] | None = ...,
+        deleting: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "lineage", b"lineage", "parity", b"parity", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "create_time", b"create_time", "description", b"description", "digest", b"digest", "end_time", b"end_time", "error_message", b"error_message", "error_reason", b"error_reason", "evaluations", b"evaluations", "lineage", b"lineage", "model", b"model", "number", b"number", "parity", b"parity", "pretrained", b"pretrained", "signature", b"signature", "state", b"state", "uploaded", b"uploaded", "warnings", b"warnings", "weight_files", b"weight_files"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "create_time", b"create_time", "deleting", b"deleting", "description", b"description", "digest", b"digest", "end_time", b"end_time", "error_message", b"error_message", "error_reason", b"error_reason", "evaluations", b"evaluations", "lineage", b"lineage", "model", b"model", "number", b"number", "parity", b"parity", "pretrained", b"pretrained", "signature", b"signature", "state", b"state", "uploaded", b"uploaded", "warnings", b"warnings", "weight_files", b"weight_files"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -640,19 +644,23 @@ class DeleteVersionRequest(_message.Message):
 
     REF_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     ref: _builtins.str
     """name@number."""
     request_id: _builtins.str
     """The caller's id for this mutation."""
+    force: _builtins.bool
+    """Deletes it although something uses it, or the users cannot be looked up now; the response says what breaks."""
     def __init__(
         self,
         *,
         ref: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "ref", b"ref", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -664,12 +672,23 @@ class DeleteVersionResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    BROKEN_FIELD_NUMBER: _builtins.int
+    UNCHECKED_FIELD_NUMBER: _builtins.int
+    unchecked: _builtins.str
+    """Why the users could not be looked up, for people; empty where they were. With force alone."""
+    @_builtins.property
+    def broken(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ResourceUser]:
+        """What used it, and breaks: with force alone."""
+
     def __init__(
         self,
+        *,
+        broken: _abc.Iterable[_common_pb2.ResourceUser] | None = ...,
+        unchecked: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken", "unchecked", b"unchecked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -815,19 +834,23 @@ class DeleteModelRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its id."""
     request_id: _builtins.str
     """The caller's id for this mutation."""
+    force: _builtins.bool
+    """Deletes it although something uses it, or the users cannot be looked up now; the response says what breaks."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -839,12 +862,23 @@ class DeleteModelResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    BROKEN_FIELD_NUMBER: _builtins.int
+    UNCHECKED_FIELD_NUMBER: _builtins.int
+    unchecked: _builtins.str
+    """Why the users could not be looked up, for people; empty where they were. With force alone."""
+    @_builtins.property
+    def broken(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ResourceUser]:
+        """What used it, and breaks: with force alone."""
+
     def __init__(
         self,
+        *,
+        broken: _abc.Iterable[_common_pb2.ResourceUser] | None = ...,
+        unchecked: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken", "unchecked", b"unchecked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -274,6 +274,7 @@ class Replica(_message.Message):
     ALIASES_FIELD_NUMBER: _builtins.int
     ROUTING_FIELD_NUMBER: _builtins.int
     STATISTICS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     workspace: _builtins.str
     """Its workspace."""
     deployment: _builtins.str
@@ -308,6 +309,12 @@ class Replica(_message.Message):
     def statistics(self) -> Global___ReplicaStatistics:
         """What came of the requests that it took; set in reports alone."""
 
+    @_builtins.property
+    def usage(self) -> _common_pb2.Resources:
+        """What it is measured to use: cores, the mean of the last half minute; memory that loading it took, bytes, 0 where
+        that could not be measured. Set in reports alone.
+        """
+
     def __init__(
         self,
         *,
@@ -324,10 +331,11 @@ class Replica(_message.Message):
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         routing: Global___ReplicaRouting | None = ...,
         statistics: Global___ReplicaStatistics | None = ...,
+        usage: _common_pb2.Resources | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "routing", b"routing", "statistics", b"statistics"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "routing", b"routing", "statistics", b"statistics", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "deployment", b"deployment", "digest", b"digest", "epoch", b"epoch", "message", b"message", "model", b"model", "number", b"number", "provider", b"provider", "resources", b"resources", "routing", b"routing", "state", b"state", "statistics", b"statistics", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "deployment", b"deployment", "digest", b"digest", "epoch", b"epoch", "message", b"message", "model", b"model", "number", b"number", "provider", b"provider", "resources", b"resources", "routing", b"routing", "state", b"state", "statistics", b"statistics", "usage", b"usage", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

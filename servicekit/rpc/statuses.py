@@ -53,7 +53,7 @@ def details(error: LeptonError) -> bytes:
         for field, description in _fitting(error.violations, _VIOLATION_BYTES, _VIOLATION_DESCRIPTION_BYTES):
             bad.field_violations.add(field=field, description=description)
         status.details.append(_packed(bad))
-    if isinstance(error, ResourceExhausted) and error.retry_seconds is not None:
+    if isinstance(error, ResourceExhausted | Unavailable) and error.retry_seconds is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(round(error.retry_seconds * 1000))
         status.details.append(_packed(retry))
@@ -88,9 +88,11 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> LeptonError:
     if kind is InvalidArgument:
         violations = [(violation.field, violation.description) for violation in bad.field_violations]
         return InvalidArgument(message, reason=info.reason, metadata=metadata, violations=violations)
+    seconds = retry.retry_delay.ToTimedelta().total_seconds() or None
     if kind is ResourceExhausted:
-        seconds = retry.retry_delay.ToTimedelta().total_seconds() or None
         return ResourceExhausted(message, reason=info.reason, metadata=metadata, retry_seconds=seconds)
+    if kind is Unavailable:
+        return Unavailable(message, reason=info.reason, metadata=metadata, retry_seconds=seconds)
     return kind(message, reason=info.reason, metadata=metadata)
 
 

@@ -25,9 +25,11 @@ async def running_deployments(settings: InferenceSettings) -> AsyncIterator[Runn
     from servicekit.state import State
     from services.inference.adapters import tables
     from services.inference.adapters.repository import SqlRepository
+    from services.inference.adapters.scheduler_client import SchedulerClient
     from services.inference.adapters.version_resolver import VersionResolver
     from services.inference.observation import ALIAS_MOVED, AliasFollower, Changes, Observer
     from services.inference.release_controller import ReleaseController
+    from services.inference.reservations import ReservationFollower
     from services.inference.servicer import InferenceServicer
 
     async with AsyncExitStack() as stack:
@@ -41,10 +43,13 @@ async def running_deployments(settings: InferenceSettings) -> AsyncIterator[Runn
         state = State(database, tables.kit, SqlRepository)
         await state.forget_old_requests()
         changes = Changes()
-        observer = await stack.enter_async_context(Observer(state, nats, changes))
+        scheduler = await stack.enter_async_context(open_channel(settings.scheduler_address, settings))
+        observer = await stack.enter_async_context(Observer(state, nats, changes, SchedulerClient(scheduler)))
         standby_seconds = settings.standby_seconds
         controller = ReleaseController(state, observer, changes, settings.release_look_seconds, standby_seconds)
         await stack.enter_async_context(controller)
+        reserving = ReservationFollower(state, observer, settings.reservation_look_seconds)
+        await stack.enter_async_context(reserving)
         follower = await stack.enter_async_context(
             AliasFollower(state, resolver, changes, standby_seconds=standby_seconds)
         )

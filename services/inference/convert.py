@@ -76,7 +76,11 @@ def deployment_to_proto(deployment: Deployment, *, with_workspace: bool = False)
         tuning=tuning_to_proto(deployment.tuning),
         response_cache_bytes=deployment.response_cache_bytes,
         batching=_BATCHINGS[deployment.batching],
+        declared_resources=resources_to_proto(deployment.declared),
+        waiting_reason=observed.waiting_reason,
     )
+    if deployment.serve_time is not None:
+        message.serve_time.FromDatetime(_utc(deployment.serve_time))
     message.create_time.FromDatetime(_utc(deployment.create_time))
     message.update_time.FromDatetime(_utc(deployment.update_time))
     release_to_proto(deployment.release, message)

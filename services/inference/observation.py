@@ -8,7 +8,7 @@ from typing import Self
 
 import structlog
 
-from lepton.v1 import events_pb2, scheduler_pb2
+from lepton.v1 import events_pb2, inference_pb2, scheduler_pb2
 from servicekit.auth import Identity, act_as
 from servicekit.errors import LeptonError
 from servicekit.events import Event, Nats
@@ -17,14 +17,18 @@ from services.inference.adapters.repository import SqlRepository
 from services.inference.convert import measured_from_proto, seen_from_proto
 from services.inference.domain.deployments import (
     Deployment,
+    DeploymentState,
     ModelVersion,
+    Observed,
     ReplicaState,
+    Resources,
     SeenReplica,
+    Waiting,
     observe,
     serve_version,
 )
 from services.inference.domain.measurements import Measured, total
-from services.inference.ports import Registry
+from services.inference.ports import Placements, Registry
 
 _log = structlog.get_logger(__name__)
 
@@ -32,6 +36,8 @@ _log = structlog.get_logger(__name__)
 _REPORT_LASTS_SECONDS = 5.0
 _LOOK_SECONDS = 2.0
 _ALIASES_SECONDS = 30.0
+# Between questions why replicas have no worker.
+_WHY_SECONDS = 1.0
 ALIAS_MOVED = "registry.alias.moved"
 
 
@@ -69,11 +75,15 @@ class _Heard:
         time: when it came, seconds of a clock that never jumps.
         content: its replicas, serialised, to see whether anything changed.
         replicas: by workspace and deployment.
+        address: the worker's private host:port; empty where nobody calls it.
+        in_flight: requests under way there.
     """
 
     time: float
     content: bytes
     replicas: dict[tuple[str, str], list[scheduler_pb2.Replica]]
+    address: str = ""
+    in_flight: int = 0
 
 
 class Observer:
@@ -83,9 +93,16 @@ class Observer:
         state: the database.
         nats: where reports come from.
         changes: tells watchers.
+        placements: says why replicas have no worker; None where nobody is to ask.
     """
 
-    def __init__(self, state: State[SqlRepository], nats: Nats, changes: Changes) -> None:
+    def __init__(
+        self, state: State[SqlRepository], nats: Nats, changes: Changes, placements: Placements | None = None
+    ) -> None:
+        self._placements = placements
+        self._waiting: dict[tuple[str, str], Waiting] = {}
+        # Whether some deployment lacks replicas: then the scheduler is asked why.
+        self._lacks = asyncio.Event()
         self._state = state
         self._nats = nats
         self._changes = changes
@@ -94,7 +111,8 @@ class Observer:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._subscribe()), asyncio.create_task(self._run())]
+        work = (self._subscribe(), self._run(), self._ask_why())
+        self._tasks = [asyncio.create_task(doing) for doing in work]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -114,7 +132,9 @@ class Observer:
         replicas: dict[tuple[str, str], list[scheduler_pb2.Replica]] = {}
         for replica in report.replicas:
             replicas.setdefault((replica.workspace, replica.deployment), []).append(replica)
-        self._reports[report.worker] = _Heard(time.monotonic(), content, replicas)
+        self._reports[report.worker] = _Heard(
+            time.monotonic(), content, replicas, report.address, report.load.in_flight
+        )
         if before is None or before.content != content:
             self._stirred.set()
 
@@ -140,15 +160,61 @@ class Observer:
         }
         async with self._state.reading() as repository:
             present = await repository.everyone()
-        stale = [item for item in present if observe(item, self._seen(item)) != item.observed]
+        stale = [item for item in present if self._observed(item) != item.observed]
+        if any(item.observed.state is not DeploymentState.READY for item in present):
+            self._lacks.set()
+        else:
+            self._waiting = {}
         if not stale:
             return
         async with self._state.writing() as repository:
             for item in stale:
                 # Read again, for the wish may have changed since.
                 fresh = await repository.find(item.workspace, item.name)
-                await repository.save_observed(replace(fresh, observed=observe(fresh, self._seen(fresh))))
+                await repository.save_observed(replace(fresh, observed=self._observed(fresh)))
         await self._changes.tell()
+
+    def _observed(self, deployment: Deployment) -> Observed:
+        waiting = self._waiting.get((deployment.workspace, deployment.name))
+        return observe(deployment, self._seen(deployment), waiting)
+
+    async def _ask_why(self) -> None:
+        """Ask the scheduler, while some deployment lacks replicas, why they have no worker."""
+        if self._placements is None:
+            return
+        while True:
+            await self._lacks.wait()
+            self._lacks.clear()
+            try:
+                waiting = await self._placements.waiting()
+            except LeptonError as error:
+                _log.info("scheduler not asked", why=error.message)
+            else:
+                if waiting != self._waiting:
+                    self._waiting = waiting
+                    self._stirred.set()
+            await asyncio.sleep(_WHY_SECONDS)
+            # What waits may have found room, or become READY: look until nothing lacks replicas.
+            self._stirred.set()
+
+    def holders(self, deployment: Deployment, version: str) -> list[inference_pb2.DeploymentHolder]:
+        """Return the workers that serve a deployment, the least busy first.
+
+        With NATS away nobody reports, and workers serve on: then what was heard last counts.
+
+        Args:
+            deployment: which one.
+            version: a number or an alias; empty for whatever the deployment serves.
+        """
+        key, oldest = (deployment.workspace, deployment.name), time.monotonic() - _REPORT_LASTS_SECONDS
+        found = [
+            inference_pb2.DeploymentHolder(address=heard.address, in_flight=heard.in_flight)
+            for heard in self._reports.values()
+            if heard.address
+            and (heard.time >= oldest or not self._nats.is_connected)
+            and any(_serves(replica, version) for replica in heard.replicas.get(key, ()))
+        ]
+        return sorted(found, key=lambda holder: holder.in_flight)
 
     def stir(self) -> None:
         """Look again now."""
@@ -173,6 +239,17 @@ class Observer:
             if (replica.number, replica.digest) == (number, digest) and window in (None, replica.statistics.window)
         ]
         return total(parts)
+
+    def used(self, deployment: Deployment) -> Resources | None:
+        """Return the most that one replica of the own version is measured to use; None where none reports."""
+        usages = [
+            replica.usage
+            for replica in self._reported(deployment)
+            if (replica.number, replica.digest) == (deployment.number, deployment.digest) and replica.HasField("usage")
+        ]
+        if not usages:
+            return None
+        return Resources(max(item.cores for item in usages), max(item.memory_bytes for item in usages))
 
     def ready_replicas(self, deployment: Deployment, number: int, digest: str) -> int:
         """Return how many replicas of a version are loaded."""
@@ -204,10 +281,17 @@ class Observer:
         ]
 
 
+def _serves(replica: scheduler_pb2.Replica, version: str) -> bool:
+    if replica.state != scheduler_pb2.REPLICA_STATE_READY:
+        return False
+    return not version or version == str(replica.number) or version in replica.aliases
+
+
 def _without_statistics(report: scheduler_pb2.WorkerReport) -> scheduler_pb2.WorkerReport:
     plain = scheduler_pb2.WorkerReport(replicas=report.replicas)
     for replica in plain.replicas:
         replica.ClearField("statistics")
+        replica.ClearField("usage")
     return plain
 
 

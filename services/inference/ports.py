@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from services.inference.domain.deployments import Deployment, ModelVersion
+from services.inference.domain.deployments import Deployment, ModelVersion, Waiting
 
 
 class Listing(Protocol):
@@ -45,6 +45,10 @@ class Repository(Protocol):
         """Keep how far a deployment is true; return it."""
         ...
 
+    async def save_reserved(self, deployment: Deployment) -> Deployment:
+        """Keep what a deployment's replicas reserve, publishing inference.deployment.changed; return it."""
+        ...
+
     async def remove(self, deployment: Deployment) -> None:
         """Delete a deployment, publishing inference.deployment.changed."""
         ...
@@ -59,6 +63,18 @@ class Repository(Protocol):
 
     async def list_deployments(self, workspace: str | None, page: Listing) -> tuple[list[Deployment], str]:
         """Return a page of deployments, of a workspace or all, and the token of the next."""
+        ...
+
+
+class Placements(Protocol):
+    """The scheduler, as the deployments service sees it."""
+
+    async def waiting(self) -> dict[tuple[str, str], Waiting]:
+        """Return why deployments have replicas without a worker, by workspace and name.
+
+        Raises:
+            LeptonError: the scheduler does not answer.
+        """
         ...
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from lepton.v1 import inference_pb2 as pb
 from lepton.v1 import inference_pb2_grpc
 from servicekit.auth import ALL_WORKSPACES, Role, current_identity
-from servicekit.errors import InvalidArgument
+from servicekit.errors import InvalidArgument, NotFound
 from servicekit.paging import Page
 from servicekit.rpc import Context
 from servicekit.state import State
@@ -22,8 +22,11 @@ from services.inference.domain.deployments import (
     Deployment,
     ModelVersion,
     Observed,
+    absence,
     check_etag,
     check_ready,
+    check_resources,
+    names_version,
     previous_ref,
     serve_version,
     with_defaults,
@@ -75,6 +78,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         if not given.version and not given.name:
             raise InvalidArgument("deployment.version is required: name@number or name@alias", reason="FIELD_RULES")
         refuse_release(given)
+        declared = resources_from_proto(given.resources)
+        check_resources(declared)
         version = await self._registry.resolve(given.version or given.name)
         check_ready(version)
         now = datetime.now(UTC)
@@ -85,7 +90,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             version.number,
             version.digest,
             max(1, given.replicas),
-            with_defaults(resources_from_proto(given.resources), version),
+            with_defaults(declared, version),
             0,
             "",
             0,
@@ -95,6 +100,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             tuning=tuning_from_proto(given.tuning),
             response_cache_bytes=given.response_cache_bytes,
             batching=batching_from_proto(given.batching),
+            declared=declared,
         )
 
         async def act(repository: SqlRepository) -> pb.Deployment:
@@ -102,6 +108,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
         answer = await self._state.once(request, pb.Deployment, act)
         await self._changes.tell()
+        self._observer.stir()
         return answer
 
     async def GetDeployment(self, request: pb.GetDeploymentRequest, context: Context) -> pb.Deployment:
@@ -133,6 +140,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 reason="BAD_UPDATE_MASK",
                 violations=[("update_mask", f"only {', '.join(_UPDATABLE)} can change")],
             )
+        declared = resources_from_proto(given.resources)
+        check_resources(declared)
         version = await self._version(given, paths)
         release = await ReleaseUpdate.resolve(self._registry, given, paths)
 
@@ -145,7 +154,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             if "replicas" in paths:
                 wanted = replace(wanted, replicas=max(1, given.replicas))
             if "resources" in paths:
-                wanted = replace(wanted, resources=with_defaults(resources_from_proto(given.resources), version))
+                wanted = replace(wanted, resources=with_defaults(declared, version), declared=declared)
             if "tuning" in paths:
                 wanted = replace(wanted, tuning=tuning_from_proto(given.tuning))
             if "response_cache_bytes" in paths:
@@ -259,6 +268,20 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         answer = await self._state.once(request, pb.DeleteDeploymentResponse, act)
         await self._changes.tell()
         return answer
+
+    async def LocateDeployment(
+        self, request: pb.LocateDeploymentRequest, context: Context
+    ) -> pb.LocateDeploymentResponse:
+        """Return which workers serve a deployment now, or why none does."""
+        async with self._state.reading() as repository:
+            present = await repository.find(current_identity().workspace, request.name)
+        holders = self._observer.holders(present, request.version)
+        if holders:
+            return pb.LocateDeploymentResponse(holders=holders)
+        if request.version and not names_version(present, request.version):
+            raise NotFound(f"deployment {present.name!r} serves no such version", reason="DEPLOYMENT_VERSION_NOT_FOUND")
+        why = absence(present)
+        return pb.LocateDeploymentResponse(reason=why.reason, message=why.message)
 
     async def RecordPlan(self, request: pb.RecordPlanRequest, context: Context) -> pb.RecordPlanResponse:
         """Keep the plan that a worker chose."""

@@ -15,6 +15,9 @@ class InferenceSettings(StatefulSettings):
         ge=0,
         description="How long a former version stays loaded for a rollback, where nobody wants its room, seconds.",
     )
+    reservation_look_seconds: float = Field(
+        10.0, gt=0, description="How often undeclared reservations are compared with what is measured, seconds."
+    )
     release_look_seconds: float = Field(2.0, gt=0, description="How often canaries are judged, seconds.")
 
 

@@ -22,6 +22,7 @@ from services.inference.plans.tuner import Tuner, limits_of
 from services.inference.predict.scoring import Scorer
 from services.inference.predict.servicer import PredictionServicer
 from services.inference.serving.forwarding import Directory, Forwarder
+from services.inference.serving.locating import Locator
 from services.inference.serving.metrics import collecting
 from services.inference.serving.replicas import Replicas
 from services.inference.serving.table import ServingTable
@@ -47,7 +48,7 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
         data = DataClient(await channel(settings.data_address))
         training = TrainingClient(await channel(settings.training_address))
         scheduler = await channel(settings.scheduler_address)
-        forwarder = await stack.enter_async_context(_forwarding(settings, worker, nats))
+        forwarder = await stack.enter_async_context(_forwarding(settings, worker, nats, deployments))
         table = ServingTable(is_told=False)
         parts = stack.enter_context(answering(settings, table, forwarder, deployments))
         stack.enter_context(collecting(table, forwarder))
@@ -67,11 +68,16 @@ async def running_worker(settings: WorkerSettings, worker: str) -> AsyncIterator
 
 
 @contextlib.asynccontextmanager
-async def _forwarding(settings: WorkerSettings, worker: str, nats: Nats) -> AsyncIterator[Forwarder]:
+async def _forwarding(
+    settings: WorkerSettings, worker: str, nats: Nats, deployments: DeploymentsClient
+) -> AsyncIterator[Forwarder]:
     """Hear who holds what, and pass on what is not here."""
     directory = Directory(worker)
     following = asyncio.create_task(directory.follow(nats))
-    async with Forwarder(directory, lambda address: raw_channel(address, settings)) as forwarder:
+    async with (
+        Locator(deployments.locate) as locator,
+        Forwarder(directory, lambda address: raw_channel(address, settings), locator) as forwarder,
+    ):
         try:
             yield forwarder
         finally:

@@ -241,6 +241,8 @@ def deployment_from_proto(message: inference_pb2.Deployment, workspace: str) -> 
             response_cache_bytes=message.response_cache_bytes,
             is_batching_off=message.batching == common_pb2.BATCHING_OFF,
         ),
+        declared=resources_from_proto(message.declared_resources) if message.HasField("declared_resources") else None,
+        has_served=message.HasField("serve_time"),
     )
     return replace(wanted, companions=_companions(message, canary, wanted))
 

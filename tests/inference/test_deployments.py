@@ -1,5 +1,6 @@
 """Deployments: what is derived from reports, and the repository's contract on SQLite and Postgres."""
 
+import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servicekit.database import open_database
-from servicekit.errors import Aborted, AlreadyExists, FailedPrecondition, NotFound
+from servicekit.errors import Aborted, AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from servicekit.migrations import drift
 from servicekit.paging import Page
 from servicekit.state import State
@@ -23,8 +24,12 @@ from services.inference.domain.deployments import (
     ReplicaState,
     Resources,
     SeenReplica,
+    Waiting,
+    absence,
     check_etag,
     check_ready,
+    check_resources,
+    names_version,
     observe,
     previous_ref,
     serve_version,
@@ -62,7 +67,13 @@ def test_state_follows_from_what_workers_report(replicas: list[SeenReplica], wan
     ready = [replica for replica in replicas if replica.number == 2 and replica.state is ReplicaState.READY]
     older = any(replica.number == 1 and replica.state is ReplicaState.READY for replica in replicas)
     failed = any(replica.number == 2 and replica.state is ReplicaState.FAILED for replica in replicas)
-    assert (found.state is DeploymentState.READY) == (len(ready) >= wanted)
+    holders = {replica.worker for replica in ready}
+    behind = any(
+        replica.number == 1 and replica.state is ReplicaState.READY and replica.worker not in holders
+        for replica in replicas
+    )
+    # A worker that answers with another version is not ready, whatever the others are.
+    assert (found.state is DeploymentState.READY) == (len(ready) >= wanted and not behind)
     assert found.ready_replicas == len(ready)
     assert found.state is not DeploymentState.FAILED or (failed and not ready)
     assert found.state is not DeploymentState.PENDING or not (ready or older)
@@ -99,8 +110,52 @@ def test_what_is_not_ready_or_stale_is_refused() -> None:
 
 def test_replica_declares_room_by_the_models_size() -> None:
     large = replace(FIRST, size_bytes=1 << 30)
-    assert with_defaults(Resources(), large).memory_bytes == 4 << 30
+    assert with_defaults(Resources(), large).memory_bytes == (4 << 30) + (4 << 20)
     assert with_defaults(Resources(2.0, 5, 1.0), large) == Resources(2.0, 5, 1.0)
+    # Hundreds of small models fit into the memory of one.
+    assert with_defaults(Resources(), FIRST).memory_bytes * 200 < 1 << 30
+    assert with_defaults(Resources(), FIRST).cores * 200 < 1.0
+
+
+def test_a_larger_version_finds_room_and_what_was_declared_stays() -> None:
+    large = replace(SECOND, size_bytes=1 << 30)
+    assert serve_version(deployment(), "m@2", large).resources.memory_bytes > 4 << 30
+    declared = replace(deployment(), declared=Resources(0.0, 1 << 26))
+    assert serve_version(declared, "m@2", large).resources.memory_bytes == 1 << 26
+
+
+def test_what_has_no_room_says_so_and_what_is_loading_says_that() -> None:
+    waiting = Waiting("NO_ROOM", "lacks 1 of 2 cores")
+    found = observe(deployment(), [], waiting)
+    assert (found.state, found.waiting_reason) == (DeploymentState.PENDING, "NO_ROOM")
+    why = absence(replace(deployment(), observed=found))
+    assert why.reason == "NO_ROOM" and "1 of 2 cores" in why.message
+    loading = SeenReplica("w1", 1, "d1", ReplicaState.LOADING, "", "")
+    assert absence(replace(deployment(), observed=observe(deployment(), [loading]))).reason == "DEPLOYMENT_LOADING"
+    failed = replace(loading, state=ReplicaState.FAILED, message="too new")
+    why = absence(replace(deployment(), observed=observe(deployment(), [failed])))
+    assert why.reason == "DEPLOYMENT_FAILED" and "too new" in why.message
+    # One of two replicas serves: the other one's lack of room is told, too.
+    one = SeenReplica("w1", 1, "d1", ReplicaState.READY, "", "CPU")
+    found = observe(deployment(replicas=2), [one], waiting)
+    assert (found.state, found.waiting_reason) == (DeploymentState.UPDATING, "NO_ROOM")
+    assert "1 of 2 cores" in found.message
+
+
+@pytest.mark.parametrize(
+    ("version", "is_named"),
+    [("1", True), ("2", False), ("champion", True), ("best", False), ("01", False), ("", False)],
+)
+def test_versions_that_a_deployment_wants_are_known_by_number_and_by_the_alias_it_follows(
+    version: str, is_named: bool
+) -> None:
+    assert names_version(deployment(version="m@champion"), version) is is_named
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_resources_that_are_no_amount_are_refused(value: float) -> None:
+    with pytest.raises(InvalidArgument, match="cores"):
+        check_resources(Resources(value))
 
 
 @pytest.fixture
@@ -145,6 +200,24 @@ async def test_what_is_observed_changes_no_etag_and_is_no_fact(store: Store) -> 
     assert (found.observed, found.etag) == (observed, made.etag)
     assert saved.sequence > made.sequence
     assert len(await _facts(store)) == 1
+
+
+async def test_first_service_and_declared_resources_are_kept_and_a_reservation_is_a_fact(store: Store) -> None:
+    async with store.writing() as repository:
+        made = await repository.add(replace(deployment(), declared=Resources(0.5)))
+    assert made.serve_time is None
+    ready = Observed(DeploymentState.READY, 1, "", {"w": "CPU"})
+    async with store.writing() as repository:
+        served = await repository.save_observed(replace(made, observed=ready))
+    async with store.writing() as repository:
+        waiting = replace(served, observed=Observed(waiting_reason="NO_ROOM"), resources=Resources(0.5, 5 << 20))
+        await repository.save_reserved(waiting)
+    async with store.reading() as repository:
+        found = await repository.find("default", "d")
+    assert found.serve_time is not None
+    assert (found.declared, found.resources) == (Resources(0.5), Resources(0.5, 5 << 20))
+    assert (found.observed.waiting_reason, found.etag) == ("NO_ROOM", made.etag)
+    assert await _facts(store) == ["inference.deployment.changed"] * 2
 
 
 async def test_name_is_taken_once_and_free_again_with_a_higher_sequence(store: Store) -> None:

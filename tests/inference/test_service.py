@@ -23,7 +23,10 @@ async def test_deployment_is_named_after_its_model_and_knows_its_version(registe
     assert (made.name, made.number, made.replicas, made.previous_number) == ("m", 2, 1, 0)
     assert made.state == pb.DEPLOYMENT_STATE_PENDING
     assert made.digest == (await registered.developer.get("m@2")).digest
-    assert made.resources == common_pb2.Resources(cores=0.1, memory_bytes=64 << 20)
+    # Nothing is declared: little is reserved, by the model's size.
+    size = (await registered.developer.get("m@2")).artifacts[0].size_bytes
+    assert made.resources == common_pb2.Resources(cores=0.002, memory_bytes=(4 << 20) + 4 * size)
+    assert made.declared_resources == common_pb2.Resources()
     assert made.workspace == ""
     assert await registered.deployments.get("m") == made
 
@@ -80,7 +83,9 @@ async def test_update_changes_what_its_mask_names_and_nothing_stale(registered: 
             await registered.deployments.update("m", *paths, version="m@1")
     larger = await registered.deployments.update("m", "resources", resources=common_pb2.Resources(cores=2))
     # Zeros mean the defaults, as when it was made.
-    assert (larger.resources, larger.replicas) == (common_pb2.Resources(cores=2, memory_bytes=64 << 20), 3)
+    assert (larger.resources.cores, larger.replicas) == (2, 3)
+    assert 4 << 20 < larger.resources.memory_bytes < 5 << 20
+    assert larger.declared_resources == common_pb2.Resources(cores=2)
 
 
 async def test_repeated_request_gets_its_first_answer(registered: House) -> None:

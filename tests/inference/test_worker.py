@@ -272,7 +272,11 @@ async def test_worker_that_was_not_told_yet_says_so(registered: House) -> None:
     registered.scheduler = nowhere
     async with registered.worker() as worker:
         assert not await _is_ready(worker)
-        await refused(worker.infer("m"), grpc.StatusCode.UNAVAILABLE, "just started")
+        await refused(worker.infer("m"), grpc.StatusCode.NOT_FOUND, "unknown model")
+        # What exists is not unknown because this worker has no assignment yet.
+        await _register(registered, 0.5)
+        await registered.deployments.create("m@1")
+        await refused(worker.infer("m"), grpc.StatusCode.UNAVAILABLE, "'m' is loading")
         ready = await worker.stub.ModelReady(pb.ModelReadyRequest(name="m"), metadata=worker.metadata)
         assert not ready.ready
 

@@ -6,9 +6,11 @@ import grpc
 
 from lepton.v1 import inference_pb2 as pb
 from lepton.v1.inference_pb2_grpc import InferenceServiceStub
+from servicekit.auth import Identity, act_as
 from servicekit.errors import AlreadyExists, FailedPrecondition
 from services.inference.convert import tuning_from_proto
 from services.inference.domain.tuning import Tuning
+from services.inference.serving.locating import Holder, Location
 
 _PAGE = 200
 
@@ -45,6 +47,18 @@ class DeploymentsClient:
             NotFound: there is none.
         """
         await self._stub.DeleteDeployment(pb.DeleteDeploymentRequest(name=name))
+
+    async def locate(self, workspace: str, name: str, version: str) -> Location:
+        """Return where a deployment of a workspace is served, as a service.
+
+        Raises:
+            NotFound: there is no such deployment or version.
+        """
+        request = pb.LocateDeploymentRequest(name=name, version=version)
+        with act_as(Identity.for_service(workspace, "inference")):
+            found = await self._stub.LocateDeployment(request)
+        holders = tuple(Holder(item.address, item.in_flight) for item in found.holders)
+        return Location(holders, found.reason, found.message)
 
     async def wishes(self) -> dict[tuple[str, str], Tuning]:
         """Return, by workspace and name, what is wished of execution plans: of all workspaces, as a service."""

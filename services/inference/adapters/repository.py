@@ -72,11 +72,19 @@ class SqlRepository:
         return saved
 
     async def save_observed(self, deployment: Deployment) -> Deployment:
-        """Keep how far a deployment is true; return it."""
+        """Keep how far a deployment is true, and when it served first; return it."""
+        if deployment.serve_time is None and deployment.observed.ready_replicas:
+            deployment = replace(deployment, serve_time=datetime.now(UTC))
         sequence = await self._unit.next_number(f"sequence/{deployment.workspace}/{deployment.name}")
         saved = replace(deployment, sequence=sequence)
         key = _key(deployment.workspace, deployment.name)
         await self._unit.execute(update(deployments).where(key).values(_row(saved)))
+        return saved
+
+    async def save_reserved(self, deployment: Deployment) -> Deployment:
+        """Keep what a deployment's replicas reserve, publishing inference.deployment.changed; return it."""
+        saved = await self.save_observed(deployment)
+        await self._publish(saved)
         return saved
 
     async def remove(self, deployment: Deployment) -> None:
@@ -176,7 +184,7 @@ def _tuning(text: str) -> Tuning:
 
 def _row(deployment: Deployment) -> dict[str, Any]:
     observed = deployment.observed
-    kept_apart = ("observed", "resources", "tuning", "release")
+    kept_apart = ("observed", "resources", "tuning", "release", "declared")
     plain = {name: value for name, value in vars(deployment).items() if name not in kept_apart}
     return {
         **plain,
@@ -185,6 +193,9 @@ def _row(deployment: Deployment) -> dict[str, Any]:
         "ready_replicas": observed.ready_replicas,
         "message": observed.message,
         "providers": json.dumps(observed.providers, sort_keys=True),
+        "waiting_reason": observed.waiting_reason,
+        "declared_cores": deployment.declared.cores,
+        "declared_memory_bytes": deployment.declared.memory_bytes,
         "tuning": _tuning_text(deployment.tuning),
         "batching": deployment.batching.value,
         "release": release_to_json(deployment.release),
@@ -203,11 +214,20 @@ def _deployment(row: Any) -> Deployment:
         row.previous_number,
         row.etag,
         row.sequence,
-        Observed(DeploymentState(row.state), row.ready_replicas, row.message, json.loads(row.providers)),
+        Observed(
+            DeploymentState(row.state),
+            row.ready_replicas,
+            row.message,
+            json.loads(row.providers),
+            row.waiting_reason,
+        ),
         row.create_time,
         row.update_time,
         release_from_json(row.release),
         tuning=_tuning(row.tuning),
         response_cache_bytes=row.response_cache_bytes,
         batching=Batching(row.batching),
+        # GPUs are never measured: what is reserved of them was declared.
+        declared=Resources(row.declared_cores, row.declared_memory_bytes, row.gpus),
+        serve_time=row.serve_time,
     )

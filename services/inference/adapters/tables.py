@@ -36,6 +36,13 @@ deployments = Table(
     Column("batching", String(16), nullable=False, server_default="auto"),
     # JSON object: mode, max_quality_loss_points and dataset, those that were given.
     Column("tuning", Text, nullable=False, server_default="{}"),
+    # What was declared of a replica's needs; zeros for what follows measurement.
+    Column("declared_cores", Float, nullable=False, server_default="0"),
+    Column("declared_memory_bytes", BigNumber, nullable=False, server_default="0"),
+    # When it served for the first time.
+    Column("serve_time", DateTime(timezone=True)),
+    # Why replicas have no worker; empty where they have one.
+    Column("waiting_reason", String(32), nullable=False, server_default=""),
 )
 
 # What workers chose and measured; nothing is decided by its inside, so it is kept as it was told.

@@ -1,18 +1,20 @@
 """Deployments: what should be served, and how far that is true."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 
-from servicekit.errors import Aborted, FailedPrecondition
+from servicekit.errors import Aborted, FailedPrecondition, InvalidArgument
 from services.inference.domain.release import CanaryState, Release, Standby
 from services.inference.domain.tuning import Tuning
 
-_LEAST_MEMORY_BYTES = 64 << 20
+# What an undeclared reservation begins with: most models wait most of the time, and two cores serve hundreds of them.
+LEAST_CORES = 0.002
+LEAST_MEMORY_BYTES = 4 << 20
 _MEMORY_FACTOR = 4
-# Most models wait most of the time: a laptop of two cores should serve twenty of them.
-_DEFAULT_CORES = 0.1
+_NOTHING_SERVES = "no replica serves yet: is there a worker with room? (lepton workers list)"
 
 
 class DeploymentState(Enum):
@@ -77,12 +79,27 @@ class Observed:
         ready_replicas: of the wanted number, that serve.
         message: why, for people.
         providers: execution provider by worker.
+        waiting_reason: why replicas have no worker, stable; empty where they have one.
     """
 
     state: DeploymentState = DeploymentState.PENDING
     ready_replicas: int = 0
-    message: str = "no replica serves yet"
+    message: str = _NOTHING_SERVES
     providers: dict[str, str] = field(default_factory=dict)
+    waiting_reason: str = ""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why replicas of a deployment have no worker, by the scheduler.
+
+    Args:
+        reason: stable: NO_WORKER, TOO_LARGE, NO_ROOM, FEWER_WORKERS or LOAD_FAILED.
+        message: what is missing, for people.
+    """
+
+    reason: str
+    message: str
 
 
 class Batching(Enum):
@@ -101,7 +118,7 @@ class Deployment:
         version: name@number, or name@alias, which is followed.
         number, digest: what the version resolves to.
         replicas: wanted, at least.
-        resources: of a replica.
+        resources: that a replica reserves.
         previous_number: served before; 0 for none.
         etag: changes with what is wanted.
         sequence: counts changes of what is wanted and of what is so.
@@ -111,6 +128,8 @@ class Deployment:
         response_cache_bytes: that each worker may keep of its answers; 0 for none.
         batching: whether rows of several requests may be run together.
         release: what stands beside the version.
+        declared: resources that were declared; zeros for those whose reservation follows measurement.
+        serve_time: when it served for the first time; None while it never did.
     """
 
     workspace: str
@@ -130,6 +149,8 @@ class Deployment:
     tuning: Tuning = field(default_factory=Tuning, kw_only=True)
     response_cache_bytes: int = field(default=0, kw_only=True)
     batching: Batching = field(default=Batching.AUTO, kw_only=True)
+    declared: Resources = field(default_factory=Resources, kw_only=True)
+    serve_time: datetime | None = field(default=None, kw_only=True)
 
     @property
     def ref(self) -> str:
@@ -195,9 +216,34 @@ def check_etag(deployment: Deployment, etag: str) -> None:
 
 
 def with_defaults(resources: Resources, version: ModelVersion) -> Resources:
-    """Return what a replica needs, with defaults by the model's size."""
-    memory_bytes = max(_LEAST_MEMORY_BYTES, _MEMORY_FACTOR * version.size_bytes)
-    return Resources(resources.cores or _DEFAULT_CORES, resources.memory_bytes or memory_bytes, resources.gpus)
+    """Return what a replica reserves before it is measured: what is declared, else little, by the model's size."""
+    memory_bytes = LEAST_MEMORY_BYTES + _MEMORY_FACTOR * version.size_bytes
+    return Resources(resources.cores or LEAST_CORES, resources.memory_bytes or memory_bytes, resources.gpus)
+
+
+def check_resources(resources: Resources) -> None:
+    """Check that declared resources can be reserved.
+
+    Raises:
+        InvalidArgument: one is negative, or no number; the violations name all of them.
+    """
+    values = (("cores", resources.cores), ("memory_bytes", resources.memory_bytes), ("gpus", resources.gpus))
+    bad = [
+        (f"deployment.resources.{name}", "must be 0 or more, and finite")
+        for name, value in values
+        if not _is_amount(value)
+    ]
+    if bad:
+        named = ", ".join(field.rpartition(".")[2] for field, _ in bad)
+        raise InvalidArgument(
+            f"resources cannot be reserved: {named} must be 0 (undeclared) or more, and finite",
+            reason="BAD_RESOURCES",
+            violations=bad,
+        )
+
+
+def _is_amount(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
 
 
 def serve_version(
@@ -223,11 +269,15 @@ def serve_version(
     if now is not None and standby_seconds and version.number != deployment.number:
         expire_time = now + timedelta(seconds=standby_seconds)
         standby = Standby(deployment.ref, deployment.number, deployment.digest, expire_time)
+    # A larger version must find room; what it is measured to use follows.
+    resources = with_defaults(deployment.declared, version)
+    memory_bytes = max(resources.memory_bytes, deployment.resources.memory_bytes)
     return replace(
         deployment,
         version=ref,
         number=version.number,
         digest=version.digest,
+        resources=replace(deployment.resources, memory_bytes=deployment.declared.memory_bytes or memory_bytes),
         previous_number=deployment.number if version.model == deployment.model else 0,
         observed=replace(deployment.observed, state=DeploymentState.UPDATING, ready_replicas=0),
         release=_superseded(deployment, version, standby),
@@ -261,29 +311,72 @@ def previous_ref(deployment: Deployment) -> str:
     return f"{deployment.model}@{deployment.previous_number}"
 
 
-def observe(deployment: Deployment, replicas: Iterable[SeenReplica]) -> Observed:
-    """Return how far a deployment is true, from what workers report: the same for the same reports."""
+def observe(deployment: Deployment, replicas: Iterable[SeenReplica], waiting: Waiting | None = None) -> Observed:
+    """Return how far a deployment is true: the same for the same reports.
+
+    Args:
+        deployment: which one.
+        replicas: what workers report.
+        waiting: why some of its replicas have no worker; None where all have one.
+    """
     seen = list(replicas)
     wanted = [replica for replica in seen if _is_wanted(replica, deployment)]
     ready = [replica for replica in wanted if replica.state is ReplicaState.READY]
     providers = {replica.worker: replica.provider for replica in sorted(ready, key=lambda item: item.worker)}
-    if len(ready) >= deployment.replicas:
+    holders = {replica.worker for replica in ready}
+    others = [item for item in seen if item.state is ReplicaState.READY and not _is_wanted(item, deployment)]
+    # Workers that answer with another version, for they do not serve the wanted one yet.
+    behind = {item.number for item in others if item.worker not in holders}
+    if len(ready) >= deployment.replicas and not behind:
         return Observed(DeploymentState.READY, len(ready), "", providers)
-    older = {
-        replica.number
-        for replica in seen
-        if replica.state is ReplicaState.READY and not _is_wanted(replica, deployment)
-    }
+    reason = waiting.reason if waiting is not None else ""
+    lacks = f"; {waiting.message}" if waiting is not None else ""
+    older = {item.number for item in others}
     failed = [replica for replica in wanted if replica.state is ReplicaState.FAILED]
     if failed and not ready:
         message = f"version {deployment.number} cannot be loaded on {failed[0].worker}: {failed[0].message}"
-        return Observed(DeploymentState.FAILED, 0, message, {})
+        return Observed(DeploymentState.FAILED, 0, message, {}, reason)
     if ready or older:
         serving = f"version {max(older)} serves meanwhile" if older else f"{len(ready)} of {deployment.replicas} serve"
-        return Observed(DeploymentState.UPDATING, len(ready), serving, providers)
-    loading = any(replica.state is ReplicaState.LOADING for replica in wanted)
-    message = "loading" if loading else "no replica serves yet: is there a worker with room? (lepton workers list)"
-    return Observed(DeploymentState.PENDING, 0, message, {})
+        return Observed(DeploymentState.UPDATING, len(ready), serving + lacks, providers, reason)
+    if any(replica.state is ReplicaState.LOADING for replica in wanted):
+        return Observed(DeploymentState.PENDING, 0, "loading", {})
+    message = waiting.message if waiting is not None else _NOTHING_SERVES
+    return Observed(DeploymentState.PENDING, 0, message, {}, reason)
+
+
+@dataclass(frozen=True)
+class Absence:
+    """Why no worker serves a deployment now.
+
+    Args:
+        reason: stable: DEPLOYMENT_LOADING, DEPLOYMENT_FAILED, or a waiting reason.
+        message: the same, for people.
+    """
+
+    reason: str
+    message: str
+
+
+def absence(deployment: Deployment) -> Absence:
+    """Return why no worker serves a deployment now."""
+    observed, what = deployment.observed, f"deployment '{deployment.name}'"
+    if observed.state is DeploymentState.FAILED:
+        return Absence("DEPLOYMENT_FAILED", f"{what} cannot be served: {observed.message}")
+    if observed.waiting_reason:
+        return Absence(observed.waiting_reason, f"{what} is not placed: {observed.message}")
+    return Absence("DEPLOYMENT_LOADING", f"{what} is loading: try again shortly")
+
+
+def names_version(deployment: Deployment, version: str) -> bool:
+    """Return whether a number or an alias names a version that a deployment wants served."""
+    release = deployment.release
+    numbers = {deployment.number, *(target.number for target in release.traffic)}
+    others = (release.running_canary, release.shadow, release.standby)
+    numbers |= {item.number for item in others if item is not None}
+    if version.isdecimal():
+        return version in {str(number) for number in numbers}
+    return deployment.follows_alias and version == deployment.version.partition("@")[2]
 
 
 def _is_wanted(replica: SeenReplica, deployment: Deployment) -> bool:

@@ -15,7 +15,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from servicekit import telemetry
 from servicekit.auth import set_identity
-from servicekit.errors import Cancelled, DeadlineExceeded, LeptonError, NotFound, ResourceExhausted
+from servicekit.errors import Cancelled, DeadlineExceeded, LeptonError, NotFound, ResourceExhausted, Unavailable
 from servicekit.rpc import Guard, check_answer, set_deadline, statuses
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.rest.bodies import Receive, packed, read_body
@@ -340,7 +340,7 @@ async def _send(answered: Answered, asked: Mapping[str, str], send: Send, *, has
 def _error(error: LeptonError) -> Answered:
     headers = [("lepton-reason", error.reason)]
     status = _STATUSES.get(error.status, 500)
-    if isinstance(error, ResourceExhausted) and error.retry_seconds is not None:
+    if isinstance(error, ResourceExhausted | Unavailable) and error.retry_seconds is not None:
         headers.append(("retry-after", str(max(round(error.retry_seconds), 1))))
     if error.reason in ("TOO_LARGE", "ANSWER_TOO_LARGE"):
         status = 413

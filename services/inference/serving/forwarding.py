@@ -1,11 +1,13 @@
 """Requests for models that stand on other workers: passed on once, marked, with the caller's token and deadline.
 
-Who holds what is heard from the workers' own reports. The mark counts from Lepton's own processes alone, which show
+Who holds what is heard from the workers' own reports; where these name nobody, the inference service is asked: whether
+the deployment exists, and who serves it. The mark counts from Lepton's own processes alone, which show
 certificates: a marked request is never passed on again, so that two workers that each take the other for the holder
 do not play ball.
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
@@ -17,10 +19,11 @@ import structlog
 
 from lepton.v1 import scheduler_pb2
 from servicekit.auth import Identity, service_name
-from servicekit.errors import LeptonError, Unavailable
+from servicekit.errors import LeptonError, NotFound, Unavailable
 from servicekit.events import Nats
 from servicekit.rpc import statuses
 from servicekit.telemetry import current_traceparent
+from services.inference.serving.locating import Holder, Locator
 from services.inference.serving.statistics import Latencies
 
 _log = structlog.get_logger(__name__)
@@ -33,21 +36,16 @@ _TIMEOUT_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
 # The transport's own words; a holder that answers has reasons of its own.
 _GONE = frozenset({Unavailable.default_reason, "PEER_LOST"})
+# When a caller may try again, seconds.
+_RETRY_SECONDS = 1.0
+_NO_ROOM_RETRY_SECONDS = 10.0
+_LOADING = "DEPLOYMENT_LOADING"
+_NO_VERSION = "DEPLOYMENT_VERSION_NOT_FOUND"
+_PLACED_HERE = frozenset({"MODEL_LOADING", "MODEL_NOT_LOADED"})
+# Longer than any number or alias.
+_LONGEST_VERSION = 63
 # What a table says of a model that may stand elsewhere.
 _ELSEWHERE = frozenset({"MODEL_NOT_FOUND", "MODEL_LOADING", "MODEL_NOT_LOADED", "WORKER_NOT_READY"})
-
-
-@dataclass(frozen=True)
-class Holder:
-    """A worker that serves a model.
-
-    Args:
-        address: its private host:port.
-        in_flight: requests under way there, as last heard.
-    """
-
-    address: str
-    in_flight: int
 
 
 @dataclass(frozen=True)
@@ -127,10 +125,17 @@ class Forwarder:
     Args:
         directory: who holds what.
         open_channel: opens a channel to a private address, showing this process's certificate.
+        locator: asks the inference service; None for a worker alone, which takes reports for all there is.
     """
 
-    def __init__(self, directory: Directory, open_channel: Callable[[str], grpc.aio.Channel]) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        open_channel: Callable[[str], grpc.aio.Channel],
+        locator: Locator | None = None,
+    ) -> None:
         self._directory = directory
+        self._locator = locator
         self._open_channel = open_channel
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -165,20 +170,23 @@ class Forwarder:
             request: the message's bytes.
             model: deployment and version, as asked for.
             identity: the caller, whose token goes along.
-            why: what this worker would answer.
+            why: what this worker would answer by itself.
             seconds: that the caller still waits.
             is_marked: whether the request was passed on already.
 
         Raises:
-            LeptonError: `why` where nobody holds it; Unavailable for a marked request; else what the holder answered.
+            NotFound: there is no such deployment.
+            Unavailable: nobody serves it yet, or the request is marked.
+            LeptonError: what the holder answered.
         """
-        for holder in self._holders(model, identity, why, is_marked=is_marked):
-            try:
-                return await self._ask(holder, method, request, model, identity, seconds)
-            except Unavailable as error:
-                why = error
-                if error.reason in _GONE:
-                    self._forget(holder.address)
+        async with contextlib.aclosing(self._holders(model, identity, why, is_marked=is_marked)) as holders:
+            async for holder in holders:
+                try:
+                    return await self._ask(holder, method, request, model, identity, seconds)
+                except Unavailable as error:
+                    why = error
+                    if error.reason in _GONE:
+                        self._forget(holder.address)
         raise why
 
     def _forget(self, address: str) -> None:
@@ -205,40 +213,80 @@ class Forwarder:
 
         Args and errors are those of `unary`.
         """
-        for holder in self._holders(model, identity, why, is_marked=is_marked):
-            has_begun = False
-            ask: Any = self._channel(holder).unary_stream(method)
-            call = ask(request, timeout=seconds, metadata=_metadata(identity))
-            try:
-                async for reply in call:
-                    has_begun = True
-                    yield reply
-                return
-            except grpc.aio.AioRpcError as failure:
-                error = _error_of(failure)
-                if has_begun or not isinstance(error, Unavailable):
-                    raise error from failure
-                why = error
-            except asyncio.CancelledError:
-                _refuse_lost()
-                raise
-            finally:
-                call.cancel()
+        async with contextlib.aclosing(self._holders(model, identity, why, is_marked=is_marked)) as holders:
+            async for holder in holders:
+                has_begun = False
+                ask: Any = self._channel(holder).unary_stream(method)
+                call = ask(request, timeout=seconds, metadata=_metadata(identity))
+                try:
+                    async for reply in call:
+                        has_begun = True
+                        yield reply
+                    return
+                except grpc.aio.AioRpcError as failure:
+                    error = _error_of(failure)
+                    if has_begun or not isinstance(error, Unavailable):
+                        raise error from failure
+                    why = error
+                except asyncio.CancelledError:
+                    _refuse_lost()
+                    raise
+                finally:
+                    call.cancel()
         raise why
 
-    def _holders(
+    async def _holders(
         self, model: tuple[str, str], identity: Identity, why: LeptonError, *, is_marked: bool
-    ) -> list[Holder]:
-        """Return whom to ask, the best first.
+    ) -> AsyncGenerator[Holder, None]:
+        """Yield the workers to ask, the best first: those that report it, then those that the inference service knows.
 
         Raises:
-            LeptonError: nobody: what this worker answers is no matter of where a model stands, or was passed on.
+            LeptonError: nobody serves it, and why; or what this worker answers is no matter of where a model stands.
         """
         if why.reason not in _ELSEWHERE:
             raise why
         if is_marked:
             raise Unavailable(f"{why.message}; the request was passed on already", reason="NOT_HERE_EITHER") from why
-        return self._directory.holders(identity.workspace, *model)[:2]
+        reported = self._directory.holders(identity.workspace, *model)[:2]
+        for holder in reported:
+            yield holder
+        if self._locator is None:
+            return
+        tried = {holder.address for holder in reported}
+        others = [holder for holder in await self._located(model, identity, why) if holder.address not in tried]
+        for holder in others[:2]:
+            yield holder
+
+    async def _located(self, model: tuple[str, str], identity: Identity, why: LeptonError) -> tuple[Holder, ...]:
+        """Return the workers that serve a deployment, by the inference service.
+
+        Raises:
+            NotFound: there is no such deployment or version.
+            Unavailable: it is loading, or has no room; or the inference service does not answer.
+        """
+        assert self._locator is not None
+        deployment, version = model
+        try:
+            location = await self._locator.locate(identity.workspace, deployment, version)
+        except NotFound as error:
+            which = f" version {version[:_LONGEST_VERSION]}" if error.reason == _NO_VERSION else ""
+            message = f"Request for unknown model: '{deployment}'{which} is not found"
+            raise NotFound(message, reason="MODEL_NOT_FOUND") from None
+        except (LeptonError, TimeoutError) as error:
+            if isinstance(why, Unavailable):
+                raise why from error
+            raise Unavailable(
+                f"whether model '{deployment}' exists cannot be said now: the inference service does not answer",
+                reason="DIRECTORY_AWAY",
+                retry_seconds=_RETRY_SECONDS,
+            ) from error
+        if location.reason and why.reason in _PLACED_HERE:
+            # This worker knows more: what it is loading, or why that failed.
+            raise why
+        if location.reason:
+            seconds = _RETRY_SECONDS if location.reason == _LOADING else _NO_ROOM_RETRY_SECONDS
+            raise Unavailable(location.message, reason=location.reason, retry_seconds=seconds)
+        return location.holders
 
     def _channel(self, holder: Holder) -> grpc.aio.Channel:
         channel = self._channels.get(holder.address)

@@ -130,6 +130,7 @@ class LoadedModel:
         plan: the name of its execution plan.
         threads: that one run uses; 0 for the worker's setting.
         tuned_for: what was wished when its plan was settled; None until then.
+        memory_bytes: that loading it took; 0 where that was not measured.
         version: the number, as it is sent.
         provider: the execution provider that the session took.
     """
@@ -167,6 +168,7 @@ class LoadedModel:
     plan: str = "plain"
     threads: int = 0
     tuned_for: object = None
+    memory_bytes: int = 0
     version: str = field(init=False)
     provider: str = field(init=False)
 
@@ -213,6 +215,7 @@ class LoadedModel:
         self.statistics, self.cache = old.statistics, old.cache
         self.preprocessing, self.max_rows = old.preprocessing, old.max_rows
         self.is_batching_off = old.is_batching_off
+        self.memory_bytes = old.memory_bytes
 
     def queue_seconds(self) -> float:
         """Return how long what waits now will take."""

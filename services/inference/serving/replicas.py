@@ -22,6 +22,7 @@ from services.inference.serving.model import LoadedModel
 from services.inference.serving.response_cache import ResponseCache
 from services.inference.serving.servicer import OpenInferenceServicer
 from services.inference.serving.table import Entry, ServingTable
+from services.inference.serving.usage import CoreMeter, MemoryMeter
 
 _log = structlog.get_logger(__name__)
 
@@ -71,6 +72,8 @@ class Replicas:
         # Of the first assignment, those that neither serve nor failed yet.
         self._first: set[Key] | None = None
         self._rate = _Rate()
+        self._memory = MemoryMeter()
+        self._cores: dict[Key, CoreMeter] = {}
         # By workspace and deployment: its versions share one bound.
         self._caches: dict[tuple[str, str], ResponseCache] = {}
         self.on_change: Callable[[], None] = lambda: None
@@ -105,6 +108,7 @@ class Replicas:
 
     def holding(self) -> Holding:
         """Return what stands here now."""
+        self._cores = {key: meter for key, meter in self._cores.items() if key in self._reports}
         models = [model for key in self._table.deployments() for model in self._table.get(*key).models.values()]
         return Holding(
             replicas=tuple(self._with_statistics(key, replica) for key, replica in self._reports.items()),
@@ -142,6 +146,9 @@ class Replicas:
         told = pb.Replica()
         told.CopyFrom(replica)
         told.statistics.CopyFrom(measured_to_proto(replace(model.release.measured(), batching=model.batching)))
+        runs = model.statistics.compute.seconds * (model.threads or self._threads)
+        told.usage.cores = self._cores.setdefault(key, CoreMeter()).update(runs)
+        told.usage.memory_bytes = model.memory_bytes
         return told
 
     def _settle(self, *done: Key) -> None:
@@ -215,16 +222,18 @@ class Replicas:
             content = await self._registry.model(version)
             beside = await self._registry.beside(version)
             files = await self._registry.files(version, PREPROCESSING_FILES)
-        model = await asyncio.to_thread(
-            load_model,
-            replica.deployment,
-            version,
-            content,
-            threads=self._threads,
-            workspace=replica.workspace,
-            gpu_share=replica.resources.gpus,
-            beside=beside,
-        )
+        with self._memory.measuring(len(content) + sum(len(part) for part in beside.weights.values())) as growth:
+            model = await asyncio.to_thread(
+                load_model,
+                replica.deployment,
+                version,
+                content,
+                threads=self._threads,
+                workspace=replica.workspace,
+                gpu_share=replica.resources.gpus,
+                beside=beside,
+            )
+        model.memory_bytes = growth.size_bytes
         model.max_rows = self._max_rows
         model.preprocessing = await asyncio.to_thread(load_preprocessing, files, model.inputs)
         return model

@@ -31,8 +31,14 @@ _STREAM_REQUESTS = 64
 
 _SERVICE = "inference.GRPCInferenceService"
 # Questions about a model, and their answers.
-_About: TypeAlias = pb.ModelReadyRequest | pb.ModelMetadataRequest | pb.ModelConfigRequest
-_Described = TypeVar("_Described", pb.ModelReadyResponse, pb.ModelMetadataResponse, pb.ModelConfigResponse)
+_About: TypeAlias = pb.ModelReadyRequest | pb.ModelMetadataRequest | pb.ModelConfigRequest | pb.ModelStatisticsRequest
+_Described = TypeVar(
+    "_Described",
+    pb.ModelReadyResponse,
+    pb.ModelMetadataResponse,
+    pb.ModelConfigResponse,
+    pb.ModelStatisticsResponse,
+)
 
 
 class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -139,7 +145,14 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ModelConfigResponse(config=descriptions.config(request.name, found))
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
-        """Say what the models did in this process: all of the workspace's, or those of a name, or one version."""
+        """Say what the models did in this process: all of the workspace's, or those of a name, or one version.
+
+        A model that does not serve here is asked for where it does.
+        """
+        if request.name:
+            found = await self._find(request, context, pb.ModelStatisticsResponse)
+            if isinstance(found, pb.ModelStatisticsResponse):
+                return found
         workspace = current_identity().workspace
         if request.version:
             models = [(request.name, self._table.find(workspace, request.name, request.version))]
@@ -150,8 +163,6 @@ class OpenInferenceServicer(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
                 for _, model in sorted(entry.models.items())
                 if request.name in ("", name)
             ]
-        if request.name and not models:
-            self._table.find(workspace, request.name, "")
         return pb.ModelStatisticsResponse(model_stats=[descriptions.statistics(name, model) for name, model in models])
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:

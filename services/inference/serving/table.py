@@ -14,6 +14,8 @@ from services.inference.serving.routing import Route, Split, point_of, split_of
 _LONGEST_VERSION = 63
 # As versions are written everywhere: 01 is none.
 _NUMBER = re.compile(r"[1-9][0-9]*")
+# When a caller may try again while a model is loaded.
+_RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,9 @@ class ServingTable:
     def _unknown(self, what: str) -> NotFound | Unavailable:
         if not self.is_told:
             return Unavailable(
-                f"model {what} is not here: this worker just started, or is being drained", reason="WORKER_NOT_READY"
+                f"model {what} is not here: this worker just started, or is being drained",
+                reason="WORKER_NOT_READY",
+                retry_seconds=_RETRY_SECONDS,
             )
         return NotFound(f"Request for unknown model: {what} is not found", reason="MODEL_NOT_FOUND")
 
@@ -150,5 +154,6 @@ def _number(version: str, entry: Entry) -> int:
 
 def _waiting(what: str, why: str) -> Unavailable:
     if why:
-        return Unavailable(f"model {what} could not be loaded, and is tried again: {why}", reason="MODEL_NOT_LOADED")
-    return Unavailable(f"model {what} is still loading", reason="MODEL_LOADING")
+        message = f"model {what} could not be loaded, and is tried again: {why}"
+        return Unavailable(message, reason="MODEL_NOT_LOADED", retry_seconds=_RETRY_SECONDS)
+    return Unavailable(f"model {what} is still loading", reason="MODEL_LOADING", retry_seconds=_RETRY_SECONDS)

@@ -1,12 +1,14 @@
 """What the planner sees and says: plain values, no clock, no transport."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from services.scheduler.domain.routing import Role, Routing
 
 # Sums of fractions of cores are compared with this slack: three times 0.1 must fit into 0.3.
 _SLACK = 1e-9
+# What a replica whose cores follow measurement is placed with where no worker has more free.
+LEAST_CORES = 0.002
 
 
 class WorkerKind(Enum):
@@ -170,13 +172,16 @@ class WantedDeployment:
     Args:
         key: the version wanted now.
         replicas: the least number of workers that are to hold it.
-        resources: what a replica declares.
+        resources: what a replica reserves.
         digest: the version's digest.
         aliases: aliases that name the version now.
         sequence: the deployment's own count of changes.
         routing: which requests the version takes.
         companions: versions that stand beside the wanted one, wherever that stands: those of a split, a canary, a
             shadow; and a standby, which stays where it is and yields to whatever is wanted.
+        declared: the part of the resources that was declared; the rest follows measurement, and never moves a replica.
+            None where all of it was.
+        has_served: whether the deployment has served before.
     """
 
     key: ReplicaKey
@@ -187,6 +192,24 @@ class WantedDeployment:
     sequence: int = 0
     routing: Routing = field(default_factory=Routing)
     companions: tuple["WantedDeployment", ...] = ()
+    declared: Resources | None = None
+    has_served: bool = False
+
+    def is_met_by(self, resources: Resources) -> bool:
+        """Return whether a placement of some resources is as wanted: what follows measurement does not count."""
+        if self.declared is None:
+            return resources == self.resources
+        same_cores = not self.declared.cores or resources.cores == self.resources.cores
+        same_memory = not self.declared.memory_bytes or resources.memory_bytes == self.resources.memory_bytes
+        return same_cores and same_memory and resources.gpus == self.resources.gpus
+
+    @property
+    def squeezed(self) -> "WantedDeployment":
+        """The same with the least cores that it can be placed with: those that follow measurement can be shared."""
+        if self.declared is None or self.declared.cores:
+            return self
+        cores = min(self.resources.cores, LEAST_CORES)
+        return replace(self, resources=replace(self.resources, cores=cores))
 
     def companion(self, key: ReplicaKey) -> "WantedDeployment | None":
         """Return the companion of a version; None where it is none."""

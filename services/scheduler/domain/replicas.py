@@ -65,7 +65,7 @@ def current(board: Board, wanted: WantedDeployment) -> list[ReplicaPlacement]:
 
 
 def _is_current(board: Board, wanted: WantedDeployment, placement: ReplicaPlacement) -> bool:
-    as_wanted = placement.key == wanted.key and placement.resources == wanted.resources
+    as_wanted = placement.key == wanted.key and wanted.is_met_by(placement.resources)
     return as_wanted and board.is_active(placement.worker)
 
 
@@ -116,13 +116,13 @@ def _refresh(board: Board, wanted: WantedDeployment) -> None:
 def _fill_floors(board: Board, wanted: dict[DeploymentKey, WantedDeployment]) -> list[Unplaced]:
     """Place the replicas that deployments ask for: every deployment's first one before anybody's second."""
     missing: dict[DeploymentKey, int] = {}
-    # A deployment without any replica goes first, then the others in the order of their names.
+    # A deployment without any replica goes first: one that has served before one that never did, then by name.
     ranked = sorted(
-        (rank, owner)
+        (rank, not deployment.has_served, owner)
         for owner, deployment in wanted.items()
         for rank in range(len(current(board, deployment)), deployment.replicas)
     )
-    for _, owner in ranked:
+    for _, _, owner in ranked:
         # Once one replica found no place, the next one of the same deployment cannot either.
         if owner in missing or not _place_one(board, wanted, wanted[owner]):
             missing[owner] = missing.get(owner, 0) + 1
@@ -132,6 +132,8 @@ def _fill_floors(board: Board, wanted: dict[DeploymentKey, WantedDeployment]) ->
 def _place_one(board: Board, wanted: dict[DeploymentKey, WantedDeployment], deployment: WantedDeployment) -> bool:
     candidates = _candidates(board, deployment)
     fitting = [worker for worker in candidates if board.with_replica(worker, deployment).fits(worker.capacity)]
+    if not fitting and deployment.squeezed != deployment:
+        return _place_one(board, wanted, deployment.squeezed)
     if fitting:
         best = min(fitting, key=lambda worker: _preference(board, worker, deployment))
         board.place_replica(best.name, deployment, Cause.WANTED)
@@ -220,7 +222,7 @@ def _may_roll(board: Board, deployment: WantedDeployment, placement: ReplicaPlac
 
     One worker at a time, and only while another one serves the deployment.
     """
-    if placement.key == deployment.key and placement.resources == deployment.resources:
+    if placement.key == deployment.key and deployment.is_met_by(placement.resources):
         return False
     others = [p for p in board.replicas_of(deployment.key.owner) if p.worker != placement.worker]
     starting = any(p.state in _STARTING for p in current(board, deployment))
@@ -244,8 +246,34 @@ def _explain(board: Board, deployment: WantedDeployment, missing: int) -> Unplac
         if failed:
             message = "every worker that has room failed to load it"
     else:
-        reason, message = Reason.NO_ROOM, f"no inference worker has {needs} free: add workers or take something away"
+        free = [worker for worker in large if not board.holds(worker.name, deployment.key)]
+        reason, message = Reason.NO_ROOM, _shortage(board, deployment, free)
     return Unplaced(deployment.key.owner, missing, reason, message)
+
+
+def _shortage(board: Board, deployment: WantedDeployment, workers: Sequence[Worker]) -> str:
+    """Return what the workers lack, by the one that lacks least."""
+
+    def lacking(worker: Worker) -> Resources:
+        over = board.with_replica(worker, deployment) - worker.capacity
+        return Resources(max(over.cores, 0.0), max(over.memory_bytes, 0), max(over.gpus, 0.0))
+
+    best = min(workers, key=lambda worker: (lacking(worker).share_of(worker.capacity), worker.name))
+    missing, needed = lacking(best), deployment.resources
+    parts = [
+        f"{missing.cores:.3g} of {needed.cores:g} cores" if missing.cores > 0 else "",
+        f"{_mib(missing.memory_bytes)} of {_mib(needed.memory_bytes)} MiB memory" if missing.memory_bytes else "",
+        f"{missing.gpus:.3g} of {needed.gpus:g} GPUs" if missing.gpus > 0 else "",
+    ]
+    what = " and ".join(part for part in parts if part)
+    return (
+        f"no inference worker has room: {best.name}, the closest of {len(workers)}, lacks {what}; add workers, ask for "
+        "less, or delete a deployment"
+    )
+
+
+def _mib(size_bytes: int) -> int:
+    return -(-size_bytes // (1 << 20))
 
 
 def _needs(resources: Resources) -> str:

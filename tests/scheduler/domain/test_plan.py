@@ -1,12 +1,14 @@
 """The planner's rules, one example each."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from services.scheduler.domain.cluster import (
     Cause,
     Cluster,
+    DeploymentKey,
     JobState,
     Load,
     PlaceJob,
@@ -16,6 +18,7 @@ from services.scheduler.domain.cluster import (
     RemoveJob,
     RemoveReplica,
     Resources,
+    WantedDeployment,
     WorkerState,
 )
 from services.scheduler.domain.plan import plan
@@ -34,7 +37,7 @@ SPARSE = Policy(cover=False)
 
 
 def _world(*parts: object, policy: Policy | None = None) -> World:
-    from services.scheduler.domain.cluster import WantedDeployment, WantedJob, Worker
+    from services.scheduler.domain.cluster import WantedJob, Worker
 
     return World(
         Cluster(
@@ -316,3 +319,78 @@ def test_a_moved_alias_is_told_to_workers_without_a_reload() -> None:
 )
 def test_resources_fit_with_rounding_but_no_more(needs: Resources, room: Resources, fits: bool) -> None:
     assert needs.fits(room) is fits
+
+
+def _tiny(name: str, **more: Any) -> WantedDeployment:
+    """Return a deployment of which nothing is declared."""
+    return replace(deployment(name, needs=Resources(0.002, 4 << 20)), declared=Resources(), **more)
+
+
+def test_two_hundred_tiny_models_serve_on_two_cores() -> None:
+    names = [f"tiny-{number}" for number in range(200)]
+    world = _world(inference_worker("w1", cores=1), inference_worker("w2", cores=1), *map(_tiny, names))
+    world.settle()
+    assert all(world.ready(name) == {"w1", "w2"} for name in names)
+    assert world.step().unplaced == ()
+
+
+def test_what_served_before_is_placed_before_what_never_served() -> None:
+    needs = resources(1.0)
+    world = _world(
+        inference_worker("w1", cores=2),
+        deployment("a-new", needs=needs),
+        replace(deployment("b-served", needs=needs), has_served=True),
+        deployment("c-new", needs=needs),
+        replace(deployment("d-served", needs=needs), has_served=True),
+    )
+    world.settle()
+    assert {name for name in ("a-new", "b-served", "c-new", "d-served") if world.ready(name)} == {
+        "b-served",
+        "d-served",
+    }
+    assert {(item.key, item.reason) for item in world.step().unplaced} == {
+        (DeploymentKey("default", name), Reason.NO_ROOM) for name in ("a-new", "c-new")
+    }
+
+
+@pytest.mark.parametrize(
+    ("needs", "lacks"),
+    [
+        (resources(2.0, 64), "0.5 of 2 cores"),
+        (resources(1.0, 3000), "952 of 3000 MiB memory"),
+        (resources(2.0, 3000), "0.5 of 2 cores and 952 of 3000 MiB memory"),
+    ],
+)
+def test_what_has_no_room_is_told_what_is_missing(needs: Resources, lacks: str) -> None:
+    world = _world(
+        inference_worker("w1"), deployment("first", needs=resources(2.5, 2048)), deployment("x", needs=needs)
+    )
+    world.change(deployments=(replace(world.cluster.deployments[0], has_served=True), world.cluster.deployments[1]))
+    (unplaced,) = world.step().unplaced
+    assert unplaced.reason is Reason.NO_ROOM
+    assert f"w1, the closest of 1, lacks {lacks};" in unplaced.message
+
+
+def test_a_reservation_that_follows_measurement_moves_no_replica() -> None:
+    world = _world(inference_worker("w1", cores=1), inference_worker("w2", cores=1), _tiny("a"), _tiny("b"))
+    world.settle()
+    grown = replace(_tiny("a"), resources=Resources(0.9, 4 << 20))
+    world.change(deployments=(grown, replace(_tiny("b"), resources=Resources(0.9, 4 << 20))))
+    moves = world.step().moves
+    # Where it fits it is noted, and nothing is removed, or placed anew.
+    assert all(isinstance(move, PlaceReplica) and move.cause is Cause.CHANGED for move in moves)
+    world.settle()
+    assert world.ready("a") == world.ready("b") == {"w1", "w2"}
+    assert world.step().unplaced == ()
+
+
+def test_cores_that_follow_measurement_are_shared_where_no_worker_has_them_free() -> None:
+    busy = [replace(_tiny(f"m{number}"), resources=Resources(0.9, 4 << 20)) for number in range(5)]
+    world = _world(inference_worker("w1", cores=1), *busy)
+    world.settle()
+    assert all(world.ready(f"m{number}") == {"w1"} for number in range(5))
+    declared = replace(deployment("declared", needs=resources(0.9)), declared=Resources(0.9))
+    world.change(deployments=(*world.cluster.deployments, declared))
+    assert [item.key.deployment for item in world.step().unplaced if isinstance(item.key, DeploymentKey)] == [
+        "declared"
+    ]
