@@ -3,13 +3,12 @@
 from collections.abc import Collection
 from typing import Any
 
-import onnx
-
 from lepton.v1 import common_pb2, registry_pb2
 from servicekit.errors import FailedPrecondition
 from servicekit.onnx_graph import unzip_maps
 from servicekit.sample_tensors import SampleInput
 from services.inference.adapters.registry_client import Beside
+from services.inference.independence import analyse, read_model
 from services.inference.serving.graph_cost import has_value_dependent_cost
 from services.inference.serving.model import InputSpec, LoadedModel, OutputSpec
 from services.inference.serving.session import ORT_DATATYPES, open_session
@@ -75,8 +74,10 @@ def load_model(
     model = LoadedModel(deployment, version.number, version.digest, session, inputs, outputs, epoch, workspace)
     model.model, model.target, model.text_columns = version.model, signature.target, tuple(signature.text_columns)
     # A session holds no graph that could be read: the bytes do.
-    model.has_bounded_cost = not has_value_dependent_cost(onnx.ModelProto.FromString(content))
-    warm_up(model, [_sample_input(item, specs.get(item.name)) for item in session.get_inputs()], beside.example)
+    graph = read_model(unzipped.content)
+    model.has_bounded_cost = not has_value_dependent_cost(graph)
+    verdict = analyse(graph, tuple(outputs))
+    warm_up(model, verdict, [_sample_input(item, specs.get(item.name)) for item in session.get_inputs()], beside.example)
     return model
 
 

@@ -12,8 +12,10 @@ import structlog
 from servicekit.model_example import BadExample, read_example
 from servicekit.onnx_text import last_line
 from servicekit.sample_tensors import SampleInput, samples
+from services.inference.independence import Verdict
 from services.inference.serving.batch_cost import best_batch, fit_cost
-from services.inference.serving.model import NUMPY_TYPES, Array, LoadedModel
+from services.inference.serving.model import Array, LoadedModel
+from services.inference.serving.row_trial import find_mixing
 from services.inference.serving.run_times import INLINE_SECONDS
 
 _MOST_ROWS = 64
@@ -31,7 +33,9 @@ _UNKNOWN_SECONDS = 1.0
 _log = structlog.get_logger(__name__)
 
 
-def warm_up(model: LoadedModel, inputs: Sequence[SampleInput] = (), example: bytes = b"") -> None:
+def warm_up(
+    model: LoadedModel, verdict: Verdict, inputs: Sequence[SampleInput] = (), example: bytes = b""
+) -> None:
     """Run a model some times: the first run allocates, and on a GPU compiles; the others tell what batches take.
 
     A model that answers none of these requests serves all the same: what it takes only its callers know. Nothing is
@@ -39,15 +43,18 @@ def warm_up(model: LoadedModel, inputs: Sequence[SampleInput] = (), example: byt
 
     Args:
         model: the model.
+        verdict: whether its graph was shown to answer each row by itself; what is so is tried, too.
         inputs: of its graph.
         example: a request that came with it; empty for none.
     """
     one = _first_request(model, inputs, example)
     if one is None:
+        model.why_mixed = verdict.why or "no sample request could be run"
         model.run_seconds = model.row_seconds = _UNKNOWN_SECONDS
         return
     one_row = min(_timed(model, one) for _ in range(_TIMINGS))
-    model.is_by_row = _is_by_row(model)
+    model.why_mixed = verdict.why or find_mixing(model, one)
+    model.is_by_row = not model.why_mixed
     if model.is_by_row:
         # An example may have several rows.
         one = {name: array[:1] for name, array in one.items()}
@@ -122,45 +129,6 @@ def _measure_batches(model: LoadedModel, one: dict[str, Array], one_row: float) 
         if seconds[rows] / rows * _WORSE > best:
             break
     return seconds
-
-
-def _is_by_row(model: LoadedModel) -> bool:
-    """Try whether two rows run together get what each gets alone: not so where a graph fixes or mixes its batch."""
-    if not model.inputs or any(spec.batch is None for spec in model.inputs.values()):
-        return False
-    rows = [_sample(model, 1), _sample(model, 0)]
-    together = {name: np.concatenate([row[name] for row in rows]) for name in model.inputs}
-    try:
-        alone = [model.session.run(list(model.outputs), row) for row in rows]
-        both = model.session.run(list(model.outputs), together)
-    except Exception:
-        # It answered one row before: so it is the batch that it does not take.
-        return False
-    return all(
-        array.shape[:1] == (2,) and _agree(array[:1], first) and _agree(array[1:], second)
-        for array, first, second in zip(both, *alone, strict=True)
-    )
-
-
-def _agree(found: Array, expected: Array) -> bool:
-    if found.shape != expected.shape:
-        return False
-    if found.dtype.kind == "f":
-        # Sums in another order differ in their last digits; integer arithmetic scales by the batch.
-        return bool(np.allclose(found, expected, rtol=0.05, atol=0.05, equal_nan=True))
-    return bool(np.array_equal(found, expected))
-
-
-def _sample(model: LoadedModel, value: int) -> dict[str, Array]:
-    """Return one row of ones or of zeros; of texts "a" or "b"."""
-    sample: dict[str, Array] = {}
-    for spec in model.inputs.values():
-        shape = [1 if size < 0 else size for size in spec.shape]
-        if spec.datatype == "BYTES":
-            sample[spec.name] = np.full(shape, "a" if value else "b", dtype=object)
-        else:
-            sample[spec.name] = np.full(shape, value, dtype=NUMPY_TYPES[spec.datatype])
-    return sample
 
 
 def _stacked(sample: dict[str, Array], rows: int) -> dict[str, Array]:
