@@ -21,8 +21,11 @@ _SHAPE_INPUTS = {"Reshape": (1,), "Expand": (1,), "ConstantOfShape": (0,), "Tile
 # Before, a broadcast was an attribute, and dropout and normalisation had a mode of their own.
 _OLDEST_OPSET = 7
 _RANDOM = frozenset(
-    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli Loop Scan SequenceMap".split()
-)
+    (
+        "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
+        "Loop", "Scan", "SequenceMap",
+    )
+)  # fmt: skip
 # Rules that keep how often rows are repeated along the batch axis.
 _MOVING = frozenset(("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Reshape", "Flatten", "Transpose", "Shape", "Size"))
 _LONGEST_NAME = 60
@@ -75,7 +78,9 @@ def _check_model(model: Any, outputs: Collection[str]) -> None:
         if outputs and output.name not in outputs:
             continue
         value = scope.get(output.name)
-        if value is None or value.batch != 0 or value.rows != (BATCH, ONE) or value.names_rows:
+        if value is not None and value.names_rows:
+            raise Mixed(f"output {_short(output.name)} depends on the places of rows")
+        if value is None or value.batch != 0 or value.rows != (BATCH, ONE):
             raise Mixed(f"output {_short(output.name)} does not have one row for each row")
 
 

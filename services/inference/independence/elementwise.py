@@ -15,7 +15,7 @@ _NARY = (
 
 
 @rule(*_UNARY.split())
-@rule(*"FastGelu BiasGelu Gelu QuickGelu BiasAdd".split(), domain=MICROSOFT)
+@rule("FastGelu", "BiasGelu", "Gelu", "QuickGelu", "BiasAdd", domain=MICROSOFT)
 @rule(*_NARY.split())
 def elementwise(node: Node) -> list[Value]:
     """Give each element by itself."""

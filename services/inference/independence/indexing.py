@@ -78,4 +78,3 @@ def one_hot(node: Node) -> list[Value]:
     dims = (*places.dims[:axis], Dim(depth[0]) if depth else fresh(), *places.dims[axis:])
     batch = None if places.batch is None else places.batch + (places.batch >= axis)
     return [Value(dims, batch)]
-

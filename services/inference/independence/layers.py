@@ -186,7 +186,7 @@ def recurrence(node: Node) -> list[Value]:
     is_first = bool(node.attributes.get("layout", 0))
     for place, axis in ((0, 0 if is_first else 1), (4, 0), (5, 0 if is_first else 1), (6, 0 if is_first else 1)):
         value = node.optional(place)
-        if value is not None and (value.batch != axis or value.rows != data.rows):  # type: ignore[index]
+        if value is not None and (value.batch != axis or value.rows != data.rows):
             raise Mixed("its inputs have their rows along other axes than it goes by")
     assert data.dims is not None
     steps, rows = (data.dims[1], data.dims[0]) if is_first else (data.dims[0], data.dims[1])

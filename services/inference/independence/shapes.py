@@ -239,8 +239,8 @@ def resize(node: Node) -> list[Value]:
     dims = tuple(fresh() if axis != data.batch else dim for axis, dim in enumerate(data.dims or ()))
     if data.batch is None:
         return [Value(dims)]
-    factors = scales.floats() if scales is not None else node.attributes.get("scales")
-    keeps = bool(factors) and factors[data.batch] == 1.0
+    factors = (scales.floats() if scales is not None else node.attributes.get("scales")) or []
+    keeps = data.batch < len(factors) and factors[data.batch] == 1.0
     if sizes is not None and sizes.elements:
         keeps = sizes.elements[data.batch] == data.axis_dim
     if not keeps:

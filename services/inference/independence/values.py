@@ -235,8 +235,8 @@ def _joined(dims: Sequence[Dim]) -> Dim:
 def reshaped(value: Value, target: Sequence[Dim]) -> Value:
     """Return a tensor in another shape, in row-major order.
 
-    A tensor is (before, rows, block) in memory, whatever its axes are. It stays so where the dimensions of the target in
-    front of the one that counts rows are a part of `before`; the rest of it lies along the batch axis then.
+    A tensor is (before, rows, block) in memory, whatever its axes are. It stays so where the dimensions in front of the
+    target's batch axis are a part of `before`; the rest of `before` lies along the batch axis then.
 
     Args:
         value: the tensor.

@@ -77,7 +77,9 @@ def load_model(
     graph = read_model(unzipped.content)
     model.has_bounded_cost = not has_value_dependent_cost(graph)
     verdict = analyse(graph, tuple(outputs))
-    warm_up(model, verdict, [_sample_input(item, specs.get(item.name)) for item in session.get_inputs()], beside.example)
+    warm_up(
+        model, verdict, [_sample_input(item, specs.get(item.name)) for item in session.get_inputs()], beside.example
+    )
     return model
 
 

@@ -1,6 +1,6 @@
 """Tries whether rows that share a run get what each gets alone: random rows, of several lengths and magnitudes.
 
-It confirms what the analysis of the graph shows: a kernel or an optimised graph may still differ from the tables of rules.
+It confirms what the analysis of the graph shows: a kernel or an optimised graph may still differ from the rules.
 """
 
 import time

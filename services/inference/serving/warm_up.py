@@ -33,9 +33,7 @@ _UNKNOWN_SECONDS = 1.0
 _log = structlog.get_logger(__name__)
 
 
-def warm_up(
-    model: LoadedModel, verdict: Verdict, inputs: Sequence[SampleInput] = (), example: bytes = b""
-) -> None:
+def warm_up(model: LoadedModel, verdict: Verdict, inputs: Sequence[SampleInput] = (), example: bytes = b"") -> None:
     """Run a model some times: the first run allocates, and on a GPU compiles; the others tell what batches take.
 
     A model that answers none of these requests serves all the same: what it takes only its callers know. Nothing is
