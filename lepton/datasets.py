@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from lepton import errors, names, progress, steps
 from lepton.arguments import build, to_names
+from lepton.arrow_frames import to_frame, to_table
 from lepton.connection import Connection, current
 from lepton.tables import html_table
 from lepton.v1 import data_pb2
@@ -113,10 +114,11 @@ class Dataset:
             connection: the platform; by default the one in use.
 
         Raises:
-            InvalidArgument: a column holds values of several types.
+            InvalidArgument: a column holds values of several types, or of one that a dataset does not have; a name is
+                there twice.
         """
         content = io.BytesIO()
-        pq.write_table(to_arrow(frame), content, compression="zstd")
+        pq.write_table(to_table(frame), content, compression="zstd")
         size = content.tell()
         content.seek(0)
         header = data_pb2.ImportHeader(
@@ -244,17 +246,15 @@ class Dataset:
             return reader.read_all()
 
     def to_pandas(self, columns: Iterable[str] = ()) -> pd.DataFrame:
-        """Return the rows as a DataFrame, of some columns or all."""
-        frame: pd.DataFrame = self.to_arrow(columns).to_pandas()
-        return frame
+        """Return the rows as a DataFrame, of one column, some or all; whole numbers with missing ones are Int64."""
+        return to_frame(self.to_arrow(columns))
 
     def head(self, rows: int = 10) -> pd.DataFrame:
         """Return the first rows (at most 1,000)."""
         request = build(data_pb2.PreviewDatasetRequest, ref=self.ref, rows=rows)
         answer = self.connection.data.PreviewDataset(request)
         with pa.ipc.open_stream(answer.arrow) as reader:
-            frame: pd.DataFrame = reader.read_all().to_pandas()
-        return frame
+            return to_frame(reader.read_all())
 
     def profile(self) -> pd.DataFrame:
         """Return what each column holds: missing, distinct, minimum, mean, median, maximum, most frequent value."""
@@ -281,25 +281,6 @@ class Dataset:
         with progress.bar(f"importing {header.source}", size_bytes, "bytes") as advance:
             answer = connection.data.ImportDataset(_upload(header, file, advance))
         return cls(connection, answer.version)
-
-
-def to_arrow(frame: pd.DataFrame) -> pa.Table:
-    """Return a frame's rows as Arrow; categoricals become strings, column names become text.
-
-    Raises:
-        InvalidArgument: a column holds values of several types.
-    """
-    plain = pd.DataFrame(frame).rename(columns=str)
-    try:
-        table = pa.Table.from_pandas(plain, preserve_index=False).replace_schema_metadata(None)
-    except pa.ArrowException as error:
-        raise errors.InvalidArgument(
-            f"the frame has a column of several types: {error}", reason="MIXED_TYPES"
-        ) from error
-    for index, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type):
-            table = table.set_column(index, field.name, table.column(index).cast(field.type.value_type))
-    return table
 
 
 def _upload(

@@ -7,7 +7,6 @@ deployment.predict(rows)
 deployment.score("applications@3", name="scored")
 """
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -140,27 +139,32 @@ class Deploy:
             timeout_seconds: how long to wait for the deployment to be ready, and for each request.
 
         Raises:
-            KeyError: the data lacks a column that the model needs.
-            InvalidArgument: the model refuses a value, such as an infinity.
+            MissingColumn: the data lacks a column that the model needs; it is a KeyError, too.
+            WrongType: the data is no DataFrame.
+            InvalidArgument: a column is there twice, or the model refuses a value: a fraction for a whole number, a
+                text for a truth value, an infinity. The message names row and column.
             DeadlineExceeded: the deployment was not ready in time.
         """
         with tracing.span("lepton.predict"):
             serving = self._until_serving(timeout_seconds)
             signature = self._serving_version(serving).signature
+            data = served_frames.with_names(data, signature)
             single = served_frames.single_input(signature.inputs[0], data)
             if single is not None:
                 columns = served_frames.text_columns(signature, single, data)
                 return self._predict_columns(data, columns, single, version, timeout_seconds)
-            missing = [spec.name for spec in signature.inputs if spec.name not in data.columns]
-            if missing:
-                raise KeyError(f"{missing} not in the data: model {serving.version} needs them")
+            served_frames.check_columns(data, signature, serving.version)
             parts: list[dict[str, np.ndarray[Any, Any]]] = []
             with progress.bar(f"predicting with {self.name}", len(data)) as advance:
+                done = 0
                 for batch in served_frames.batches(data, signature):
-                    inputs = [(spec, open_inference.column_values(batch[spec.name], spec)) for spec in signature.inputs]
+                    inputs = [
+                        (spec, open_inference.column_values(batch[spec.name], spec, done)) for spec in signature.inputs
+                    ]
                     channel = self.connection.serving_channel
                     parts.append(open_inference.infer(channel, self.name, version, inputs, timeout_seconds))
                     advance(len(batch))
+                    done += len(batch)
         return served_frames.to_frame(parts, signature, data.index)
 
     def _predict_columns(
@@ -177,7 +181,7 @@ class Deploy:
                 elif kind == "texts":
                     parts.append(self.predict_texts(values, version=version, timeout_seconds=timeout_seconds))
                 else:
-                    files = [base64.b64decode(value) for value in values]
+                    files = served_frames.decoded_images(values, columns[0], start)
                     parts.append(self.predict_images(files, version=version, timeout_seconds=timeout_seconds))
                 advance(len(values))
         return pd.concat(parts).set_axis(data.index)

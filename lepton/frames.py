@@ -5,14 +5,16 @@ rename, astype to a type that keeps every value, query and split. Whatever else 
 own sample, is noticed by a fingerprint of the content, and marks the recipe 'edited by the client'.
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from pandas.core.groupby import DataFrameGroupBy
 
 from lepton import errors, steps
+from lepton.arguments import to_names
 from lepton.draws import second_part
 from lepton.v1 import data_pb2
 
@@ -28,6 +30,10 @@ _ARROW_NAMES = {
     "object": "string",
     "bool": "bool",
     "boolean": "bool",
+    "Int64": "int64",
+    "Int32": "int32",
+    "Float64": "double",
+    "Float32": "float",
 }
 
 
@@ -41,6 +47,7 @@ class Lineage:
         steps: what was done since.
         edited: whether something outside the recipe's vocabulary was done, too.
         fingerprint: of the content after the last step.
+        other_labels: of the frames that were put together with this one, where they differ from its own.
     """
 
     parent: str
@@ -48,6 +55,7 @@ class Lineage:
     steps: tuple[data_pb2.Step, ...]
     edited: bool
     fingerprint: int
+    other_labels: tuple[str, ...] = ()
 
     @property
     def recipe(self) -> data_pb2.Recipe:
@@ -79,12 +87,29 @@ class Frame(pd.DataFrame):
             return known
         return replace(known, edited=True, fingerprint=fingerprint(self))
 
+    def __finalize__(self, other: Any, method: str | None = None, **kwargs: Any) -> Any:
+        """Keep lineage through concat and merge, too, which pandas does not."""
+        result = super().__finalize__(other, method, **kwargs)  # type: ignore[misc]
+        inputs = getattr(other, "input_objs", None) or getattr(other, "objs", None)
+        inputs = inputs or [getattr(other, side, None) for side in ("left", "right")]
+        known = [frame._lineage for frame in inputs if isinstance(frame, Frame) and frame._lineage is not None]
+        if known and not isinstance(other, pd.DataFrame | pd.Series):
+            others = tuple(sorted({lineage.label for lineage in known} - {known[0].label}))
+            self._lineage = replace(known[0], other_labels=(*known[0].other_labels, *others))
+        return result
+
+    def groupby(self, *args: Any, **kwargs: Any) -> Any:
+        """As in pandas; what is aggregated is a Frame, so that a lost label is noticed."""
+        grouped = super().groupby(*args, **kwargs)
+        grouped.__class__ = _Grouped
+        return grouped
+
     def dropna(self, *args: Any, **kwargs: Any) -> Any:
         """As in pandas; recorded where it drops rows with any missing value."""
         result = super().dropna(*args, **kwargs)
         if args or set(kwargs) - {"subset", "ignore_index", "how"} or kwargs.get("how", "any") != "any":
             return result
-        return self._record(result, steps.drop_missing(_names(kwargs.get("subset"))))
+        return self._record(result, steps.drop_missing(to_names(kwargs.get("subset"), "subset")))
 
     def drop(self, *args: Any, **kwargs: Any) -> Any:
         """As in pandas; recorded where it drops columns."""
@@ -100,7 +125,7 @@ class Frame(pd.DataFrame):
         if len(args) > 1 or kwargs.get("keep", "first") != "first":
             return result
         subset = args[0] if args else kwargs.get("subset")
-        return self._record(result, steps.drop_duplicates(_names(subset)))
+        return self._record(result, steps.drop_duplicates(to_names(subset, "subset")))
 
     def fillna(self, *args: Any, **kwargs: Any) -> Any:
         """As in pandas; recorded for a value or values by column."""
@@ -115,6 +140,10 @@ class Frame(pd.DataFrame):
         """As in pandas; recorded where it renames columns by a mapping."""
         result = super().rename(*args, **kwargs)
         names = kwargs.get("columns")
+        if names is not None and isinstance(result, Frame) and result._lineage is not None:
+            label = result._lineage.label
+            new = names(label) if callable(names) else names.get(label, label) if isinstance(names, Mapping) else label
+            result._lineage = replace(result._lineage, label=str(new) if label else "")
         if args or set(kwargs) - {"columns"} or not isinstance(names, Mapping):
             return result
         changed = {str(old): str(new) for old, new in names.items() if old in self.columns}
@@ -169,30 +198,67 @@ class Frame(pd.DataFrame):
         """Write the step into the result's lineage; an in-place operation has no result and counts as an edit."""
         before = self.lineage
         if isinstance(result, Frame) and before is not None:
-            result._lineage = replace(before, steps=(*before.steps, step), fingerprint=fingerprint(result))
+            label = before.label if result._lineage is None else result._lineage.label
+            steps_ = (*before.steps, step)
+            result._lineage = replace(before, label=label, steps=steps_, fingerprint=fingerprint(result))
         return result
+
+
+class _Grouped(DataFrameGroupBy):  # type: ignore[type-arg]
+    """Groups of a Frame: pandas makes plain DataFrames of some aggregations."""
+
+    def aggregate(self, func: Any = None, *args: Any, **kwargs: Any) -> Any:
+        result = super().aggregate(func, *args, **kwargs)
+        if not isinstance(result, pd.DataFrame) or isinstance(result, Frame):
+            return result
+        return Frame(result).__finalize__(self.obj)
+
+    agg = aggregate
+
+
+def check_label(frame: Frame) -> None:
+    """Check that a frame still has the label that it was loaded with.
+
+    Raises:
+        InvalidArgument: LABEL_LOST: its column is gone, or frames with other labels were put together, or nothing is
+            known of it after an operation that keeps no lineage.
+    """
+    known = frame._lineage
+    if known is not None and known.label in ("", *map(str, frame.columns)) and not known.other_labels:
+        return
+    if known is None:
+        what = "where these rows come from is unknown, and so is their label"
+    elif known.other_labels:
+        labels = [label or "none" for label in (known.label, *known.other_labels)]
+        what = f"these rows were put together from frames with different labels ({', '.join(labels)})"
+    else:
+        what = f"the label {known.label!r} is no longer a column of the data"
+    raise errors.InvalidArgument(f"{what}: say which column to predict, with target='...'", reason="LABEL_LOST")
 
 
 def fingerprint(frame: pd.DataFrame) -> int:
     """Return a hash of the frame's columns, types and rows; the index does not count."""
     header = tuple((str(name), str(dtype)) for name, dtype in frame.dtypes.items())
-    plain = pd.DataFrame(frame)
-    series = [name for name, column in plain.items() if column.dtype == object and column.map(_is_list).any()]
-    if series:
-        # Lists, which pandas does not hash.
-        plain = plain.copy()
-        for name in series:
-            plain[name] = plain[name].map(_hashable)
-    rows = pd.util.hash_pandas_object(plain, index=False).to_numpy()
-    return hash((header, rows.tobytes()))
+    columns = [_hashes(frame.iloc[:, place]) for place in range(frame.shape[1])]
+    return hash((header, len(frame), tuple(columns)))
 
 
-def _is_list(item: object) -> bool:
-    return isinstance(item, list | np.ndarray)
+def _hashes(column: "pd.Series[Any]") -> bytes:
+    try:
+        return pd.util.hash_pandas_object(column, index=False).to_numpy().tobytes()
+    except (TypeError, ValueError):
+        # Lists, dicts, sets, lone surrogates: pandas hashes none of them.
+        plain = pd.Series([_hashable(item) for item in column], dtype=object)
+        return pd.util.hash_pandas_object(plain, index=False).to_numpy().tobytes()
 
 
 def _hashable(item: object) -> object:
-    return np.asarray(item, dtype=np.float64).tobytes() if _is_list(item) else item
+    if isinstance(item, np.ndarray):
+        return f"{item.dtype}{item.shape}".encode() + item.tobytes() if item.dtype != object else repr(item.tolist())
+    if isinstance(item, set | frozenset):
+        # Equal sets may list their items in different orders.
+        return repr(sorted(map(repr, item)))
+    return repr(item)
 
 
 def with_lineage(frame: pd.DataFrame, parent: str, label: str) -> Frame:
@@ -200,12 +266,6 @@ def with_lineage(frame: pd.DataFrame, parent: str, label: str) -> Frame:
     result = Frame(frame)
     result._lineage = Lineage(parent, label, (), edited=False, fingerprint=fingerprint(result))
     return result
-
-
-def _names(subset: Hashable | Iterable[Hashable] | None) -> list[str]:
-    if subset is None:
-        return []
-    return [subset] if isinstance(subset, str) else [str(name) for name in subset]  # type: ignore[union-attr]
 
 
 def _dtype_name(dtype: Any) -> str:

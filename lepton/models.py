@@ -6,6 +6,7 @@ model = LogisticRegression(c=0.5).fit(train, target="creditability")
 better = model.fine_tune(more)
 """
 
+import difflib
 import json
 import warnings
 from collections.abc import Mapping
@@ -15,10 +16,10 @@ from typing import Any, ClassVar, Self
 import pandas as pd
 
 from lepton import errors, names, tracing
-from lepton.arguments import build, to_json_value, unknown
+from lepton.arguments import build, to_json_value, to_name, unknown
 from lepton.connection import Connection, current
 from lepton.datasets import Dataset
-from lepton.frames import Frame, with_lineage
+from lepton.frames import Frame, check_label, with_lineage
 from lepton.jobs import Job
 from lepton.pretrained import base_version
 from lepton.reports import Report
@@ -84,14 +85,16 @@ class Model:
 
         Args:
             data: the rows to train on.
-            target: the column to predict; by default the declared label, else the last column, saying so.
+            target: the column to predict; by default the declared label. The last column, with a warning, where no
+                label was ever declared.
             evaluation_data: held-out rows; by default a tenth of the rows is held out, by seed.
             resources: what the job needs: cores, memory_bytes, gpus.
             workers: processes that train a network side by side, each with these resources; more than one needs a
                 platform whose training workers have the Ray engine.
 
         Raises:
-            KeyError: the target is no column of the data.
+            MissingColumn: the target is no column of the data; it is a KeyError, too.
+            InvalidArgument: LABEL_LOST: the declared label is no longer a column, and no target is given.
             JobFailed: the platform could not train it; the message says why.
         """
         with tracing.span("lepton.fit"):
@@ -219,6 +222,8 @@ class Model:
     def _fit_spec(
         self, data: Data, target: str | None, evaluation_data: Data | None, resources: dict[str, float] | None
     ) -> training_pb2.JobSpec:
+        if target is None and isinstance(data, Frame):
+            check_label(data)
         dataset = as_dataset(data, self.connection)
         return build(
             training_pb2.JobSpec,
@@ -323,14 +328,16 @@ def as_dataset(data: Data, connection: Connection) -> Dataset:
     """Return a dataset version with exactly the data's rows, importing them where they are not there yet.
 
     Raises:
-        TypeError: the data is neither a DataFrame, a Dataset nor a reference.
+        WrongType: the data is neither a DataFrame, a Dataset nor a reference.
     """
     if isinstance(data, Dataset):
         return data
     if isinstance(data, str):
         return Dataset.get(data, connection=connection)
     if not isinstance(data, pd.DataFrame):
-        raise TypeError(f"data must be a DataFrame, a Dataset or 'name@number', got {type(data).__name__}")
+        raise errors.WrongType(
+            f"data must be a DataFrame, a Dataset or 'name@number', got a {type(data).__name__}", reason="BAD_ARGUMENT"
+        )
     lineage = data.lineage if isinstance(data, Frame) else None
     if lineage is None:
         return Dataset.import_frame(data, "frame", connection=connection)
@@ -350,14 +357,40 @@ def load_frame(dataset: Dataset) -> Frame:
 
 def _target(dataset: Dataset, target: str | None) -> str:
     if target is not None:
-        if target not in dataset.columns:
-            raise KeyError(f"no column {target!r}: the data has {', '.join(dataset.columns)}")
-        return target
+        name = to_name(target, "target")
+        if name not in dataset.columns:
+            near = difflib.get_close_matches(name, dataset.columns, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise errors.MissingColumn(
+                f"no column {name!r}: the data has {', '.join(dataset.columns)}{hint}", reason="MISSING_COLUMN"
+            )
+        return name
     if dataset.message.label:
         return dataset.message.label
+    check_declared_label(dataset)
     last = dataset.columns[-1]
     warnings.warn(f"no target given: predicting the last column, {last!r}", UserWarning, stacklevel=4)
     return last
+
+
+def check_declared_label(dataset: Dataset) -> None:
+    """Check that a dataset version without a label was not made of one that has a label.
+
+    Raises:
+        InvalidArgument: LABEL_LOST: its column was dropped on the way.
+    """
+    if dataset.message.label or not dataset.message.parent:
+        return
+    try:
+        label = Dataset.get(dataset.message.parent, connection=dataset.connection).message.label
+    except errors.NotFound:
+        return
+    if label:
+        raise errors.InvalidArgument(
+            f"the label {label!r} of {dataset.message.parent} is no column of {dataset.ref}: say which column to "
+            "predict, with target='...' (--target)",
+            reason="LABEL_LOST",
+        )
 
 
 def _evaluation_ref(data: Data | None, connection: Connection) -> str:

@@ -15,6 +15,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from lepton import errors
 from lepton.column_types import to_moments, to_texts
+from lepton.column_values import NUMPY_TYPES, to_numbers, to_steps
 from lepton.v1 import common_pb2
 
 _PACKAGE = "inference"
@@ -42,21 +43,6 @@ _MESSAGES: dict[str, tuple[tuple[str, int, "int | str", bool], ...]] = {
         ("outputs", 5, ".inference.Tensor", True),
         ("raw_output_contents", 6, _Field.TYPE_BYTES, True),
     ),
-}
-
-_NUMPY: dict[str, type[np.generic]] = {
-    "BOOL": np.bool_,
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "UINT8": np.uint8,
-    "UINT16": np.uint16,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
 }
 
 
@@ -118,21 +104,31 @@ def build_request(
     request = _REQUEST(model_name=model_name, model_version=model_version)
     for spec, values in inputs:
         request.inputs.add(name=spec.name, datatype=spec.datatype, shape=values.shape)
-        request.raw_input_contents.append(_encode(spec.datatype, values))
+        try:
+            request.raw_input_contents.append(_encode(spec.datatype, values))
+        except UnicodeEncodeError as error:
+            raise errors.InvalidArgument(
+                f"column {spec.name!r} holds a text with a lone surrogate, which UTF-8 cannot encode", reason="BAD_ROW"
+            ) from error
     content: bytes = request.SerializeToString()
     return content
 
 
-def column_values(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "np.ndarray[Any, Any]":
+def column_values(column: "pd.Series[Any]", spec: common_pb2.TensorSpec, first_row: int = 0) -> "np.ndarray[Any, Any]":
     """Return a DataFrame column as the values of a model input, shape (rows, 1): missing is NaN or empty text.
 
     A column of series gives (rows, steps), shorter ones with NaN at their end.
 
+    Args:
+        column: of any dtype.
+        spec: the input.
+        first_row: the number of the column's first row in the user's data, for messages.
+
     Raises:
-        InvalidArgument: a value does not convert to the input's datatype.
+        InvalidArgument: the input does not take a value; the message names row and column.
     """
     if spec.kind == common_pb2.COLUMN_KIND_SERIES:
-        return _series_values(column, spec)
+        return _series_values(column, spec, first_row)
     if spec.datatype == "BYTES":
         return to_texts(column, spec)
     if spec.kind == common_pb2.COLUMN_KIND_TEMPORAL:
@@ -140,27 +136,15 @@ def column_values(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "np.
     if pd.api.types.is_timedelta64_dtype(column.dtype):
         # Training reads durations as seconds.
         column = column.dt.total_seconds()
-    try:
-        # NaN for what is missing: a signature that allows it asks for floats.
-        plain = column.to_numpy(dtype=object, na_value=np.nan)
-        values: np.ndarray[Any, Any] = plain.astype(_NUMPY[spec.datatype])
-    except (ValueError, TypeError, OverflowError) as error:
-        raise errors.InvalidArgument(
-            f"column {spec.name!r} does not convert to {spec.datatype}: {error}", reason="COLUMN_TYPE"
-        ) from error
-    return values.reshape(-1, 1)
+    return to_numbers(column, spec, first_row)
 
 
-def _series_values(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "np.ndarray[Any, Any]":
-    try:
-        rows = [np.asarray(item, dtype=np.float64).reshape(-1) for item in column]
-    except (ValueError, TypeError) as error:
-        raise errors.InvalidArgument(
-            f"column {spec.name!r} holds other than lists of numbers: {error}", reason="COLUMN_TYPE"
-        ) from error
-    values = np.full((len(rows), max([1, *map(len, rows)])), np.nan, dtype=_NUMPY[spec.datatype])
-    for row, steps in enumerate(rows):
-        values[row, : len(steps)] = steps
+def _series_values(column: "pd.Series[Any]", spec: common_pb2.TensorSpec, first_row: int) -> "np.ndarray[Any, Any]":
+    rows = [to_steps(item, spec.name, first_row + row) for row, item in enumerate(column)]
+    values = np.full((len(rows), max([1, *map(len, rows)])), np.nan, dtype=NUMPY_TYPES[spec.datatype])
+    with np.errstate(over="ignore"):
+        for row, steps in enumerate(rows):
+            values[row, : len(steps)] = steps
     return values
 
 
@@ -168,12 +152,12 @@ def _encode(datatype: str, values: "np.ndarray[Any, Any]") -> bytes:
     if datatype == "BYTES":
         texts = [str(value).encode() for value in values.reshape(-1)]
         return b"".join(struct.pack("<I", len(text)) + text for text in texts)
-    return np.ascontiguousarray(values, dtype=np.dtype(_NUMPY[datatype]).newbyteorder("<")).tobytes()
+    return np.ascontiguousarray(values, dtype=np.dtype(NUMPY_TYPES[datatype]).newbyteorder("<")).tobytes()
 
 
 def _decode(datatype: str, content: bytes, shape: tuple[int, ...]) -> "np.ndarray[Any, Any]":
     if datatype != "BYTES":
-        return np.frombuffer(content, dtype=np.dtype(_NUMPY[datatype]).newbyteorder("<")).reshape(shape)
+        return np.frombuffer(content, dtype=np.dtype(NUMPY_TYPES[datatype]).newbyteorder("<")).reshape(shape)
     texts: list[str] = []
     position = 0
     while position < len(content):

@@ -1,8 +1,6 @@
 """Records of plain Python values as the rows of typed predictions, and their answers as a DataFrame."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -11,10 +9,8 @@ import pandas as pd
 from lepton import errors
 from lepton.arguments import as_list
 from lepton.column_types import is_moment, to_iso
+from lepton.column_values import plain_value, to_steps
 from lepton.v1 import prediction_pb2
-
-# What fits the contract's integers.
-_LEAST, _MOST = -(2**63), 2**63 - 1
 
 
 def to_records(rows: object) -> "list[Mapping[Any, object]]":
@@ -107,21 +103,21 @@ def _to_record(prediction: prediction_pb2.Prediction, target: str, classes: Sequ
 
 
 def _to_value(name: str, value: object) -> prediction_pb2.Value:
-    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
+    kind, plain = plain_value(value)
+    if kind == "missing":
         return prediction_pb2.Value(missing=prediction_pb2.Missing())
-    # NumPy's bool is no bool of Python's.
-    if type(value).__name__ in ("bool", "bool_"):
-        return prediction_pb2.Value(boolean=bool(value))
-    if isinstance(value, Integral) and _LEAST <= int(value) <= _MOST:
-        return prediction_pb2.Value(integer=int(value))
-    if isinstance(value, Real):
-        return prediction_pb2.Value(number=float(value))
-    if isinstance(value, str):
-        return prediction_pb2.Value(text=value)
+    if kind == "boolean":
+        return prediction_pb2.Value(boolean=plain)
+    if kind == "integer":
+        return prediction_pb2.Value(integer=plain)
+    if kind == "number":
+        return prediction_pb2.Value(number=plain)
+    if kind == "text":
+        return prediction_pb2.Value(text=_utf8(name, plain))
     if is_moment(value):
         return prediction_pb2.Value(text=to_iso(value))
     if isinstance(value, list | tuple | np.ndarray):
-        return prediction_pb2.Value(series=prediction_pb2.Series(values=_to_steps(name, value)))
+        return prediction_pb2.Value(series=prediction_pb2.Series(values=to_steps(value, name)))
     raise errors.InvalidArgument(
         f"column {name!r} holds a {type(value).__name__}: expected a number, a text, a truth value, a list of "
         "numbers or None",
@@ -129,10 +125,12 @@ def _to_value(name: str, value: object) -> prediction_pb2.Value:
     )
 
 
-def _to_steps(name: str, value: object) -> list[float]:
-    try:
-        return [float(item) for item in np.asarray(value, dtype=np.float64).reshape(-1)]
-    except (TypeError, ValueError) as error:
-        raise errors.InvalidArgument(
-            f"column {name!r} holds a list of other than numbers: {error}", reason="COLUMN_TYPE"
-        ) from error
+def _utf8(name: str, text: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise errors.InvalidArgument(
+                f"column {name!r} holds a text with a lone surrogate, which UTF-8 cannot encode", reason="COLUMN_TYPE"
+            ) from error
+    return text

@@ -15,6 +15,7 @@ from lepton.connection import current
 from lepton.datasets import Dataset
 from lepton.event_files import write_runs
 from lepton.jobs import Job, families
+from lepton.models import check_declared_label
 from lepton.pretrained import base_version
 from lepton.studies import Budget, to_search
 from lepton.v1 import common_pb2, training_pb2
@@ -62,6 +63,8 @@ def train(
     if watch and detach:
         raise errors.InvalidArgument("--watch follows the job, --detach does not wait for it: give one of them")
     source = Dataset.get(dataset)
+    if not target:
+        check_declared_label(source)
     spec = build(
         training_pb2.JobSpec,
         kind=training_pb2.JOB_KIND_FIT,
@@ -117,6 +120,8 @@ def tune(
 ) -> None:
     """Look for hyperparameters by trials, and register the best model."""
     source = Dataset.get(dataset)
+    if not target:
+        check_declared_label(source)
     space = dict(_spread(text) for text in search or ())
     spec = build(
         training_pb2.JobSpec,

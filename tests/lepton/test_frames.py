@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lepton.frames import Frame, fingerprint, with_lineage
+from lepton import errors
+from lepton.frames import Frame, check_label, fingerprint, with_lineage
 
 
 def _frame() -> Frame:
@@ -93,6 +94,80 @@ def test_steps_follow_each_other_and_the_untouched_frame_is_its_parent() -> None
     assert _kinds(frame.dropna().drop(columns=["s"]).drop_duplicates()) == [
         *("drop_missing", "drop_columns", "drop_duplicates")
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "label"),
+    [
+        (lambda frame: pd.concat([frame, frame.head(1)]), "y"),
+        (lambda frame: pd.concat([frame, pd.DataFrame({"z": [1, 2, 3, 4]})], axis=1), "y"),
+        (lambda frame: frame.merge(pd.DataFrame({"s": ["a"], "z": [1]}), on="s"), "y"),
+        (lambda frame: pd.merge(frame, frame[["n"]].assign(z=1), on="n"), "y"),
+        (lambda frame: pd.get_dummies(frame, columns=["s"]), "y"),
+        (lambda frame: frame.rename(columns={"y": "target"}), "target"),
+        (lambda frame: frame.rename(columns=str.upper), "Y"),
+        (lambda frame: frame.rename(index=str), "y"),
+        (lambda frame: frame.rename(columns={"y": "t"}).dropna().drop(columns=["s"]), "t"),
+        (lambda frame: frame.assign(z=1).sort_values("n").reset_index(drop=True), "y"),
+        (lambda frame: frame.groupby("s").agg({"y": "max", "n": "mean"}).reset_index(), "y"),
+        (lambda frame: frame.groupby("s", as_index=False).mean(), "y"),
+        (lambda frame: frame[frame["y"] == 0].query("n > 1"), "y"),
+    ],
+)
+def test_label_is_kept_where_pandas_keeps_its_column(change: Callable[[Frame], Frame], label: str) -> None:
+    changed = change(_frame())
+    assert changed.lineage is not None
+    assert (changed.lineage.label, changed.lineage.parent) == (label, "data@1")
+    assert label in changed.columns
+    check_label(changed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda frame: frame.drop(columns=["y"]),
+        lambda frame: frame[["n", "s"]],
+        lambda frame: pd.get_dummies(frame.astype({"y": "str"})),
+        lambda frame: frame.add_prefix("x_"),
+        lambda frame: frame.set_axis(["a", "b", "c"], axis=1),
+        lambda frame: frame.merge(frame, on="n"),
+        lambda frame: pd.concat([frame, with_lineage(pd.DataFrame({"n": [1.0]}), "other@1", "n")]),
+        lambda frame: frame.groupby("s").agg({"n": "mean"}),
+        lambda frame: frame.groupby("s").agg(mean=("n", "mean")).reset_index(),
+        lambda frame: frame.groupby("s")[["n"]].mean(),
+        lambda frame: frame.pivot_table(index="s", values="n"),
+        lambda frame: frame.melt(id_vars=["s"]),
+        lambda frame: frame.T,
+    ],
+)
+def test_lost_label_is_an_error_that_says_how_to_go_on(change: Callable[[Frame], Frame]) -> None:
+    changed = change(_frame())
+    assert isinstance(changed, Frame)
+    with pytest.raises(errors.InvalidArgument, match="target=") as refused:
+        check_label(changed)
+    assert refused.value.reason == "LABEL_LOST"
+
+
+def test_frame_without_a_label_loses_none() -> None:
+    frame = with_lineage(pd.DataFrame({"a": [1], "b": [2]}), "data@1", "")
+    for changed in (frame, pd.concat([frame, frame]), frame[["a"]], frame.rename(columns={"a": "c"})):
+        check_label(changed)
+
+
+def test_objects_that_pandas_does_not_hash_have_a_lineage() -> None:
+    odd = pd.DataFrame({"x": [1, 2]})
+    odd["sets"] = pd.Series([{1, 2}, {3}], dtype=object)
+    odd["dicts"] = pd.Series([{"a": 1}, {"b": [2]}], dtype=object)
+    odd["texts"] = pd.Series(["\ud800", "b"], dtype=object)
+    odd["mixed"] = pd.Series([1, "a"], dtype=object)
+    frame = with_lineage(odd, "data@1", "x")
+    assert frame.lineage is not None
+    assert frame.lineage.is_untouched
+    frame.loc[1, "mixed"] = "b"
+    assert frame.lineage.edited
+    doubled = with_lineage(pd.DataFrame([[1, 2]], columns=["a", "a"]), "data@1", "")
+    assert doubled.lineage is not None
+    assert doubled.lineage.is_untouched
 
 
 def test_split_is_exact_seeded_and_stratified() -> None:
