@@ -213,7 +213,7 @@ async def test_a_bad_canary_is_rolled_back_and_says_by_which_figure(
             assert (found.number, found.canary.percent) == (1, 0.0)
             await until(lambda: _holds(house, {1}), "the canary to leave")
         # What failed is what the canary answered, and no more.
-        assert all("failed on this input" in failure for failure in load.failures)
+        assert all("does not take this input" in failure for failure in load.failures)
         assert bool(load.failures) == (why == "error rate")
 
 

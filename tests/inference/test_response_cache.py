@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from servicekit.errors import Cancelled, Internal, ResourceExhausted
+from servicekit.errors import Cancelled, Internal, InvalidArgument, ResourceExhausted
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.batches import Batch, Work, find_form
 from services.inference.serving.model import LoadedModel
@@ -125,7 +125,7 @@ def test_error_is_told_to_all_and_not_kept() -> None:
     asked.finish()
     asked.ask(model, np.array([[99]]))
     asked.finish()
-    assert all(isinstance(work.error, Internal) for work in asked.works)
+    assert all(isinstance(work.error, InvalidArgument) for work in asked.works)
     assert model.cache.size_bytes == 0
 
 

@@ -224,6 +224,8 @@ def _head_of(data: bytes, request: pb.ModelInferRequest, form: Form, rows: int, 
     is_plain = request.raw_input_contents and len(request.raw_input_contents) == len(request.inputs)
     if (
         not is_plain
+        # Optional inputs are left out.
+        or len(request.inputs) != len(form.model.inputs)
         or any(output.parameters for output in request.outputs)
         or any(text.encode()[_ONE_BYTE:] for text in (request.model_name, request.id))
     ):

@@ -22,6 +22,7 @@ from services.inference.serving.forwarding import MODEL_INFER, Forwarder, is_mar
 from services.inference.serving.model import Array, LoadedModel
 from services.inference.serving.questions import read_request, route_request
 from services.inference.serving.replies import build_reply
+from services.inference.serving.run_errors import INPUT_REJECTED
 from services.inference.serving.table import Entry
 
 if TYPE_CHECKING:
@@ -191,6 +192,10 @@ class PredictionCall:
         if self.is_answered:
             return
         if work.error is not None:
+            if work.error.reason == INPUT_REJECTED and self._shared is not None and self._owner.shadow is not None:
+                entry, inputs = self._shared
+                seconds = time.monotonic() - self.started
+                self._owner.loop.call_soon_threadsafe(self._owner.shadow.blame, entry, work.form.model, inputs, seconds)
             return self._fail(work)
         assert self._request is not None
         model = work.form.model

@@ -28,6 +28,8 @@ Payload = Any
 FOREVER = float("inf")
 _MOST_FORMS = 256
 _LARGE = 4096
+# The shape of an optional input that a request leaves out: no tensor has it.
+_ABSENT = (-2,)
 # A run that was expected to be short and takes this long goes on in another thread.
 _LONGEST_INLINE_SECONDS = 0.05
 
@@ -92,11 +94,25 @@ def find_form(model: LoadedModel, outputs: tuple[str, ...], inputs: Mapping[str,
         outputs: the names of those that are wanted.
         inputs: checked, by name.
     """
+    if len(inputs) != len(model.inputs):
+        return _form_without(model, outputs, inputs), 1
     arrays = [inputs[name] for name in model.inputs]
     rows = arrays[0].shape[0] if arrays and arrays[0].shape else 1
     # Bytes that are no text are padded to the longest: one request's may not swell its neighbours'.
     is_batched = model.is_batchable and all(array.shape[0] == rows and array.dtype.kind != "S" for array in arrays)
     shapes = tuple((-1, *array.shape[1:]) if is_batched else array.shape for array in arrays)
+    return _kept_form(model, outputs, shapes, is_batched=is_batched), rows
+
+
+def _form_without(model: LoadedModel, outputs: tuple[str, ...], inputs: Mapping[str, Array]) -> Form:
+    """Return the form of a request that leaves optional inputs out, which runs alone."""
+    shapes = tuple(inputs[name].shape if name in inputs else _ABSENT for name in model.inputs)
+    return _kept_form(model, outputs, shapes, is_batched=False)
+
+
+def _kept_form(
+    model: LoadedModel, outputs: tuple[str, ...], shapes: tuple[tuple[int, ...], ...], *, is_batched: bool
+) -> Form:
     key = (outputs, shapes)
     form = model.forms.get(key)
     if form is None:
@@ -104,7 +120,7 @@ def find_form(model: LoadedModel, outputs: tuple[str, ...], inputs: Mapping[str,
             # Shapes are the clients' choice. Who waits in a form that is forgotten here is still answered.
             model.forms.clear()
         form = model.forms[key] = _new_form(model, outputs, shapes, is_batched=is_batched)
-    return form, rows
+    return form
 
 
 def _new_form(
@@ -117,8 +133,10 @@ def _new_form(
     return form
 
 
-def to_payload(array: Array, spec: InputSpec) -> Payload:
-    """Return an input as batches take it."""
+def to_payload(array: Array | None, spec: InputSpec) -> Payload:
+    """Return an input as batches take it; None for one that is left out."""
+    if array is None:
+        return None
     return array.reshape(-1).tolist() if spec.datatype == "BYTES" else np.ascontiguousarray(array)
 
 
@@ -342,6 +360,7 @@ def _assemble(form: Form, works: list[Work], rows: int) -> dict[str, Array]:
     return {
         spec.name: _tensor(spec.datatype, parts, shape if shape[:1] != (-1,) else (rows, *shape[1:]))
         for spec, shape, parts in zip(form.model.inputs.values(), form.shapes, columns, strict=True)
+        if shape != _ABSENT
     }
 
 

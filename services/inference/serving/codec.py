@@ -32,6 +32,8 @@ WIRE_TYPES = {name: np.dtype(kind).newbyteorder("<") for name, kind in NUMPY_TYP
 _LENGTH = struct.Struct("<I")
 # A request of the largest size cannot name more elements; a product beyond is an overflow in waiting.
 _MAX_ELEMENTS = 1 << 40
+# NumPy's own limit.
+_MOST_DIMENSIONS = 64
 _MAX_PADDED_BYTES = 1 << 28
 _CLASSIFICATION = "classification"
 _TIMEOUT = "timeout"
@@ -90,8 +92,9 @@ def parse_inputs(request: pb.ModelInferRequest, model: LoadedModel) -> dict[str,
                 raise _refused(model, tensor.name, f"{steps} steps, as the series before", str(shape[1]))
         check_values(array, spec, model)
         arrays[tensor.name] = array
-    if len(arrays) != len(model.inputs):
-        lacking = [name for name in model.inputs if name not in arrays]
+    if len(arrays) != len(model.inputs) and (
+        lacking := [spec.name for spec in model.inputs.values() if spec.name not in arrays and not spec.is_optional]
+    ):
         raise _refused(model, lacking[0], "every input of the model", f"no {', '.join(lacking)}")
     return arrays
 
@@ -165,6 +168,10 @@ def _checked_shape(
             raise _refused(model, spec.name, f"datatype {spec.datatype}", unknown_datatype(tensor.datatype))
         raise _refused(model, spec.name, f"datatype {spec.datatype}", tensor.datatype)
     shape = tuple(tensor.shape)
+    if spec.any_rank:
+        if any(size < 0 for size in shape) or len(shape) > _MOST_DIMENSIONS:
+            raise _refused(model, spec.name, f"at most {_MOST_DIMENSIONS} sizes from 0 on", str(list(shape[:99])))
+        return shape
     if len(shape) != len(spec.shape):
         raise _refused(model, spec.name, f"shape {list(spec.shape)}", str(list(shape)))
     for size, want in zip(shape, spec.shape, strict=True):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from lepton.v1 import scheduler_pb2
 from services.inference.open_inference import grpc_service_pb2 as pb
-from services.inference.serving.model import LoadedModel
+from services.inference.serving.model import InputSpec, LoadedModel, OutputSpec
 from services.inference.serving.session import PROVIDERS
 from services.inference.serving.statistics import Latencies, Statistics
 from services.inference.serving.table import Entry
@@ -21,19 +21,27 @@ def metadata(name: str, model: LoadedModel, entry: Entry) -> pb.ModelMetadataRes
         name=name,
         versions=[str(number) for number in sorted(entry.models)],
         platform=_PLATFORM,
-        inputs=[tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in model.inputs.values()],
-        outputs=[tensor(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in model.outputs.values()],
+        inputs=[tensor(name=spec.name, datatype=spec.datatype, shape=_dims(spec)) for spec in model.inputs.values()],
+        outputs=[tensor(name=spec.name, datatype=spec.datatype, shape=_dims(spec)) for spec in model.outputs.values()],
         properties={"digest": model.digest, "provider": model.provider, "batching": model.batching, **_units(model)},
     )
 
 
 def _units(model: LoadedModel) -> dict[str, str]:
-    """Return what the values of inputs mean where their datatype does not say it."""
-    return {
+    """Return what datatypes and shapes do not say of tensors."""
+    found = {
         f"unit:{spec.name}": "microseconds since 1970-01-01T00:00:00Z"
         for spec in model.inputs.values()
         if spec.is_temporal
     }
+    tensors: list[InputSpec | OutputSpec] = [*model.inputs.values(), *model.outputs.values()]
+    found |= {f"rank:{spec.name}": "any" for spec in tensors if spec.any_rank}
+    return found | {f"optional:{spec.name}": "true" for spec in model.inputs.values() if spec.is_optional}
+
+
+def _dims(spec: InputSpec | OutputSpec) -> tuple[int, ...]:
+    """Return a tensor's shape; [-1] for one of any rank, for which the protocol has no word."""
+    return (-1,) if spec.any_rank else spec.shape
 
 
 def config(name: str, model: LoadedModel) -> pb.ModelConfig:
@@ -51,9 +59,9 @@ def config(name: str, model: LoadedModel) -> pb.ModelConfig:
     if model.is_batchable:
         found.dynamic_batching.preferred_batch_size.append(model.batch_rows)
     for spec in model.inputs.values():
-        found.input.add(name=spec.name, data_type=_data_type(spec.datatype), dims=spec.shape[skipped:])
+        found.input.add(name=spec.name, data_type=_data_type(spec.datatype), dims=_dims(spec)[skipped:])
     for output in model.outputs.values():
-        found.output.add(name=output.name, data_type=_data_type(output.datatype), dims=output.shape[skipped:])
+        found.output.add(name=output.name, data_type=_data_type(output.datatype), dims=_dims(output)[skipped:])
     return found
 
 

@@ -11,7 +11,7 @@ from services.inference.adapters.registry_client import Beside
 from services.inference.independence import analyse, read_model
 from services.inference.serving.graph_cost import has_value_dependent_cost
 from services.inference.serving.model import InputSpec, LoadedModel, OutputSpec
-from services.inference.serving.session import ORT_DATATYPES, open_session
+from services.inference.serving.session import INPUT_DATATYPES, ORT_DATATYPES, open_session
 from services.inference.serving.warm_up import warm_up
 
 
@@ -60,12 +60,15 @@ def load_model(
         gpu_share=gpu_share,
         weights=beside.weights,
     )
+    # A session shows neither nodes nor whether a tensor without dimensions is a scalar or of any rank.
+    graph = read_model(unzipped.content)
     signature = version.signature
     specs = {spec.name: spec for spec in signature.inputs}
-    inputs = {item.name: _input(item, specs.get(item.name), signature) for item in session.get_inputs()}
+    any_rank = {value.name for value in (*graph.graph.input, *graph.graph.output) if _is_any_rank(value)}
+    inputs = {item.name: _input(item, specs.get(item.name), signature, any_rank) for item in session.get_inputs()}
     batches = {spec.batch for spec in inputs.values()} - {None}
     outputs = {
-        item.name: _output(item, unzipped.labels.get(item.name) or tuple(signature.classes), batches)
+        item.name: _output(item, unzipped.labels.get(item.name) or tuple(signature.classes), batches, any_rank)
         for item in session.get_outputs()
         if item.type in ORT_DATATYPES
     }
@@ -73,28 +76,32 @@ def load_model(
         raise FailedPrecondition("the graph gives no tensor: replies carry nothing else", reason="LOAD_FAILED")
     model = LoadedModel(deployment, version.number, version.digest, session, inputs, outputs, epoch, workspace)
     model.model, model.target, model.text_columns = version.model, signature.target, tuple(signature.text_columns)
-    # A session holds no graph that could be read: the bytes do.
-    graph = read_model(unzipped.content)
     model.has_bounded_cost = not has_value_dependent_cost(graph)
-    verdict = analyse(graph, tuple(outputs))
-    warm_up(
-        model, verdict, [_sample_input(item, specs.get(item.name)) for item in session.get_inputs()], beside.example
-    )
+    samples = [_sample_input(item, specs.get(item.name), any_rank) for item in session.get_inputs()]
+    warm_up(model, analyse(graph, tuple(outputs)), samples, beside.example)
     return model
 
 
-def _sample_input(item: Any, spec: common_pb2.TensorSpec | None) -> SampleInput:
+def _is_any_rank(value: Any) -> bool:
+    kind = value.type.optional_type.elem_type if value.type.HasField("optional_type") else value.type
+    return kind.HasField("tensor_type") and not kind.tensor_type.HasField("shape")
+
+
+def _sample_input(item: Any, spec: common_pb2.TensorSpec | None, any_rank: Collection[str]) -> SampleInput:
     shape = tuple(size if isinstance(size, str | int) and size and size != -1 else None for size in item.shape)
-    any_rank = spec is not None and spec.any_rank
     text = next(iter(spec.categories), "") if spec is not None else ""
-    return SampleInput(item.name, _datatype(item), None if any_rank else shape, text)
+    return SampleInput(item.name, _datatype(item), None if item.name in any_rank else shape, text)
 
 
-def _input(item: Any, spec: common_pb2.TensorSpec | None, signature: common_pb2.Signature) -> InputSpec:
+def _input(
+    item: Any, spec: common_pb2.TensorSpec | None, signature: common_pb2.Signature, any_rank: Collection[str]
+) -> InputSpec:
     shape = _shape(item)
-    batch = _batch(item, shape)
+    is_optional = item.type.startswith("optional(")
+    # One that may lack has no rows to count on.
+    batch = None if is_optional else _batch(item, shape)
     if spec is None or not spec.kind:
-        return InputSpec(item.name, _datatype(item), shape, batch)
+        return InputSpec(item.name, _datatype(item), shape, batch, item.name in any_rank, is_optional)
     insists = signature.handle_unknown == "error" and spec.kind == common_pb2.COLUMN_KIND_CATEGORICAL
     # A missing value is no category, and is checked by itself.
     known = frozenset((*spec.categories, "")) if insists else None
@@ -112,10 +119,12 @@ def _input(item: Any, spec: common_pb2.TensorSpec | None, signature: common_pb2.
     )
 
 
-def _output(item: Any, classes: tuple[str, ...], batches: Collection[str | None]) -> OutputSpec:
+def _output(
+    item: Any, classes: tuple[str, ...], batches: Collection[str | None], any_rank: Collection[str]
+) -> OutputSpec:
     shape = _shape(item)
     labels = classes if classes and shape[-1:] == (len(classes),) else ()
-    return OutputSpec(item.name, _datatype(item), shape, labels, _batch(item, shape) in batches)
+    return OutputSpec(item.name, _datatype(item), shape, labels, _batch(item, shape) in batches, item.name in any_rank)
 
 
 def _batch(item: Any, shape: tuple[int, ...]) -> str | None:
@@ -129,8 +138,8 @@ def _shape(item: Any) -> tuple[int, ...]:
 
 def _datatype(item: Any) -> str:
     # ONNX Runtime's Python interface carries no BF16 tensors, nor sequences and maps over any wire.
-    if item.type not in ORT_DATATYPES:
+    if item.type not in INPUT_DATATYPES:
         raise FailedPrecondition(
             f"the graph takes a {item.type} as {item.name!r}, which cannot be served", reason="LOAD_FAILED"
         )
-    return ORT_DATATYPES[item.type]
+    return INPUT_DATATYPES[item.type]

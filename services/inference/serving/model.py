@@ -31,6 +31,8 @@ class InputSpec:
 
     Args:
         name, datatype, shape: as in the graph; -1 for a variable dimension.
+        any_rank: whether the graph leaves the number of dimensions open; its shape is empty then.
+        is_optional: whether a request may leave it out.
         batch: what the graph calls the first dimension, where that varies: inputs that call it the same have as many
             rows; None where it is fixed, or where there is none.
         is_column: whether it is a column that training saw, so that the rules of missing values hold.
@@ -45,6 +47,8 @@ class InputSpec:
     datatype: str
     shape: tuple[int, ...]
     batch: str | None = None
+    any_rank: bool = False
+    is_optional: bool = False
     is_column: bool = False
     nullable: bool = False
     known: frozenset[str] | None = None
@@ -66,6 +70,7 @@ class OutputSpec:
 
     Args:
         name, datatype, shape: as in the graph.
+        any_rank: whether the graph leaves the number of dimensions open; its shape is empty then.
         labels: what its last dimension stands for; empty where unknown.
         is_by_row: whether its first dimension is called as the batch of an input is.
     """
@@ -75,6 +80,7 @@ class OutputSpec:
     shape: tuple[int, ...]
     labels: tuple[str, ...] = ()
     is_by_row: bool = False
+    any_rank: bool = False
 
 
 class Preprocessing(Protocol):

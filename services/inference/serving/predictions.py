@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from opentelemetry import trace
 
 from servicekit.auth import current_identity
-from servicekit.errors import DeadlineExceeded, LeptonError, NotFound, ResourceExhausted, Unavailable
+from servicekit.errors import DeadlineExceeded, InvalidArgument, LeptonError, NotFound, ResourceExhausted, Unavailable
 from servicekit.rpc import bounded_timeout
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.batcher import Batcher
@@ -20,6 +20,7 @@ from services.inference.serving.forwarding import MODEL_INFER, Forwarder
 from services.inference.serving.model import Array, LoadedModel
 from services.inference.serving.questions import Question, read_request, route_request
 from services.inference.serving.replies import build_reply
+from services.inference.serving.run_errors import INPUT_REJECTED
 from services.inference.serving.shadow import Shadow
 from services.inference.serving.table import ServingTable
 
@@ -92,7 +93,12 @@ class Predictions:
         except (NotFound, Unavailable) as why:
             return await self._forward(request, why, is_marked=is_marked)
         question = read_request(self._table, workspace, request, model, started)
-        arrays = await self._answer(question)
+        try:
+            arrays = await self._answer(question)
+        except InvalidArgument as error:
+            if error.reason == INPUT_REJECTED and self._shadow is not None and question.shared is not None:
+                self._shadow.blame(question.shared, model, question.inputs, time.monotonic() - started)
+            raise
         names = question.form.outputs
         reply = build_reply(request, model, names, arrays, typed_mirrors=self._typed_mirrors)
         if self._shadow is not None and question.shared is not None:

@@ -34,7 +34,7 @@ class Question:
 
     def payloads(self) -> list[Payload]:
         """Return its inputs as batches take them."""
-        return [to_payload(self.inputs[name], spec) for name, spec in self.model.inputs.items()]
+        return [to_payload(self.inputs.get(name), spec) for name, spec in self.model.inputs.items()]
 
 
 def route_request(table: ServingTable, workspace: str, request: pb.ModelInferRequest, sticky_key: str) -> LoadedModel:

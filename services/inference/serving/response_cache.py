@@ -144,6 +144,9 @@ def _key(work: Work) -> _Key:
     digest = hashlib.blake2b(digest_size=32)
     digest.update(repr((form.model.digest, form.outputs, form.shapes, work.rows)).encode())
     for payload in work.payloads:
+        if payload is None:
+            # Left out, as its shape says.
+            continue
         if isinstance(payload, list):
             for text in payload:
                 raw = text if isinstance(text, bytes) else text.encode()

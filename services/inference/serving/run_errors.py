@@ -5,6 +5,7 @@ import re
 from servicekit.errors import Internal, InvalidArgument, LeptonError, ResourceExhausted, Unimplemented
 from servicekit.onnx_text import last_line
 
+INPUT_REJECTED = "INPUT_REJECTED"
 # ONNX Runtime's codes say little: for a shape that does not fit each operator has another.
 _INPUTS = re.compile(r"\[ONNXRuntimeError\] : \d+ : (FAIL|INVALID_ARGUMENT|RUNTIME_EXCEPTION|INVALID_GRAPH) : ")
 _MEMORY = re.compile(r"failed to allocate|bad_alloc|out of memory|ALLOC_FAILED", re.IGNORECASE)
@@ -47,7 +48,7 @@ def _fault(deployment: str, text: str) -> LeptonError:
     if " : NOT_IMPLEMENTED : " in text:
         return Unimplemented(f"model {deployment!r}: {said}", reason="OPERATOR_NOT_IMPLEMENTED")
     if _INPUTS.match(text) and not _DEVICE.search(text):
-        return InvalidArgument(f"model {deployment!r} does not take this input: {said}", reason="INPUT_REJECTED")
+        return InvalidArgument(f"model {deployment!r} does not take this input: {said}", reason=INPUT_REJECTED)
     return Internal(f"model {deployment!r} failed on this input", reason="MODEL_FAULT")
 
 

@@ -34,6 +34,8 @@ ORT_DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+# An optional tensor as an input is a tensor that may be left out; as an output it is nothing that a reply can carry.
+INPUT_DATATYPES = {**ORT_DATATYPES, **{f"optional({kind})": name for kind, name in ORT_DATATYPES.items()}}
 
 
 def open_session(

@@ -9,13 +9,16 @@ import contextlib
 import os
 import random
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import structlog
 
+from servicekit.errors import LeptonError
 from services.inference.serving.agreement import agreeing_rows
 from services.inference.serving.model import Array, LoadedModel
+from services.inference.serving.run_errors import INPUT_REJECTED
 from services.inference.serving.table import Entry
 
 _log = structlog.get_logger(__name__)
@@ -63,6 +66,22 @@ class Shadow:
                 tolerance = entry.routes[number].tolerance
                 asyncio.get_running_loop().call_soon(self._enqueue, model, other, inputs, answer, tolerance)
 
+    def blame(self, entry: Entry, model: LoadedModel, inputs: Mapping[str, Array], seconds: float) -> None:
+        """Have the deployment's own version try what another version refused as the caller's mistake.
+
+        Where it answers, the mistake is that version's own, and counts in its error rate.
+
+        Args:
+            entry: the deployment.
+            model: the version that refused.
+            inputs: by name, checked; not changed any more.
+            seconds: that the refusal took.
+        """
+        number = entry.split.incumbent
+        own = None if number is None else entry.models.get(number)
+        if own is not None and own is not model:
+            self._submit(model, inputs, _takes, (own, inputs), lambda takes: _blame(model, seconds, takes=takes))
+
     def _enqueue(
         self,
         model: LoadedModel,
@@ -71,7 +90,20 @@ class Shadow:
         answer: Mapping[str, Array],
         tolerance: float,
     ) -> None:
-        size = sum(array.nbytes for array in (*inputs.values(), *answer.values()))
+        held = {**inputs, **{f"{name} (output)": array for name, array in answer.items()}}
+        run = (model, other, inputs, answer, tolerance)
+        self._submit(other, held, _compare, run, lambda compared: _count(other, compared))
+
+    def _submit(
+        self,
+        other: LoadedModel,
+        held: Mapping[str, Array],
+        work: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        count: Callable[[Any], None],
+    ) -> None:
+        """Run work in the thread and count what it returns on the event loop; drop it where too much waits."""
+        size = sum(array.nbytes for array in held.values())
         if self._waiting >= self._length or self._waiting_bytes + size > self._size_bytes:
             other.release.drop_comparison()
             return
@@ -79,29 +111,50 @@ class Shadow:
         self._waiting_bytes += size
         loop = asyncio.get_running_loop()
 
-        def done(future: "Future[tuple[int, int] | None]") -> None:
+        def done(future: "Future[Any]") -> None:
             # The loop may be gone when a worker stops.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._count, other, size, future)
+                loop.call_soon_threadsafe(self._finish, other, size, future, count)
 
         with contextlib.suppress(RuntimeError):
-            self._pool.submit(_compare, model, other, inputs, answer, tolerance).add_done_callback(done)
+            self._pool.submit(work, *arguments).add_done_callback(done)
 
-    def _count(self, other: LoadedModel, size: int, future: "Future[tuple[int, int] | None]") -> None:
+    def _finish(self, other: LoadedModel, size: int, future: "Future[Any]", count: Callable[[Any], None]) -> None:
         self._waiting -= 1
         self._waiting_bytes -= size
         if future.cancelled():
             return
         error = future.exception()
         if error is not None:
-            _log.info("shadow failed", deployment=other.deployment, version=other.number, why=str(error))
+            # Its message may hold values of the request.
+            why = error.reason if isinstance(error, LeptonError) else type(error).__name__
+            _log.info("shadow failed", deployment=other.deployment, version=other.number, why=why)
             other.release.fail_comparison()
             return
-        compared = future.result()
-        if compared is None:
-            other.release.drop_comparison()
-        else:
-            other.release.compare(*compared)
+        count(future.result())
+
+
+def _count(other: LoadedModel, compared: tuple[int, int] | None) -> None:
+    if compared is None:
+        other.release.drop_comparison()
+    else:
+        other.release.compare(*compared)
+
+
+def _blame(model: LoadedModel, seconds: float, *, takes: bool) -> None:
+    if takes:
+        model.release.observe(seconds, INPUT_REJECTED)
+
+
+def _takes(own: LoadedModel, inputs: Mapping[str, Array]) -> bool:
+    """Return whether a version answers some inputs."""
+    if not inputs.keys() >= own.inputs.keys():
+        return False
+    try:
+        own.run({name: inputs[name] for name in own.inputs}, list(own.outputs))
+    except LeptonError:
+        return False
+    return True
 
 
 def _compare(

@@ -24,6 +24,8 @@ _DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+# An optional tensor is served where it is an input: a request may leave it out.
+_INPUT_DATATYPES = {**_DATATYPES, **{f"optional({kind})": name for kind, name in _DATATYPES.items()}}
 _MOST_LABELS = 1000
 _NEVER = ("complex",)
 
@@ -61,7 +63,7 @@ def read_signature(
     declared = {item.name: item for item in (*values.inputs, *values.outputs)}
     taken, given = list(session.get_inputs()), _distinct(session.get_outputs())
     for item in taken:
-        if item.type not in _DATATYPES:
+        if item.type not in _INPUT_DATATYPES:
             raise Refused("UNSUPPORTED_TYPE", f"input {item.name!r} is a {item.type}, {_remedy(item.type)}")
     kept = [item for item in given if item.type in _DATATYPES]
     if not kept:
@@ -124,7 +126,7 @@ def _unzipped(name: str, labels: tuple[str, ...]) -> str:
 
 def _sample_input(item: Any, declared: GraphValue | None, known: Mapping[str, str]) -> SampleInput:
     shape = None if _is_any_rank(item, declared) else tuple(_dimension(size) for size in item.shape)
-    return SampleInput(item.name, _DATATYPES[item.type], shape, known.get(item.name, ""))
+    return SampleInput(item.name, _INPUT_DATATYPES[item.type], shape, known.get(item.name, ""))
 
 
 def _dimension(size: Any) -> int | str | None:
@@ -138,7 +140,7 @@ def _is_any_rank(item: Any, declared: GraphValue | None) -> bool:
 def _described(item: Any, declared: GraphValue | None, labels: tuple[str, ...]) -> dict[str, object]:
     return {
         "name": item.name,
-        "datatype": _DATATYPES[item.type],
+        "datatype": _INPUT_DATATYPES[item.type],
         "shape": [size if isinstance(size, int) and size >= 0 else -1 for size in item.shape],
         "any_rank": _is_any_rank(item, declared),
         "labels": list(labels[:_MOST_LABELS]),
