@@ -15,6 +15,8 @@ from typing import Any
 import grpc
 
 from lepton import errors, tracing
+from lepton.addresses import check_port, is_loopback, parse_host
+from lepton.connection_errors import Origin, explain
 from lepton.embedded.home import Home
 from lepton.embedded.processes import DEFAULT_BASE_PORT, INFERENCE_GRPC_OFFSET, SERVICE_OFFSETS
 from lepton.v1.data_pb2_grpc import DataServiceStub
@@ -39,13 +41,28 @@ class Connection:
         token: the bearer token.
         ca: PEM text of the certificate authority to trust.
         base_port: the platform's first port.
+        ca_source: what gave the authority, for messages: a file's path, say.
+        token_source: what gave the token, for messages.
+
+    Raises:
+        InvalidArgument: host, token, authority or port are of the wrong form.
     """
 
-    def __init__(self, host: str, token: str, ca: bytes, base_port: int = DEFAULT_BASE_PORT) -> None:
-        self.host = host
-        self.base_port = base_port
-        self._token = token
-        self._credentials = grpc.ssl_channel_credentials(ca)
+    def __init__(
+        self,
+        host: str,
+        token: str,
+        ca: bytes,
+        base_port: int = DEFAULT_BASE_PORT,
+        *,
+        ca_source: str = "the given PEM text",
+        token_source: str = "the caller",  # noqa: S107
+    ) -> None:
+        self.host, _ = parse_host(host, "host")
+        self.base_port = check_port(base_port, "base_port")
+        self._token = _checked_token(token, token_source)
+        self._credentials = grpc.ssl_channel_credentials(_checked_authority(ca, ca_source))
+        self._sources = (ca_source, token_source)
         self._channels: dict[int, grpc.Channel] = {}
         self._lock = threading.Lock()
 
@@ -104,14 +121,16 @@ class Connection:
         """Return the channel to base port + offset, opened on first use."""
         with self._lock:
             if offset not in self._channels:
-                options = [
+                options: list[tuple[str, int | str]] = [
                     ("grpc.max_receive_message_length", _MESSAGE_BYTES),
                     ("grpc.max_send_message_length", _MESSAGE_BYTES),
                     ("grpc.service_config", _RETRY),
                 ]
-                address = f"{self.host}:{self.base_port + offset}"
-                channel = grpc.secure_channel(address, self._credentials, options=options)
-                self._channels[offset] = grpc.intercept_channel(channel, _Calls(self._token, address))
+                if is_loopback(self.host):
+                    options.append(("grpc.enable_http_proxy", 0))
+                origin = Origin(self.host, self.base_port + offset, *self._sources)
+                channel = grpc.secure_channel(origin.address, self._credentials, options=options)
+                self._channels[offset] = grpc.intercept_channel(channel, _Calls(self._token, origin))
             return self._channels[offset]
 
 
@@ -157,6 +176,7 @@ def connect(
 
     Raises:
         PlatformNotRunning: no host was given and no platform runs here.
+        InvalidArgument: host, port, token or CA are of the wrong form; the message names the variable or file.
         FileNotFoundError: the CA or token file does not exist.
     """
     _InUse.connection = _find(host, token, ca, base_port)
@@ -170,18 +190,28 @@ def current() -> Connection:
 
 def _find(host: str | None, token: str | None, ca: str | Path | None, base_port: int | None) -> Connection:
     home = Home.find()
-    host = host or os.environ.get("LEPTON_HOST")
+    source = "host" if host is not None else "LEPTON_HOST"
+    host = host if host is not None else os.environ.get("LEPTON_HOST") or None
     state = _local_state(home)
     if host is None:
         if state is None:
             raise errors.PlatformNotRunning(_HOW_TO_START, reason="PLATFORM_NOT_RUNNING")
         host = "127.0.0.1"
         base_port = base_port or state
-    elif ":" in host:
-        host, _, port = host.rpartition(":")
-        base_port = base_port or int(port)
+    else:
+        host, port = parse_host(host, source)
+        base_port = base_port or port
     authority = Path(ca or os.environ.get("LEPTON_CA") or home.ca)
-    return Connection(host, token or _token(home), authority.read_bytes(), base_port or DEFAULT_BASE_PORT)
+    named = "ca" if ca else "LEPTON_CA" if os.environ.get("LEPTON_CA") else "LEPTON_HOME; set LEPTON_CA for another"
+    text, token_source = (token, "the argument token") if token is not None else _token(home)
+    return Connection(
+        host,
+        text,
+        _read(authority, named),
+        base_port or DEFAULT_BASE_PORT,
+        ca_source=str(authority),
+        token_source=token_source,
+    )
 
 
 def _local_state(home: Home) -> int | None:
@@ -192,10 +222,41 @@ def _local_state(home: Home) -> int | None:
         return None
 
 
-def _token(home: Home) -> str:
+def _token(home: Home) -> tuple[str, str]:
+    """Return the token and what gave it."""
     if token := os.environ.get("LEPTON_TOKEN"):
-        return token
-    return Path(os.environ.get("LEPTON_TOKEN_FILE") or home.token).read_text().strip()
+        return token, "LEPTON_TOKEN"
+    named = os.environ.get("LEPTON_TOKEN_FILE")
+    path = Path(named or home.token)
+    content = _read(path, "LEPTON_TOKEN_FILE" if named else "LEPTON_HOME; set LEPTON_TOKEN or LEPTON_TOKEN_FILE")
+    return content.decode("utf-8", "replace"), str(path)
+
+
+def _read(path: Path, named: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, f"no such file (named by {named})", str(path)) from None
+
+
+def _checked_token(token: str, source: str) -> str:
+    # Files and shell variables often end with a line end.
+    stripped = token.strip()
+    if not stripped or not stripped.isascii() or not stripped.isprintable() or " " in stripped:
+        what = "it is empty" if not stripped else "it holds spaces, line ends or characters beyond ASCII"
+        raise errors.InvalidArgument(
+            f"the token of {source} is no token: {what}; expected the one line that `lepton token create` prints",
+            reason="BAD_TOKEN",
+        )
+    return stripped
+
+
+def _checked_authority(ca: bytes, source: str) -> bytes:
+    if b"-----BEGIN CERTIFICATE-----" not in ca:
+        raise errors.InvalidArgument(
+            f"{source} holds no certificate in PEM: expected the platform's credentials/ca.pem", reason="BAD_CA"
+        )
+    return ca
 
 
 class _Details(grpc.ClientCallDetails):
@@ -218,9 +279,9 @@ class _Calls(
 ):
     """Adds token, trace and deadline to each call, and turns its failure into one of `lepton.errors`."""
 
-    def __init__(self, token: str, address: str) -> None:
+    def __init__(self, token: str, origin: Origin) -> None:
         self._token = token
-        self._address = address
+        self._origin = origin
 
     def intercept_unary_unary(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
         return self._answer(continuation(self._details(details, DEFAULT_TIMEOUT_SECONDS), request))
@@ -258,10 +319,4 @@ class _Calls(
     def _translated(self, error: Exception) -> errors.LeptonError:
         if not isinstance(error, grpc.RpcError):
             return errors.Internal(str(error))
-        translated = errors.from_rpc_error(error)
-        if isinstance(translated, errors.Unavailable) and not translated.metadata and "connect" in translated.message:
-            return errors.PlatformNotRunning(
-                f"nothing answers at {self._address}: is the platform up? (`lepton status`; `lepton up` starts it)",
-                reason="PLATFORM_NOT_RUNNING",
-            )
-        return translated
+        return explain(errors.from_rpc_error(error), self._origin)

@@ -31,7 +31,7 @@ async def is_healthy(address: str, credentials: grpc.ChannelCredentials | None, 
     if credentials is None:
         return await _accepts(address, timeout_seconds)
     # A channel of its own each time: a cached subchannel would sit in its reconnect back-off while the process starts.
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0), ("grpc.enable_http_proxy", 0)]
     async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
         check = channel.unary_unary(_CHECK, request_serializer=bytes, response_deserializer=bytes)
         try:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from lepton.addresses import without_loopback_proxy
 from lepton.embedded import credentials
 from lepton.embedded.home import Home
 from lepton.embedded.processes import Plan, Process, nats_configuration, platform_processes
@@ -90,7 +91,7 @@ class Supervisor:
         with open(self._home.logs / f"{process.name}.log", "ab") as log:  # noqa: ASYNC230  (opened once a start)
             child = await asyncio.create_subprocess_exec(
                 *process.command,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **process.environment},
+                env={**without_loopback_proxy(dict(os.environ)), "PYTHONUNBUFFERED": "1", **process.environment},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

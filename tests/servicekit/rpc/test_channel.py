@@ -41,6 +41,15 @@ async def test_certificate_is_the_identity_and_the_workspace_goes_along(channel:
     assert (job.message, job.worker) == ("team-a SERVICE", "registry")
 
 
+async def test_services_reach_each_other_without_a_proxy(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Port 9 of this machine discards: nothing answers there.
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with open_channel(serving.private_address, settings_of(serving.credentials, "registry")) as opened:
+        with act_as(SERVICE):
+            assert (await training_pb2_grpc.TrainingServiceStub(opened).GetJob(JOB)).worker == "registry"
+
+
 async def test_services_may_make_calls_of_their_own(channel: grpc.aio.Channel) -> None:
     request = training_pb2.StartJobRequest(name="job-1", worker="w", epoch=1)
     with act_as(Identity.for_service("*")):
