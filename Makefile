@@ -54,6 +54,10 @@ test-loaded: install  ## `make test` beside BUSY (6) busy loops.
 test-ray: install  ## The tests that start a Ray cluster.
 	$(PYTEST) --numprocesses 0 -m ray tests/training/ray
 
+.PHONY: test-onnx-backend
+test-onnx-backend: install  ## ONNX's own backend tests through a platform, compared with bare ONNX Runtime: half an hour.
+	$(BIN)/python -m benchmarks.onnx_backend
+
 .PHONY: test-slow
 test-slow: install  ## The tests marked slow: larger jobs, more kills, longer loads.
 	$(PYTEST) -m 'slow and not gpu and not ray and not clients' $(TESTS)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 # Field numbers, by message.
 _MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
-_TENSOR_NAME = 8
+_TENSOR_DIMENSION, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_EXTERNAL = 1, 2, 8, 13
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OPERATOR, _NODE_ATTRIBUTE = 1, 2, 4, 5
 _ATTRIBUTE_NAME, _ATTRIBUTE_INTS, _ATTRIBUTE_STRINGS = 1, 8, 9
 _VALUE_NAME, _VALUE_TYPE = 1, 2
@@ -97,6 +98,25 @@ class GraphValues:
 
 
 @dataclass(frozen=True)
+class ExternalTensor:
+    """An initializer whose values lie in another file.
+
+    Args:
+        name: in the graph.
+        element: float, int64, ...
+        shape: its dimensions.
+        location: the file.
+        offset: where it begins in there, bytes.
+    """
+
+    name: str
+    element: str
+    shape: tuple[int, ...]
+    location: str
+    offset: int
+
+
+@dataclass(frozen=True)
 class Unzipped:
     """A graph whose ZipMap outputs became tensors.
 
@@ -123,6 +143,29 @@ def read_values(content: bytes) -> GraphValues:
         inputs = [_value(view, field) for field in fields if field[0] == _GRAPH_INPUT]
         outputs = [_value(view, field) for field in fields if field[0] == _GRAPH_OUTPUT]
         return GraphValues(tuple(item for item in inputs if item.name not in defaults), tuple(outputs))
+
+
+def read_external(content: bytes) -> list[ExternalTensor]:
+    """Return a graph's initializers whose values lie in other files.
+
+    Raises:
+        NotAGraph: the bytes are no ONNX model.
+    """
+    with _reading():
+        view = memoryview(content)
+        found = []
+        for field in _inner(view, _graph_of(view), _GRAPH_INITIALIZER):
+            entries = {
+                _text(view, _ENTRY_KEY, entry): _text(view, _ENTRY_VALUE, entry)
+                for entry in _inner(view, field, _TENSOR_EXTERNAL)
+            }
+            if entries:
+                number = _number(view, _TENSOR_TYPE, field) or 0
+                shape = tuple(size for item in _inner(view, field, _TENSOR_DIMENSION) for size in _numbers(view, item))
+                element = _ELEMENTS[number] if number < len(_ELEMENTS) else str(number)
+                location, offset = entries.get("location", ""), int(entries.get("offset") or 0)
+                found.append(ExternalTensor(_text(view, _TENSOR_NAME, field), element, shape, location, offset))
+        return found
 
 
 def unzip_maps(content: bytes) -> Unzipped:

@@ -67,3 +67,28 @@ def test_model_of_several_files_and_one_with_an_example_are_served(platform: Pla
         lepton.ModelVersion.upload("frames", tmp_path / "frames.onnx", example={"x": array}, connection=connection)
     with pytest.raises(errors.InvalidArgument, match="one tensor"):
         lepton.ModelVersion.upload("listed", foreign.takes_sequence(), connection=connection)
+
+
+@pytest.mark.slow
+def test_model_of_more_than_two_gigabytes_is_served(platform: Platform, tmp_path: Path) -> None:
+    rows, width = 600_000, 1024
+    size = 4 * rows * width
+    assert size > 1 << 31
+    last = np.arange(width, dtype=np.float32)
+    with open(tmp_path / "huge.onnx.data", "wb") as file:
+        # Zeros that take no room on the disk, and one row that says whether offsets beyond 2 GiB are right.
+        file.truncate(size)
+        file.seek(size - last.nbytes)
+        file.write(last.tobytes())
+    (tmp_path / "huge.onnx").write_bytes(foreign.look_up("huge.onnx.data", rows, width))
+    connection = platform.connect()
+    version = lepton.ModelVersion.upload("huge", tmp_path / "huge.onnx", connection=connection)
+    assert (version.state, list(version.message.weight_files)) == ("READY", ["huge.onnx.data"])
+    deployment = lepton.Deploy(version, resources={"memory_bytes": 6 << 30}).save()
+    deployment.wait(600.0)
+    spec = common_pb2.TensorSpec(name="i", datatype="INT64")
+    asked = np.array([0, rows - 1], np.int64)
+    found = open_inference.infer(connection.serving_channel, "huge", "", [(spec, asked)], 120.0)["y"]
+    assert found[0].tolist() == [0.0] * width
+    assert found[1].tolist() == last.tolist()
+    deployment.delete()

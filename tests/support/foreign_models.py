@@ -102,6 +102,22 @@ def external(locations: Sequence[str] = ("model.onnx.data",), width: int = 64) -
     return bytes(model.SerializeToString()), files
 
 
+def look_up(location: str, rows: int, width: int) -> bytes:
+    """Return y = w[i], i INT64 [N], for a table of FP32 that is the whole of another file."""
+    table = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[rows, width], data_location=TensorProto.EXTERNAL)
+    for key, text in {"location": location, "offset": "0", "length": str(4 * rows * width)}.items():
+        table.external_data.add(key=key, value=text)
+    model = onnx.ModelProto.FromString(
+        graph(
+            [helper.make_node("Gather", ["w", "i"], ["y"])],
+            [value("i", TensorProto.INT64, ["N"])],
+            [value("y", TensorProto.FLOAT, ["N", width])],
+        )
+    )
+    model.graph.initializer.append(table)
+    return bytes(model.SerializeToString())
+
+
 def _sum_name(place: int, locations: Sequence[str]) -> str:
     return "y" if place == len(locations) - 1 else f"s{place + 1}"
 

@@ -1,6 +1,5 @@
 """ONNX Runtime: how a graph is opened, and what its tensors are called."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import onnxruntime as ort
 from servicekit.errors import FailedPrecondition
 from servicekit.gpus import Gpu, freest, read_gpus
 from servicekit.onnx_text import load_problem
+from servicekit.onnx_weights import Weights, give_weights
 from services.inference.serving.bound import BoundSession
 
 # CUDA where there is a GPU, else the processor. Asking for what lacks raises nothing: the session tells what it took.
@@ -46,7 +46,7 @@ def open_session(
     *,
     captures: bool = False,
     gpu_share: float = 0.0,
-    weights: Mapping[str, bytes | bytearray] | None = None,
+    weights: Weights | None = None,
 ) -> Any:
     """Return a session of a graph; on a GPU one whose tensors are bound to the device.
 
@@ -68,9 +68,7 @@ def open_session(
     # Not even errors: they are raised as well, and their texts may hold values of a request.
     options.log_severity_level = 4
     options.graph_optimization_level = _LEVELS[optimization]
-    if weights:
-        sizes = [len(found) for found in weights.values()]
-        options.add_external_initializers_from_files_in_memory(list(weights), list(weights.values()), sizes)
+    give_weights(options, content, weights or {})
     available = [name for name in PROVIDERS if name in ort.get_available_providers()]
     if not Path(_NVIDIA_DEVICE).exists():
         # Without a GPU, asking for CUDA only prints errors for every model.

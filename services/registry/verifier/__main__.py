@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+from typing import Any
 
 from services.registry.verifier.refusal import Refused, out_of_memory
 from services.registry.verifier.weights import check_files
@@ -43,13 +44,14 @@ def main() -> None:
         json.dump(answer, out)
 
 
-def _read(size: int) -> bytes:
+def _read(size: int) -> bytearray:
     """Return the next bytes of stdin: what came, where it ends too early."""
-    pieces, left = [], size
-    while left and (piece := sys.stdin.buffer.read(min(left, _PIECE_BYTES))):
-        pieces.append(piece)
-        left -= len(piece)
-    return b"".join(pieces)
+    # In place: files may be so large that a second copy would be too much.
+    source: Any = sys.stdin.buffer
+    content, place = bytearray(size), 0
+    while place < size and (count := source.readinto(memoryview(content)[place : place + _PIECE_BYTES])):
+        place += count
+    return content[:place] if place < size else content
 
 
 def limit(memory_bytes: int, cpu_seconds: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from servicekit.model_example import EXAMPLE_ARTIFACT
 from servicekit.onnx_graph import NotAGraph, read_values, unzip_maps
 from servicekit.onnx_text import load_problem
+from servicekit.onnx_weights import give_weights
 from services.registry.verifier.external import files_read
 from services.registry.verifier.refusal import Refused, is_about_memory, out_of_memory
 from services.registry.verifier.signature import named, read_signature
@@ -15,7 +16,7 @@ from services.registry.verifier.trial import try_samples
 MODEL = "model.onnx"
 
 
-def try_model(files: Mapping[str, bytes], known: Mapping[str, str]) -> dict[str, object]:
+def try_model(files: Mapping[str, bytes | bytearray], known: Mapping[str, str]) -> dict[str, object]:
     """Load a graph and try it.
 
     Args:
@@ -28,8 +29,9 @@ def try_model(files: Mapping[str, bytes], known: Mapping[str, str]) -> dict[str,
     Raises:
         Refused: it cannot be served.
     """
+    model = bytes(files[MODEL])
     try:
-        values, unzipped = read_values(files[MODEL]), unzip_maps(files[MODEL])
+        values, unzipped = read_values(model), unzip_maps(model)
     except NotAGraph as error:
         raise Refused("NOT_ONNX", f"the file is not an ONNX model: {error}") from error
     weights = _weights(files)
@@ -39,7 +41,8 @@ def try_model(files: Mapping[str, bytes], known: Mapping[str, str]) -> dict[str,
         raise named(refused, values) from refused
     signature = read_signature(session, values, unzipped.labels, known)
     names = [str(item["name"]) for item in signature.tensors_out]
-    failure, warnings = try_samples(session, signature.inputs, names, files.get(EXAMPLE_ARTIFACT))
+    example = bytes(files[EXAMPLE_ARTIFACT]) if EXAMPLE_ARTIFACT in files else None
+    failure, warnings = try_samples(session, signature.inputs, names, example)
     return {
         "inputs": signature.tensors_in,
         "outputs": signature.tensors_out,
@@ -49,30 +52,28 @@ def try_model(files: Mapping[str, bytes], known: Mapping[str, str]) -> dict[str,
     }
 
 
-def digests(files: Mapping[str, bytes]) -> dict[str, str]:
+def digests(files: Mapping[str, bytes | bytearray]) -> dict[str, str]:
     """Return the SHA-256 of files by name."""
     return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
-def _weights(files: Mapping[str, bytes]) -> dict[str, bytes]:
+def _weights(files: Mapping[str, bytes | bytearray]) -> dict[str, bytes | bytearray]:
     others = {name: content for name, content in files.items() if name not in (MODEL, EXAMPLE_ARTIFACT)}
-    read = files_read(files[MODEL], {name: len(content) for name, content in others.items()})
+    read = files_read(bytes(files[MODEL]), {name: len(content) for name, content in others.items()})
     # Tensors in safetensors are harmless, and may be beside a model for another reader.
     if unread := sorted(name for name in set(others) - read if not name.endswith(".safetensors")):
         raise Refused("ARTIFACT_NOT_ALLOWED", f"{unread[0]} is no file that the graph reads: leave it out")
     return {name: others[name] for name in sorted(read)}
 
 
-def _load(model: bytes, weights: Mapping[str, bytes]) -> Any:
+def _load(model: bytes, weights: Mapping[str, bytes | bytearray]) -> Any:
     import onnxruntime as ort
 
     ort.set_default_logger_severity(4)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    if weights:
-        sizes = [len(content) for content in weights.values()]
-        options.add_external_initializers_from_files_in_memory(list(weights), list(weights.values()), sizes)
+    give_weights(options, model, weights)
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except MemoryError:
