@@ -6,7 +6,7 @@ from typing import Any
 from lepton.v1 import common_pb2, registry_pb2
 from servicekit.errors import FailedPrecondition
 from servicekit.onnx_graph import unzip_maps
-from servicekit.sample_tensors import SampleInput
+from servicekit.sample_tensors import Dimension, SampleInput
 from services.inference.adapters.registry_client import Beside
 from services.inference.independence import analyse, read_model
 from services.inference.serving.graph_cost import has_value_dependent_cost
@@ -88,9 +88,15 @@ def _is_any_rank(value: Any) -> bool:
 
 
 def _sample_input(item: Any, spec: common_pb2.TensorSpec | None, any_rank: Collection[str]) -> SampleInput:
-    shape = tuple(size if isinstance(size, str | int) and size and size != -1 else None for size in item.shape)
+    shape = tuple(_dimension(size) for size in item.shape)
     text = next(iter(spec.categories), "") if spec is not None else ""
     return SampleInput(item.name, _datatype(item), None if item.name in any_rank else shape, text)
+
+
+def _dimension(size: Any) -> Dimension:
+    if isinstance(size, int):
+        return size if size >= 0 else None
+    return size or None
 
 
 def _input(
