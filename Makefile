@@ -60,11 +60,11 @@ test-onnx-backend: install  ## ONNX's own backend tests through a platform, comp
 
 .PHONY: test-slow
 test-slow: install  ## The tests marked slow: larger jobs, more kills, longer loads.
-	$(PYTEST) -m 'slow and not gpu and not ray and not clients' $(TESTS)
+	$(PYTEST) --hypothesis-profile search -m 'slow and not gpu and not ray and not clients' $(TESTS)
 
 .PHONY: test-all
 test-all: check test-ray  ## Every check and every test.
-	$(PYTEST) -m 'not ray and not clients' $(TESTS)
+	$(PYTEST) --hypothesis-profile search -m 'not ray and not clients' $(TESTS)
 
 # Compilers and libraries are Debian's, npm's packages come into build/. As root on Debian, what lacks is installed; elsewhere
 # a language that lacks something is skipped, and the report says what to install.

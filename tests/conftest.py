@@ -12,7 +12,9 @@ pytest_plugins = [
 ]
 
 # Nothing that depends on the speed of the machine: no deadline per example, no complaint about slow strategies.
-settings.register_profile("search", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
-# The same examples on every run: what passes here passes elsewhere. `--hypothesis-profile search` draws new ones.
-settings.register_profile("repeatable", settings.get_profile("search"), derandomize=True)
+settings.register_profile(
+    "search", deadline=None, database=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow]
+)
+# The same examples on every run and machine. `--hypothesis-profile search` draws others, and more.
+settings.register_profile("repeatable", settings.get_profile("search"), derandomize=True, max_examples=60)
 settings.load_profile("repeatable")

@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.scheduler.domain.board import Board
@@ -18,8 +18,6 @@ from services.scheduler.domain.plan import plan
 from services.scheduler.domain.replicas import current
 from tests.scheduler.clusters import World, assert_within_capacity, changes, clusters
 
-_settings = settings(max_examples=120, deadline=None)
-
 
 def _random_states(data: st.DataObject, cluster: Cluster) -> Cluster:
     states = st.sampled_from([ReplicaState.READY] * 3 + list(ReplicaState))
@@ -27,7 +25,6 @@ def _random_states(data: st.DataObject, cluster: Cluster) -> Cluster:
     return replace(cluster, replica_placements=placements)
 
 
-@_settings
 @given(st.data())
 def test_no_worker_ever_holds_more_than_it_has(data: st.DataObject) -> None:
     world = World(data.draw(clusters()))
@@ -38,7 +35,6 @@ def test_no_worker_ever_holds_more_than_it_has(data: st.DataObject) -> None:
         world.cluster = data.draw(changes(world.cluster))
 
 
-@_settings
 @given(st.data())
 def test_plans_applied_again_and_again_end_in_one_without_moves(data: st.DataObject) -> None:
     world = World(data.draw(clusters()))
@@ -56,7 +52,6 @@ def test_plans_applied_again_and_again_end_in_one_without_moves(data: st.DataObj
     raise AssertionError("replicas move for ever")
 
 
-@_settings
 @given(st.data())
 def test_the_plan_does_not_depend_on_order(data: st.DataObject) -> None:
     world = World(data.draw(clusters()))
@@ -74,7 +69,6 @@ def test_the_plan_does_not_depend_on_order(data: st.DataObject) -> None:
     assert plan(cluster) == plan(shuffled)
 
 
-@_settings
 @given(st.data())
 def test_a_served_deployment_is_served_in_every_round_of_a_change(data: st.DataObject) -> None:
     world = World(data.draw(clusters()))
@@ -100,7 +94,6 @@ def test_a_served_deployment_is_served_in_every_round_of_a_change(data: st.DataO
     raise AssertionError("no fixed point")
 
 
-@_settings
 @given(clusters())
 def test_all_work_that_fits_somewhere_is_placed(cluster: Cluster) -> None:
     world = World(cluster)
@@ -119,7 +112,6 @@ def test_all_work_that_fits_somewhere_is_placed(cluster: Cluster) -> None:
         assert (wanted_job.key in placed) != (wanted_job.key in unplaced)
 
 
-@_settings
 @given(clusters())
 def test_what_is_missing_is_reported_with_its_count(cluster: Cluster) -> None:
     world = World(cluster)
@@ -131,7 +123,6 @@ def test_what_is_missing_is_reported_with_its_count(cluster: Cluster) -> None:
         assert reported.get(wanted.key.owner, 0) == missing
 
 
-@_settings
 @given(st.data())
 def test_draining_empties_a_worker_where_others_have_room(data: st.DataObject) -> None:
     world = World(data.draw(clusters()))
@@ -150,7 +141,6 @@ def test_draining_empties_a_worker_where_others_have_room(data: st.DataObject) -
     assert not [p for p in world.cluster.job_placements if p.worker == name]
 
 
-@_settings
 @given(st.data())
 def test_work_of_a_lost_worker_is_elsewhere_after_one_round(data: st.DataObject) -> None:
     world = World(data.draw(clusters()))
@@ -168,7 +158,6 @@ def test_work_of_a_lost_worker_is_elsewhere_after_one_round(data: st.DataObject)
     assert all(j.key in placed or j.key in unplaced for j in world.cluster.jobs)
 
 
-@_settings
 @given(st.data())
 def test_epochs_of_a_job_only_rise(data: st.DataObject) -> None:
     world = World(data.draw(clusters()))
@@ -195,7 +184,6 @@ def _with_loads(cluster: Cluster, busy: float) -> Cluster:
     return replace(cluster, workers=workers)
 
 
-@_settings
 @given(clusters(cover=False), st.sampled_from([0.0, 0.5, 1.0]))
 def test_balancing_only_ever_lowers_the_busiest(cluster: Cluster, busy: float) -> None:
     world = World(cluster)
@@ -221,7 +209,6 @@ def test_balancing_only_ever_lowers_the_busiest(cluster: Cluster, busy: float) -
     raise AssertionError("balancing does not end")
 
 
-@_settings
 @given(st.data())
 def test_nothing_is_torn_down_while_workers_have_not_reported(data: st.DataObject) -> None:
     # A scheduler that has just started knows placements, not states: it must not take what serves for what does not.

@@ -113,13 +113,18 @@ def _fit(
     return fitting.fit(family, schema, rows, Run(settings, 0, report, is_cancelled, checkpoints=checkpoints)).files()
 
 
+# The first two steps of a phase and its last, and between them every fourth.
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FITS)
-def test_fit_cut_at_any_step_ends_as_one_that_never_was(name: str) -> None:
+def test_fit_cut_at_any_step_ends_as_one_that_never_was(name: str, every: int) -> None:
     whole, told = Kept(), list[Progress]()
     files = _fit(name, whole, told.append)
     assert len(whole.kept) >= 6
-    for place, checkpoint in enumerate(whole.kept):
-        resumed, heard = Kept(checkpoint), list[Progress]()
+    phases = [position_of(each.content).phase for each in whole.kept]
+    edges = {place for place, phase in enumerate(phases) if phases[place - 2 : place] != [phase] * 2}
+    edges |= {place for place, phase in enumerate(phases) if phases[place + 1 : place + 2] != [phase]}
+    for place in sorted(edges | set(range(0, len(phases), every))):
+        resumed, heard = Kept(whole.kept[place]), list[Progress]()
         assert _fit(name, resumed, heard.append) == files, f"cut at step {place}"
         # The steps that were left are those that are done, and their curves are the same.
         assert [each.content for each in resumed.kept] == [each.content for each in whole.kept[place:]]
