@@ -23,6 +23,7 @@ from lepton import errors, names, progress, steps
 from lepton.arguments import build, to_names
 from lepton.arrow_frames import to_frame, to_table
 from lepton.connection import Connection, current
+from lepton.deletions import describe_broken
 from lepton.tables import html_table
 from lepton.v1 import data_pb2
 
@@ -262,10 +263,18 @@ class Dataset:
         rows = [_profile_row(column) for column in answer.columns]
         return pd.DataFrame(rows).set_index("column")
 
-    def delete(self) -> None:
-        """Delete this version; its number is never used again."""
-        request = data_pb2.DeleteDatasetVersionRequest(ref=self.ref, request_id=names.request_id())
-        self.connection.data.DeleteDatasetVersion(request)
+    def delete(self, *, force: bool = False) -> tuple[str, ...]:
+        """Delete this version; its number is never used again. Return what breaks by that: nothing, without force.
+
+        Args:
+            force: delete it although a queued or running job, or a deployment's tuning, uses it.
+
+        Raises:
+            FailedPrecondition: something uses it; the message names all of it.
+            Unavailable: what uses it cannot be looked up now.
+        """
+        request = data_pb2.DeleteDatasetVersionRequest(ref=self.ref, request_id=names.request_id(), force=force)
+        return describe_broken(self.connection.data.DeleteDatasetVersion(request))
 
     def __repr__(self) -> str:
         return f"Dataset({self.ref}, {self.message.rows:,} rows x {len(self.columns)} columns)"

@@ -11,6 +11,7 @@ import pandas as pd
 from lepton import errors, names
 from lepton.arguments import as_list, build
 from lepton.connection import Connection, current
+from lepton.deletions import describe_broken
 from lepton.model_files import Example, gather, to_artifact
 from lepton.reports import Report
 from lepton.tables import html_table
@@ -207,10 +208,18 @@ class ModelVersion:
                 file.writelines(self._pieces(artifact.name))
         return folder
 
-    def delete(self) -> None:
-        """Delete the version; its number is never used again."""
-        request = registry_pb2.DeleteVersionRequest(ref=self.ref, request_id=names.request_id())
-        self.connection.registry.DeleteVersion(request)
+    def delete(self, *, force: bool = False) -> tuple[str, ...]:
+        """Delete the version; its number is never used again. Return what breaks by that: nothing, without force.
+
+        Args:
+            force: delete it although a deployment, an alias or a queued or running job uses it.
+
+        Raises:
+            FailedPrecondition: something uses it; the message names all of it.
+            Unavailable: what uses it cannot be looked up now.
+        """
+        request = registry_pb2.DeleteVersionRequest(ref=self.ref, request_id=names.request_id(), force=force)
+        return describe_broken(self.connection.registry.DeleteVersion(request))
 
     def __repr__(self) -> str:
         metrics = ", ".join(f"{name}={value:.4g}" for name, value in self.metrics.items())

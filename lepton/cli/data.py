@@ -11,6 +11,7 @@ from lepton.arguments import build
 from lepton.cli.output import Json, show_done, show_message, show_table
 from lepton.connection import current
 from lepton.datasets import Dataset
+from lepton.deletions import describe_broken
 from lepton.v1 import data_pb2
 
 app = typer.Typer(help="Datasets and their immutable versions.")
@@ -134,18 +135,22 @@ def windows(
     typer.echo(f"{made.ref}: {made.message.rows:,} windows, to predict: {made.message.label or 'nothing'}")
 
 
-@app.command(epilog="Example: lepton data delete german-credit@2")
+@app.command(epilog="Example: lepton data delete german-credit@2 --force")
 def delete(
     ref: Annotated[str, typer.Argument(help="name@number for one version, or the name alone for all of it.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete it although something uses it; what breaks is printed.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete a version, or a dataset with all its versions."""
+    """Delete a version, or a dataset with all its versions; refused while a job uses it."""
     if "@" in ref:
-        Dataset.get(ref).delete()
+        broken = Dataset.get(ref).delete(force=force)
     else:
-        request = build(data_pb2.DeleteDatasetRequest, name=ref, request_id=names.request_id())
-        current().data.DeleteDataset(request)
-    show_done(f"deleted {ref}", as_json, deleted=ref)
+        request = build(data_pb2.DeleteDatasetRequest, name=ref, request_id=names.request_id(), force=force)
+        broken = describe_broken(current().data.DeleteDataset(request))
+    text = f"deleted {ref}" + "".join(f"\n  broken: {item}" for item in broken)
+    show_done(text, as_json, deleted=ref, broken=broken)
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:

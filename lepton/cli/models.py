@@ -11,6 +11,7 @@ from lepton import errors, names
 from lepton.cli.output import Json, show_done, show_message, show_table
 from lepton.cli.user_files import check_output
 from lepton.connection import current
+from lepton.deletions import describe_broken
 from lepton.pretrained import upload_folder
 from lepton.v1 import registry_pb2
 from lepton.versions import ModelVersion, aliases, rollback
@@ -137,15 +138,22 @@ def download(
     show_done(f"wrote {output} ({len(content):,} bytes)", as_json, path=str(output), size_bytes=len(content))
 
 
-@app.command(epilog="Example: lepton models delete credit@2")
+@app.command(epilog="Example: lepton models delete credit@2 --force")
 def delete(
     ref: Annotated[str, typer.Argument(help="name@number for one version, or the name alone for the whole model.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete it although something uses it; what breaks is printed.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete a version, or a model with all its versions and aliases."""
+    """Delete a version, or a model with all its versions and aliases.
+
+    It is refused while a deployment or a job uses one, or an alias names a version that is deleted by itself.
+    """
     if "@" in ref:
-        ModelVersion.get(ref).delete()
+        broken = ModelVersion.get(ref).delete(force=force)
     else:
-        request = registry_pb2.DeleteModelRequest(name=ref, request_id=names.request_id())
-        current().registry.DeleteModel(request)
-    show_done(f"deleted {ref}", as_json, deleted=ref)
+        request = registry_pb2.DeleteModelRequest(name=ref, request_id=names.request_id(), force=force)
+        broken = describe_broken(current().registry.DeleteModel(request))
+    text = f"deleted {ref}" + "".join(f"\n  broken: {item}" for item in broken)
+    show_done(text, as_json, deleted=ref, broken=broken)

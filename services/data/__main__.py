@@ -11,6 +11,8 @@ from servicekit.database import open_database
 from servicekit.events import connect
 from servicekit.objects import Objects
 from servicekit.outbox import Relay
+from servicekit.resource_users import RemoteUsers
+from servicekit.rpc import open_channel
 from servicekit.server import Servicer, running_server, until_stopped
 from servicekit.state import State
 from servicekit.telemetry import configure_telemetry
@@ -38,7 +40,10 @@ async def run(settings: DataSettings) -> None:
         objects = Objects.open(settings, "data")
         await _sweep(state, objects, settings.orphan_age)
         store = ObjectTableStore(objects, settings.max_upload_bytes, Work(settings.parallel_imports))
-        servicer = DataServicer(Datasets(store, state.reading), state, settings.max_message_bytes)
+        inference = await stack.enter_async_context(open_channel(settings.inference_address, settings))
+        training = await stack.enter_async_context(open_channel(settings.training_address, settings))
+        users = RemoteUsers(inference, training)
+        servicer = DataServicer(Datasets(store, state.reading), state, settings.max_message_bytes, users)
         service = Servicer("lepton.v1.DataService", lambda server: add_DataServiceServicer_to_server(servicer, server))
         await stack.enter_async_context(running_server(settings, [service]))
         sweeping = asyncio.create_task(_keep_clean(state, objects, settings.orphan_age), name="sweep")

@@ -7,8 +7,10 @@ from lepton.v1 import data_pb2_grpc
 from servicekit.auth import current_identity
 from servicekit.errors import InvalidArgument
 from servicekit.paging import Page
+from servicekit.resource_users import FoundUsers, ResourceUsers, find_users, refuse_if_used, users_to_proto
 from servicekit.rpc import Context
 from servicekit.state import State
+from services.data.adapters.dataset_users import use_of_deployment, use_of_job
 from services.data.adapters.repository import SqlRepository
 from services.data.adapters.streams import ArrowChunks, ImportStream, arrow_bytes
 from services.data.convert import (
@@ -32,9 +34,13 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
         datasets: the use cases.
         state: the database.
         max_message_bytes: no answer is longer.
+        users: looks up what uses a version that is to be deleted.
     """
 
-    def __init__(self, datasets: Datasets, state: State[SqlRepository], max_message_bytes: int) -> None:
+    def __init__(
+        self, datasets: Datasets, state: State[SqlRepository], max_message_bytes: int, users: ResourceUsers
+    ) -> None:
+        self._users = users
         self._datasets = datasets
         self._state = state
         self._most_bytes = max_message_bytes - 4096
@@ -99,12 +105,17 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
 
     async def DeleteDataset(self, request: pb.DeleteDatasetRequest, context: Context) -> pb.DeleteDatasetResponse:
         """Delete a dataset, then its objects."""
+        if (kept := await self._state.answered(request, pb.DeleteDatasetResponse)) is not None:
+            return kept
         workspace = current_identity().workspace
         removed: list[DatasetVersion] = []
+        async with self._state.reading() as repository:
+            await find_dataset(repository, workspace, request.name)
+        found = await self._users_of(request.name, None, force=request.force)
 
         async def act(repository: SqlRepository) -> pb.DeleteDatasetResponse:
             removed.extend(await use.remove_dataset(repository, workspace, request.name))
-            return pb.DeleteDatasetResponse()
+            return pb.DeleteDatasetResponse(broken=users_to_proto(found.users), unchecked=found.unchecked)
 
         answer = await self._state.once(request, pb.DeleteDatasetResponse, act)
         await self._datasets.discard(removed)
@@ -135,16 +146,41 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
         self, request: pb.DeleteDatasetVersionRequest, context: Context
     ) -> pb.DeleteDatasetVersionResponse:
         """Delete a version, then its objects."""
+        if (kept := await self._state.answered(request, pb.DeleteDatasetVersionResponse)) is not None:
+            return kept
         workspace = current_identity().workspace
         removed: list[DatasetVersion] = []
+        version = await self._datasets.version(workspace, request.ref)
+        found = await self._users_of(version.dataset, version.number, force=request.force)
 
         async def act(repository: SqlRepository) -> pb.DeleteDatasetVersionResponse:
-            removed.append(await use.remove_version(repository, workspace, request.ref))
-            return pb.DeleteDatasetVersionResponse()
+            removed.append(await use.remove_version(repository, workspace, version.ref))
+            return pb.DeleteDatasetVersionResponse(broken=users_to_proto(found.users), unchecked=found.unchecked)
 
         answer = await self._state.once(request, pb.DeleteDatasetVersionResponse, act)
         await self._datasets.discard(removed)
         return answer
+
+    async def _users_of(self, dataset: str, number: int | None, *, force: bool) -> FoundUsers:
+        """Return what uses a dataset, or one version of it.
+
+        A job that is queued between this look and the deletion fails when it starts, and says that its dataset is gone.
+
+        Raises:
+            FailedPrecondition: something uses it, and force is not set.
+            Unavailable: its users cannot be looked up, and force is not set.
+        """
+        what = dataset if number is None else f"{dataset}@{number}"
+        found = await find_users(
+            self._users,
+            what,
+            lambda deployment: use_of_deployment(deployment, dataset, number),
+            lambda job: use_of_job(job, dataset, number),
+            force=force,
+        )
+        if not force:
+            refuse_if_used(what, found.users, "DATASET_IN_USE" if number is None else "DATASET_VERSION_IN_USE")
+        return found
 
     async def GetDatasetProfile(self, request: pb.GetDatasetProfileRequest, context: Context) -> pb.DatasetProfile:
         """Return a version's profile."""

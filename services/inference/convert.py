@@ -138,7 +138,14 @@ def version_from_proto(message: registry_pb2.Version) -> ModelVersion:
     is_ready = message.state == registry_pb2.VERSION_STATE_READY
     inputs = tuple((spec.name, spec.datatype, tuple(spec.shape)) for spec in message.signature.inputs)
     return ModelVersion(
-        message.model, message.number, message.digest, size, is_ready, inputs, pretrained=message.pretrained
+        message.model,
+        message.number,
+        message.digest,
+        size,
+        is_ready,
+        inputs,
+        pretrained=message.pretrained,
+        is_deleting=message.deleting,
     )
 
 

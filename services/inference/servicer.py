@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from lepton.v1 import inference_pb2 as pb
 from lepton.v1 import inference_pb2_grpc
 from servicekit.auth import ALL_WORKSPACES, Role, current_identity
-from servicekit.errors import InvalidArgument, NotFound
+from servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
 from servicekit.paging import Page
 from servicekit.rpc import Context
 from servicekit.state import State
@@ -26,6 +26,7 @@ from services.inference.domain.deployments import (
     check_etag,
     check_ready,
     check_resources,
+    check_stays,
     names_version,
     previous_ref,
     serve_version,
@@ -109,7 +110,37 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         answer = await self._state.once(request, pb.Deployment, act)
         await self._changes.tell()
         self._observer.stir()
+        await self._check_kept(answer, None)
         return answer
+
+    async def _check_kept(self, answer: pb.Deployment, before: Deployment | None) -> None:
+        """Check that what a change serves was not deleted meanwhile; else undo the change.
+
+        The registry marks a version before it looks for deployments, and a deployment is kept before the mark is looked
+        for: of two calls at once at least one sees the other.
+
+        Args:
+            answer: the deployment as it was kept.
+            before: as it was; None for a new one.
+
+        Raises:
+            FailedPrecondition: a version that it serves is being deleted, or gone.
+        """
+        workspace = current_identity().workspace
+        try:
+            for ref in _refs_of(answer):
+                check_stays(await self._registry.resolve(ref))
+        except (FailedPrecondition, NotFound) as error:
+            async with self._state.writing() as repository:
+                present = await repository.find(workspace, answer.name)
+                if present.etag == answer.etag and before is None:
+                    await repository.remove(present)
+                elif present.etag == answer.etag and before is not None:
+                    await repository.save(before)
+            await self._changes.tell()
+            raise FailedPrecondition(
+                f"{error.message}: it was deleted at the same time", reason="VERSION_BEING_DELETED"
+            ) from error
 
     async def GetDeployment(self, request: pb.GetDeploymentRequest, context: Context) -> pb.Deployment:
         """Return a deployment."""
@@ -145,9 +176,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         version = await self._version(given, paths)
         release = await ReleaseUpdate.resolve(self._registry, given, paths)
 
+        before: list[Deployment] = []
+
         async def act(repository: SqlRepository) -> pb.Deployment:
             present = await repository.find(workspace, given.name)
             check_etag(present, given.etag)
+            before[:] = [present]
             wanted = present
             if "version" in paths:
                 wanted = self._serve(present, given.version, version)
@@ -166,6 +200,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
         answer = await self._state.once(request, pb.Deployment, act)
         await self._changes.tell()
+        if before and paths & {"version", *RELEASE_PATHS}:
+            await self._check_kept(answer, before[0])
         return answer
 
     async def _version(self, given: pb.Deployment, paths: set[str]) -> ModelVersion:
@@ -308,3 +344,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 sequence = present.sequence
                 yield pb.WatchDeploymentResponse(deployment=told)
             await self._changes.wait(turn)
+
+
+def _refs_of(deployment: pb.Deployment) -> list[str]:
+    """Return the versions that a deployment wants loaded, as name@number."""
+    found = [(deployment.version, deployment.number)]
+    found += [(target.version, target.number) for target in deployment.traffic]
+    if deployment.HasField("canary") and deployment.canary.state == pb.CANARY_STATE_RUNNING:
+        found.append((deployment.canary.version, deployment.canary.number))
+    if deployment.HasField("shadow"):
+        found.append((deployment.shadow.version, deployment.shadow.number))
+    return [f"{version.partition('@')[0]}@{number}" for version, number in found]

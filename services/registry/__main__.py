@@ -11,6 +11,8 @@ from servicekit.database import open_database
 from servicekit.events import connect
 from servicekit.objects import Objects
 from servicekit.outbox import Relay
+from servicekit.resource_users import RemoteUsers
+from servicekit.rpc import open_channel
 from servicekit.server import Servicer, running_server, until_stopped
 from servicekit.state import State
 from servicekit.telemetry import configure_telemetry
@@ -40,7 +42,10 @@ async def run(settings: RegistrySettings) -> None:
         artifacts = ObjectArtifactStore(objects)
         verifier = ChildVerifier(settings.verify_seconds, settings.verify_memory_bytes, settings.parallel_verifications)
         uploads = Uploads(artifacts, verifier, state.reading, state.writing, settings.parity_tolerance)
-        servicer = RegistryServicer(uploads, artifacts, state, settings.max_artifact_bytes)
+        inference = await stack.enter_async_context(open_channel(settings.inference_address, settings))
+        training = await stack.enter_async_context(open_channel(settings.training_address, settings))
+        users = RemoteUsers(inference, training)
+        servicer = RegistryServicer(uploads, artifacts, state, settings.max_artifact_bytes, users)
         service = Servicer(
             "lepton.v1.RegistryService", lambda server: add_RegistryServiceServicer_to_server(servicer, server)
         )

@@ -99,6 +99,7 @@ def version_to_proto(version: Version) -> pb.Version:
     message.error_message = version.error_message
     message.artifacts.extend(artifact_to_proto(artifact) for artifact in version.artifacts)
     message.digest = version.digest
+    message.deleting = version.is_deleting
     message.create_time.FromDatetime(_utc(version.create_time))
     if version.end_time is not None:
         message.end_time.FromDatetime(_utc(version.end_time))

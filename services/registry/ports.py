@@ -101,6 +101,14 @@ class Repository(Protocol):
         """
         ...
 
+    async def mark_deleting(self, versions_of: Sequence[Version], until: datetime | None) -> None:
+        """Have nothing new use some versions until a time; None lets everything use them again."""
+        ...
+
+    async def all_versions(self, workspace: str, model: str) -> list[Version]:
+        """Return a model's versions by number."""
+        ...
+
     async def remove_version(self, version: Version) -> None:
         """Delete a version."""
         ...

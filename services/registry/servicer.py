@@ -7,6 +7,7 @@ from lepton.v1 import registry_pb2_grpc
 from servicekit.auth import Role, current_identity
 from servicekit.errors import InvalidArgument
 from servicekit.paging import Page
+from servicekit.resource_users import ResourceUsers, users_to_proto
 from servicekit.rpc import Context
 from servicekit.state import State
 from services.registry.adapters.repository import SqlRepository
@@ -18,6 +19,7 @@ from services.registry.convert import (
     move_to_proto,
     version_to_proto,
 )
+from services.registry.deletion import Deletion
 from services.registry.domain import registry
 from services.registry.domain.checks import check_claim
 from services.registry.domain.uploads import Uploads, settle
@@ -32,6 +34,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         artifacts: where they are stored.
         state: the database.
         max_artifact_bytes: a larger artifact is refused.
+        users: looks up what uses a version that is to be deleted.
     """
 
     def __init__(
@@ -40,7 +43,9 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         artifacts: ArtifactStore,
         state: State[SqlRepository],
         max_artifact_bytes: int,
+        users: ResourceUsers,
     ) -> None:
+        self._deletion = Deletion(state, users)
         self._uploads = uploads
         self._artifacts = artifacts
         self._state = state
@@ -97,16 +102,21 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
 
     async def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Context) -> pb.DeleteVersionResponse:
         """Delete a version, then its objects."""
-        workspace = current_identity().workspace
+        if (kept := await self._state.answered(request, pb.DeleteVersionResponse)) is not None:
+            return kept
+        identity = current_identity()
         objects: list[str] = []
+        async with self._deletion.of_version(identity.workspace, request.ref, force=request.force) as found:
 
-        async def act(repository: SqlRepository) -> pb.DeleteVersionResponse:
-            version = await registry.delete_version(repository, workspace, request.ref)
-            objects.extend(artifact.object_name for artifact in version.artifacts if artifact.object_name)
-            return pb.DeleteVersionResponse()
+            async def act(repository: SqlRepository) -> pb.DeleteVersionResponse:
+                version = await registry.delete_version(
+                    repository, identity.workspace, request.ref, identity.subject, force=request.force
+                )
+                objects.extend(artifact.object_name for artifact in version.artifacts if artifact.object_name)
+                return pb.DeleteVersionResponse(broken=users_to_proto(found.users), unchecked=found.unchecked)
 
-        answer = await self._state.once(request, pb.DeleteVersionResponse, act)
-        await self._artifacts.remove(workspace, objects)
+            answer = await self._state.once(request, pb.DeleteVersionResponse, act)
+        await self._artifacts.remove(identity.workspace, objects)
         return answer
 
     async def DownloadArtifact(
@@ -130,14 +140,20 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: Context) -> pb.DeleteModelResponse:
         """Delete a model, then its objects."""
+        if (kept := await self._state.answered(request, pb.DeleteModelResponse)) is not None:
+            return kept
         identity = current_identity()
         objects: list[str] = []
+        async with self._deletion.of_model(identity.workspace, request.name, force=request.force) as found:
 
-        async def act(repository: SqlRepository) -> pb.DeleteModelResponse:
-            objects.extend(await registry.delete_model(repository, identity.workspace, request.name, identity.subject))
-            return pb.DeleteModelResponse()
+            async def act(repository: SqlRepository) -> pb.DeleteModelResponse:
+                removed = await registry.delete_model(
+                    repository, identity.workspace, request.name, identity.subject, force=request.force
+                )
+                objects.extend(removed)
+                return pb.DeleteModelResponse(broken=users_to_proto(found.users), unchecked=found.unchecked)
 
-        answer = await self._state.once(request, pb.DeleteModelResponse, act)
+            answer = await self._state.once(request, pb.DeleteModelResponse, act)
         await self._artifacts.remove(identity.workspace, objects)
         return answer
 

@@ -14,6 +14,7 @@ from lepton.v1.registry_pb2_grpc import RegistryServiceStub, add_RegistryService
 from servicekit.auth import Identity, Role
 from servicekit.database import open_database
 from servicekit.objects import Objects
+from servicekit.resource_users import ResourceUser, ResourceUsers, UseOfDeployment, UseOfJob
 from servicekit.rpc.channel import ServiceChannel, open_channel
 from servicekit.server import Servicer, running_server
 from servicekit.state import State
@@ -115,6 +116,14 @@ class _As:
         return lambda *args, **kwargs: method(*args, metadata=self._metadata, **kwargs)
 
 
+class NoUsers:
+    """A platform without deployments and jobs."""
+
+    async def find(self, of_deployment: UseOfDeployment, of_job: UseOfJob) -> list[ResourceUser]:
+        """Return nothing."""
+        return []
+
+
 @dataclass
 class House:
     """A running registry.
@@ -165,16 +174,23 @@ def make_settings(credentials: Path, database_url: str, objects_url: str, **more
 
 @contextlib.asynccontextmanager
 async def running_registry(
-    settings: RegistrySettings, credentials: Path, make_token: MakeToken
+    settings: RegistrySettings, credentials: Path, make_token: MakeToken, users: ResourceUsers | None = None
 ) -> AsyncIterator[House]:
-    """Serve a registry as its composition root does, without NATS: facts stay in the outbox."""
+    """Serve a registry as its composition root does, without NATS: facts stay in the outbox.
+
+    Args:
+        settings: its own.
+        credentials: the platform's folder.
+        make_token: signs tokens.
+        users: looks up what uses a version; by default a platform without deployments and jobs.
+    """
     async with contextlib.AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.database_url, "services.registry.migrations"))
         state = State(database, tables.kit, SqlRepository)
         artifacts = ObjectArtifactStore(Objects.open(settings, "registry"))
         verifier = ChildVerifier(settings.verify_seconds)
         uploads = Uploads(artifacts, verifier, state.reading, state.writing, settings.parity_tolerance)
-        servicer = RegistryServicer(uploads, artifacts, state, settings.max_artifact_bytes)
+        servicer = RegistryServicer(uploads, artifacts, state, settings.max_artifact_bytes, users or NoUsers())
         service = Servicer(
             "lepton.v1.RegistryService", lambda server: add_RegistryServiceServicer_to_server(servicer, server)
         )

@@ -48,7 +48,7 @@ from services.training.worker.fork_server import ForkServer
 from services.training.worker.jobs import JobRunner
 from tests.registry.house import Client as RegistryClient
 from tests.registry.house import House as RegistryHouse
-from tests.registry.house import make_settings, running_registry
+from tests.registry.house import NoUsers, make_settings, running_registry
 from tests.scheduler.neighbours import Owners, running_owners
 from tests.support.credentials import MakeToken, bearer, environment_of, public_channel
 from tests.support.nats import NatsServer
@@ -235,7 +235,7 @@ class House:
         )
         state = State(database, data_tables.kit, DataRepository)
         store = ObjectTableStore(Objects.open(settings, "data"), settings.max_upload_bytes, Work(2))
-        servicer = DataServicer(Datasets(store, state.reading), state, settings.max_message_bytes)
+        servicer = DataServicer(Datasets(store, state.reading), state, settings.max_message_bytes, NoUsers())
         service = Servicer("lepton.v1.DataService", lambda server: add_DataServiceServicer_to_server(servicer, server))
         server = await self.stack.enter_async_context(running_server(settings, [service]))
         self.data_port = server.private_port

@@ -54,6 +54,7 @@ class ModelVersion:
         is_ready: whether it may be served.
         inputs: (name, datatype, shape) of what it takes; -1 for a variable dimension.
         pretrained: whether it is weights that a fit begins from, and no model.
+        is_deleting: whether it is about to be deleted.
     """
 
     model: str
@@ -63,6 +64,7 @@ class ModelVersion:
     is_ready: bool
     inputs: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
     pretrained: bool = False
+    is_deleting: bool = False
 
     @property
     def ref(self) -> str:
@@ -197,8 +199,21 @@ def check_ready(version: ModelVersion) -> None:
             f"{version.ref} is pretrained weights and cannot be served: fine-tune it first",
             reason="VERSION_IS_PRETRAINED",
         )
+    check_stays(version)
     if not version.is_ready:
         raise FailedPrecondition(f"{version.ref} is not READY and cannot be served", reason="VERSION_NOT_READY")
+
+
+def check_stays(version: ModelVersion) -> None:
+    """Check that a version is not about to be deleted.
+
+    Raises:
+        FailedPrecondition: it is.
+    """
+    if version.is_deleting:
+        raise FailedPrecondition(
+            f"{version.ref} is being deleted and cannot be used: choose another version", reason="VERSION_BEING_DELETED"
+        )
 
 
 def check_etag(deployment: Deployment, etag: str) -> None:

@@ -8,10 +8,10 @@ from typing import Self
 
 import structlog
 
-from lepton.v1 import common_pb2
+from lepton.v1 import common_pb2, registry_pb2
 from lepton.v1 import scheduler_pb2 as pb
 from servicekit.auth import Identity, act_as
-from servicekit.errors import FailedPrecondition, LeptonError
+from servicekit.errors import FailedPrecondition, LeptonError, NotFound
 from servicekit.worker import Holding
 from services.inference.adapters.registry_client import RegistryClient
 from services.inference.convert import measured_to_proto, route_from_proto
@@ -213,7 +213,7 @@ class Replicas:
 
     async def _fetch(self, replica: pb.Replica) -> LoadedModel:
         with act_as(Identity.for_service(replica.workspace, "inference")):
-            version = await self._registry.version(f"{replica.model}@{replica.number}")
+            version = await self._version(replica)
             if version.digest != replica.digest:
                 raise FailedPrecondition(
                     f"{replica.model}@{replica.number} is not what was deployed: its digest differs",
@@ -237,6 +237,15 @@ class Replicas:
         model.max_rows = self._max_rows
         model.preprocessing = await asyncio.to_thread(load_preprocessing, files, model.inputs)
         return model
+
+    async def _version(self, replica: pb.Replica) -> registry_pb2.Version:
+        ref = f"{replica.model}@{replica.number}"
+        try:
+            return await self._registry.version(ref)
+        except NotFound as error:
+            raise FailedPrecondition(
+                f"{ref} was deleted from the registry: deploy another version, or roll back", reason="VERSION_DELETED"
+            ) from error
 
     def _fail(self, key: Key, message: str) -> None:
         workspace, deployment, number = _slot(key)

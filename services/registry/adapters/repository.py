@@ -155,6 +155,16 @@ class SqlRepository:
             await self._unit.publish(version.workspace, "registry.version.ready", fact, key=version.model)
         return ended
 
+    async def mark_deleting(self, versions_of: Sequence[Version], until: datetime | None) -> None:
+        """Have nothing new use some versions until a time; None lets everything use them again."""
+        for version in versions_of:
+            key = _of(versions, version.workspace, version.model) & (versions.c.number == version.number)
+            await self._unit.execute(update(versions).where(key).values(deleting_until=until))
+
+    async def all_versions(self, workspace: str, model: str) -> list[Version]:
+        """Return a model's versions by number."""
+        return await self._versions(_of(versions, workspace, model))
+
     async def remove_version(self, version: Version) -> None:
         """Delete a version."""
         for table in (artifacts, versions):
@@ -292,7 +302,13 @@ def _version(row: Any, files: tuple[Artifact, ...]) -> Version:
         row.error_message,
         row.create_time,
         row.end_time,
+        row.deleting_until is not None and _utc(row.deleting_until) > datetime.now(UTC),
     )
+
+
+def _utc(time: datetime) -> datetime:
+    # SQLite forgets the zone; what it holds is UTC.
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _files_of(version: Version) -> Any:

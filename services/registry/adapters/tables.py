@@ -31,6 +31,8 @@ versions = Table(
     Column("error_message", Text, nullable=False),
     Column("create_time", DateTime(timezone=True), nullable=False),
     Column("end_time", DateTime(timezone=True)),
+    # Until then nothing new may use it: it is about to be deleted.
+    Column("deleting_until", DateTime(timezone=True)),
     ForeignKeyConstraint(["workspace", "model"], ["models.workspace", "models.name"]),
 )
 

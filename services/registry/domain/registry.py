@@ -1,5 +1,6 @@
 """What can be done with models, versions and aliases, each within one transaction."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from servicekit.errors import Aborted, FailedPrecondition, NotFound
@@ -99,37 +100,64 @@ async def _give_up(repository: Repository, version: Version, transition: Transit
     await repository.forget_objects(version)
 
 
-async def delete_model(repository: Repository, workspace: str, name: str, subject: str) -> list[str]:
-    """Delete a model with all its versions and aliases, whose end is told; return the objects to remove.
+async def delete_model(
+    repository: Repository, workspace: str, name: str, subject: str, *, force: bool = False
+) -> list[str]:
+    """Delete a model with all its versions, which are marked so, and aliases; return the objects to remove.
 
     Raises:
         NotFound: there is none.
+        Aborted: a mark has ended, or a version came since: what uses it is not known.
     """
     await repository.lock(workspace, name)
     await find_model(repository, workspace, name)
+    _check_marked(await repository.all_versions(workspace, name), force=force)
     for alias in await repository.aliases_of(workspace, name):
         await repository.move_alias(workspace, name, alias.name, alias.number, 0, subject)
     return await repository.remove_model(workspace, name)
 
 
-async def delete_version(repository: Repository, workspace: str, ref: str) -> Version:
-    """Delete a version that no alias names; return it.
+async def delete_version(
+    repository: Repository, workspace: str, ref: str, subject: str = "", *, force: bool = False
+) -> Version:
+    """Delete a version that is marked so, and that no alias names; with force its aliases go with it. Return it.
 
     Raises:
         FailedPrecondition: an alias names it.
+        Aborted: its mark has ended: what uses it now is not known.
     """
     await repository.lock(workspace, VersionRef.parse(ref).model)
     version = await find_version(repository, workspace, ref)
-    naming = [
-        alias.name for alias in await repository.aliases_of(workspace, version.model) if alias.number == version.number
-    ]
-    if naming:
+    naming = await aliases_naming(repository, version)
+    if naming and not force:
+        named = ", ".join(alias.name for alias in naming)
         raise FailedPrecondition(
-            f"{version.ref} is named by alias {', '.join(naming)}: move or delete the alias first",
-            reason="VERSION_IN_USE",
+            f"{version.ref} is named by alias {named}: move or delete the alias first", reason="VERSION_IN_USE"
         )
+    _check_marked([version], force=force)
+    for alias in naming:
+        await repository.move_alias(workspace, version.model, alias.name, alias.number, 0, subject)
     await repository.remove_version(version)
     return version
+
+
+async def aliases_naming(repository: Repository, version: Version) -> list[Alias]:
+    """Return the aliases that name a version, by name."""
+    aliases = await repository.aliases_of(version.workspace, version.model)
+    return [alias for alias in aliases if alias.number == version.number]
+
+
+def _check_marked(versions: Sequence[Version], *, force: bool) -> None:
+    """Check that nothing new could use some versions since what uses them was looked up.
+
+    Raises:
+        Aborted: a mark has ended, or a version came since.
+    """
+    unmarked = next((version for version in versions if not version.is_deleting), None)
+    if unmarked is not None and not force:
+        raise Aborted(
+            f"deleting {unmarked.ref} took too long, or it changed meanwhile: delete it again", reason="DELETION_ENDED"
+        )
 
 
 async def promote(repository: Repository, workspace: str, ref: str, name: str, etag: str, subject: str) -> Alias:

@@ -182,6 +182,7 @@ class Version:
         declared: what was said of it; its artifacts know where they are stored.
         error_reason, error_message: why it was refused.
         create_time, end_time: when it was numbered, and when it was accepted or refused.
+        is_deleting: whether it is about to be deleted, so that nothing new may use it.
     """
 
     workspace: str
@@ -193,6 +194,7 @@ class Version:
     error_message: str
     create_time: datetime
     end_time: datetime | None
+    is_deleting: bool = False
 
     @property
     def ref(self) -> str:

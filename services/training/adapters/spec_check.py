@@ -4,7 +4,7 @@ import json
 
 from lepton.v1 import common_pb2, registry_pb2
 from lepton.v1 import training_pb2 as pb
-from servicekit.errors import InvalidArgument
+from servicekit.errors import FailedPrecondition, InvalidArgument
 from services.training.adapters.data_client import DataClient
 from services.training.adapters.registry_client import RegistryClient
 from services.training.convert import hyperparameters_from_proto
@@ -118,6 +118,10 @@ class SpecCheck:
 
     async def _ready(self, ref: str) -> registry_pb2.Version:
         base = await self._registry.version(ref)
+        if base.deleting:
+            raise FailedPrecondition(
+                f"{base.model}@{base.number} is being deleted: choose another version", reason="VERSION_BEING_DELETED"
+            )
         if base.state != registry_pb2.VERSION_STATE_READY:
             raise InvalidArgument(f"{ref} is not READY: choose another version", reason="BASE_NOT_READY")
         return base

@@ -36,6 +36,7 @@ from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.plans import child
 from tests.inference.house import House, Worker, refused, until
 from tests.inference.plans.graphs import WIDE, Array, labelled, layers
+from tests.registry.house import NoUsers
 from tests.support import onnx_models
 from tests.support.credentials import bearer, public_channel
 
@@ -86,7 +87,7 @@ async def data(house: House) -> Data:
     database = await house.stack.enter_async_context(open_database(settings.database_url, "services.data.migrations"))
     state = State(database, data_tables.kit, DataRepository)
     store = ObjectTableStore(Objects.open(settings, "data"), settings.max_upload_bytes, Work(1))
-    servicer = DataServicer(Datasets(store, state.reading), state, settings.max_message_bytes)
+    servicer = DataServicer(Datasets(store, state.reading), state, settings.max_message_bytes, NoUsers())
     service = Servicer("lepton.v1.DataService", lambda server: add_DataServiceServicer_to_server(servicer, server))
     server = await house.stack.enter_async_context(running_server(settings, [service]))
     channel = await house.stack.enter_async_context(public_channel(server.port, house.credentials))
