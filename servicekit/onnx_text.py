@@ -51,7 +51,8 @@ def last_line(text: str) -> str:
 
     The beginning of such a text is the place in ONNX Runtime's sources; what went wrong comes last.
     """
-    lines = [line.strip() for line in _without_places(text).splitlines() if line.strip()]
+    # What follows `==> Context` says where, once more.
+    lines = [line.strip() for line in _without_places(text).split("==> Context")[0].splitlines() if line.strip()]
     line = _PATH.sub(r'"\1"', lines[-1]) if lines else "no reason given"
     return line if len(line) <= _MOST_CHARACTERS else "..." + line[-_MOST_CHARACTERS + 3 :]
 

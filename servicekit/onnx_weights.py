@@ -4,7 +4,7 @@ ONNX Runtime could open the files by itself. They are encrypted at rest, and a p
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ import numpy as np
 from servicekit.onnx_graph import read_external
 
 Weights = Mapping[str, bytes | bytearray]
+
+# How protobuf writes the key of the entry that names an external tensor's file.
+_MARK = b"\x0a\x08location\x12"
 
 # ONNX Runtime takes a larger tensor as a value alone: read from a file in memory it would be part of a message.
 _LARGE_BYTES = (1 << 31) - 1
@@ -56,3 +59,41 @@ def give_weights(options: Any, content: bytes, weights: Weights) -> None:
         values.append(ort.OrtValue.ortvalue_from_numpy(array))
     if names:
         options.add_external_initializers(names, values)
+
+
+def inline_inner(content: bytes, weights: Weights) -> bytes:
+    """Return a graph whose tensors within nodes and subgraphs hold their own values.
+
+    ONNX Runtime reads the graph's own initializers from files in memory, and all others from a disk alone.
+
+    Args:
+        content: the graph.
+        weights: the files by the names that the graph gives them.
+    """
+    if not weights or content.count(_MARK) == len(read_external(content)):
+        return content
+    import onnx
+
+    model = onnx.ModelProto.FromString(content)
+    own = {tensor.name for tensor in read_external(content)}
+    for tensor in all_tensors(model):
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        if entries.get("location") in weights and tensor.name not in own:
+            offset = int(entries.get("offset") or 0)
+            file = weights[entries["location"]]
+            tensor.raw_data = bytes(file[offset : offset + int(entries.get("length") or len(file) - offset)])
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+    return bytes(model.SerializeToString())
+
+
+def all_tensors(message: Any) -> Iterator[Any]:
+    """Yield every TensorProto in a message of ONNX, however deep."""
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for item in value if field.is_repeated else (value,):
+            if field.message_type.name == "TensorProto":
+                yield item
+            else:
+                yield from all_tensors(item)

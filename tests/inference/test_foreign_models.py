@@ -47,6 +47,12 @@ def test_weights_of_several_files_come_from_memory() -> None:
         load_model("d", VERSION, content)
 
 
+def test_weights_within_nodes_of_a_subgraph_come_from_memory() -> None:
+    beside = Beside({"w.bin": np.full(1, 4.0, np.float32).tobytes()})
+    model = load_model("d", VERSION, onnx_models.hidden_external_data_model("w.bin"), beside=beside)
+    assert model.run({"x": np.ones((1, 1), np.float32)}, ["prediction"])[0].tolist() == [[5.0]]
+
+
 def test_model_whose_samples_all_fail_serves_and_is_taken_to_be_slow() -> None:
     model = load_model("d", VERSION, foreign.of_frames(777))
     assert model.run_seconds > INLINE_SECONDS

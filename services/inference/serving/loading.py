@@ -6,6 +6,7 @@ from typing import Any
 from lepton.v1 import common_pb2, registry_pb2
 from servicekit.errors import FailedPrecondition
 from servicekit.onnx_graph import unzip_maps
+from servicekit.onnx_weights import inline_inner
 from servicekit.sample_tensors import Dimension, SampleInput
 from services.inference.adapters.registry_client import Beside
 from services.inference.independence import analyse, read_model
@@ -52,7 +53,7 @@ def load_model(
     beside = beside or Beside()
     unzipped = unzip_maps(content)
     session = open_session(
-        unzipped.content,
+        inline_inner(unzipped.content, beside.weights),
         threads,
         optimization,
         provider,

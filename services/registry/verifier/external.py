@@ -5,9 +5,10 @@ version's files, and what it reads must lie within the file.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from servicekit.onnx_weights import all_tensors
 from services.registry.verifier.refusal import Refused
 
 # Every external tensor names its file under this key.
@@ -41,7 +42,7 @@ def files_read(model: bytes, sizes: Mapping[str, int]) -> set[str]:
         raise Refused("NOT_ONNX", "the file is not an ONNX model") from error
     return {
         _checked(tensor, sizes)
-        for tensor in _all_tensors(parsed)
+        for tensor in all_tensors(parsed)
         # Some exporters leave the enum out.
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data
     }
@@ -70,14 +71,3 @@ def _checked(tensor: Any, sizes: Mapping[str, int]) -> str:
             f"{sizes[name]:,}: the file is another or cut; {_REMEDY}",
         )
     return name
-
-
-def _all_tensors(message: Any) -> Iterator[Any]:
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        for item in value if field.is_repeated else (value,):
-            if field.message_type.name == "TensorProto":
-                yield item
-            else:
-                yield from _all_tensors(item)

@@ -7,7 +7,7 @@ from typing import Any
 from servicekit.model_example import EXAMPLE_ARTIFACT
 from servicekit.onnx_graph import NotAGraph, read_values, unzip_maps
 from servicekit.onnx_text import load_problem
-from servicekit.onnx_weights import give_weights
+from servicekit.onnx_weights import give_weights, inline_inner
 from services.registry.verifier.external import files_read
 from services.registry.verifier.refusal import Refused, is_about_memory, out_of_memory
 from services.registry.verifier.signature import named, read_signature
@@ -36,7 +36,7 @@ def try_model(files: Mapping[str, bytes | bytearray], known: Mapping[str, str]) 
         raise Refused("NOT_ONNX", f"the file is not an ONNX model: {error}") from error
     weights = _weights(files)
     try:
-        session = _load(unzipped.content, weights)
+        session = _load(inline_inner(unzipped.content, weights), weights)
     except Refused as refused:
         raise named(refused, values) from refused
     signature = read_signature(session, values, unzipped.labels, known)

@@ -27,7 +27,7 @@ _DATATYPES = {
 # An optional tensor is served where it is an input: a request may leave it out.
 _INPUT_DATATYPES = {**_DATATYPES, **{f"optional({kind})": name for kind, name in _DATATYPES.items()}}
 _MOST_LABELS = 1000
-_NEVER = ("complex",)
+_COMPLEX = "complex"
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,13 @@ def read_signature(
 
 def named(refused: Refused, values: GraphValues) -> Refused:
     """Return a refusal to load, or one that names inputs and outputs of a type that ONNX Runtime lacks."""
-    unknown = [item for item in (*values.inputs, *values.outputs) if item.element.startswith(_NEVER)]
+    unknown = [item for item in values.inputs if item.kind == "tensor" and str(item) not in _DATATYPES]
+    unknown += [item for item in values.outputs if item.element.startswith(_COMPLEX)]
     if not unknown:
         return refused
-    names = ", ".join(f"{item.name!r} ({item})" for item in unknown)
-    return Refused(
-        "UNSUPPORTED_TYPE",
-        f"{names}: ONNX Runtime has no such tensors: export the model with its real and imaginary parts as FP32",
-    )
+    names = ", ".join(f"{item.name!r} is a {item}" for item in unknown)
+    parts = ", complex ones as real and imaginary parts" if any(_COMPLEX in str(item) for item in unknown) else ""
+    return Refused("UNSUPPORTED_TYPE", f"{names}, which ONNX Runtime cannot run: export the model with FP32{parts}")
 
 
 def _distinct(outputs: Sequence[Any]) -> list[Any]:

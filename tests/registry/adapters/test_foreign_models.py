@@ -145,6 +145,13 @@ async def test_weights_in_several_files_are_read_from_memory() -> None:
     assert set(verdict.digests) == set(files)
 
 
+def test_weights_within_nodes_of_a_subgraph_are_read_from_memory() -> None:
+    content = onnx_models.hidden_external_data_model("w.bin")
+    verdict = _verify(content, {"w.bin": np.ones(1, np.float32).tobytes()})
+    assert (verdict.refusal, verdict.sample_failure) == (None, "")
+    assert verdict.weight_files == ("w.bin",)
+
+
 @pytest.mark.parametrize(
     ("location", "entries", "words"),
     [
@@ -183,6 +190,7 @@ def test_file_that_the_graph_does_not_read_is_refused() -> None:
     assert "weights.bin" in verdict.refusal.message
 
 
+_CAST = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)
 _NEG = helper.make_node("Neg", ["x"], ["y"])
 _X, _Y = foreign.value("x", TensorProto.FLOAT, ["N", 2]), foreign.value("y", TensorProto.FLOAT, ["N", 2])
 _ADD = helper.make_node("Add", ["x", "w"], ["y"])
@@ -220,9 +228,14 @@ def test_unusual_graph_is_taken_without_a_failed_sample(content: bytes) -> None:
             "UNSUPPORTED_TYPE",
             "complex64",
         ),
+        (
+            foreign.graph([_CAST], [foreign.value("x", TensorProto.FLOAT8E4M3FN, ["N", 2])], [_Y]),
+            "UNSUPPORTED_TYPE",
+            "'x' is a tensor(float8e4m3fn)",
+        ),
         (b"\x08\x09", "NOT_ONNX", "no graph"),
     ],
-    ids=["no-output", "never-produced", "same-input-twice", "empty", "complex", "no-graph"],
+    ids=["no-output", "never-produced", "same-input-twice", "empty", "complex", "float8", "no-graph"],
 )
 def test_graph_that_cannot_run_is_refused_by_name(content: bytes, reason: str, words: str) -> None:
     verdict = _verify(content)
