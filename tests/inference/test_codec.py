@@ -256,6 +256,16 @@ def test_tensors_without_elements_need_no_bytes() -> None:
         assert [array.shape for array in parse_inputs(request, model).values()] == [(0, 1), (0, 1)]
 
 
+def test_bytes_that_are_no_text_may_come_in_base64_as_mlserver_has_it() -> None:
+    packed = np.array([["w6k=", "", "Yw=="]], dtype=object)
+    for request in (_raw("BYTES", packed), _typed("BYTES", packed)):
+        request.inputs[0].parameters["content_type"].string_param = "base64"
+        assert parse_inputs(request, ECHO["BYTES"])["x"].tolist() == [["é", "", "c"]]
+    request.inputs[0].contents.bytes_contents[0] = b"!"
+    with pytest.raises(InvalidArgument, match="base64"):
+        parse_inputs(request, ECHO["BYTES"])
+
+
 def test_a_request_without_any_tensor_gets_a_raw_reply() -> None:
     array = np.ones((2, 3), np.float32)
     assert build_reply(pb.ModelInferRequest(), ECHO["FP32"], ["y"], [array]).raw_output_contents

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.batches import Form, Payload, Work
-from services.inference.serving.codec import are_known, element_count, timeout_seconds
+from services.inference.serving.codec import are_known, element_count, is_base64, timeout_seconds
 from services.inference.serving.model import NUMPY_TYPES, InputSpec, LoadedModel
 
 # Wire tags: field number and type 2, which is bytes with a length.
@@ -226,6 +226,7 @@ def _head_of(data: bytes, request: pb.ModelInferRequest, form: Form, rows: int, 
         not is_plain
         # Optional inputs are left out.
         or len(request.inputs) != len(form.model.inputs)
+        or any(map(is_base64, request.inputs))
         or any(output.parameters for output in request.outputs)
         or any(text.encode()[_ONE_BYTE:] for text in (request.model_name, request.id))
     ):

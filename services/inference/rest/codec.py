@@ -199,7 +199,7 @@ def _binary_size(item: Any) -> int | None:
         return None
     if type(size) is not int or size < 0:
         raise InvalidArgument(f"{_BINARY_SIZE}: expected a number of bytes, got {size!r:.40}", reason="BAD_REQUEST")
-    if item.get("data") is not None:
+    if item.get("data") not in (None, []):
         raise InvalidArgument(f"an input has {_BINARY_SIZE} and data: expected one of them", reason="BAD_REQUEST")
     return size
 

@@ -1,5 +1,6 @@
 """Open Inference requests to arrays: pure; a refusal names model, tensor, expected and got."""
 
+import base64
 import math
 import struct
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ _MOST_DIMENSIONS = 64
 _MAX_PADDED_BYTES = 1 << 28
 _CLASSIFICATION = "classification"
 _TIMEOUT = "timeout"
+_CONTENT_TYPE = "content_type"
 _MICROSECONDS = 1e6
 # Parameters of the protocol that ask for what models here do not have: passed over, they would be obeyed in part.
 _SEQUENCES, _PRIORITY = ("sequence_id", "sequence_start", "sequence_end"), "priority"
@@ -83,6 +85,8 @@ def parse_inputs(request: pb.ModelInferRequest, model: LoadedModel) -> dict[str,
             array = _from_raw(raw[index], spec, shape, model)
         else:
             array = _from_typed(tensor.contents, spec, shape, model)
+        if is_base64(tensor):
+            array = _from_base64(array, spec, model)
         if spec.batch is not None and batches.setdefault(spec.batch, shape[0]) != shape[0]:
             expected = f"a batch of {batches[spec.batch]}, as the inputs before"
             raise _refused(model, tensor.name, expected, str(shape[0]))
@@ -109,6 +113,21 @@ def _raw_contents(request: pb.ModelInferRequest, model: LoadedModel) -> Sequence
         rest = iter(raw)
         return [b"" if 0 in tensor.shape else next(rest) for tensor in tensors]
     raise _refused(model, "", f"one raw_input_contents entry per input ({len(tensors)})", str(len(raw)))
+
+
+def is_base64(tensor: "pb.ModelInferRequest.InferInputTensor") -> bool:
+    """Return whether a tensor's texts are bytes in base64, as MLServer's clients write those that are no text."""
+    if tensor.datatype != "BYTES" or _CONTENT_TYPE not in tensor.parameters:
+        return False
+    return tensor.parameters[_CONTENT_TYPE].string_param == "base64"
+
+
+def _from_base64(array: Array, spec: InputSpec, model: LoadedModel) -> Array:
+    try:
+        items = [base64.b64decode(item, validate=True) for item in array.reshape(-1).tolist()]
+    except ValueError:
+        raise _refused(model, spec.name, "base64, as its content_type says", "a text that is none") from None
+    return _strings(items, array.shape, spec, model)
 
 
 def is_raw_request(request: pb.ModelInferRequest) -> bool:

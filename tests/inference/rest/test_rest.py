@@ -205,13 +205,14 @@ async def test_what_clients_leave_out_or_add_is_harmless(client: Client, name: s
     assert answer.document["outputs"][0]["data"] == [1.0, 2.0, 3.0]
 
 
-@pytest.mark.parametrize("data", [[], [[], []], None])
+@pytest.mark.parametrize("data", [[], [[], []], None, "absent"])
 async def test_tensors_without_elements_are_answered_in_json_and_as_binary_data(client: Client, data: Any) -> None:
     tensor: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [0, 3]}
     sent = {}
     if data is None:
-        tensor["parameters"] = {"binary_data_size": 0}
-    else:
+        # As KServe's client has it: a size, and no data beside it.
+        tensor |= {"parameters": {"binary_data_size": 0}, "data": None}
+    elif data != "absent":
         tensor["data"] = data
     body = json.dumps({"inputs": [tensor]}).encode()
     if data is None:
