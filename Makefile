@@ -62,6 +62,10 @@ test-onnx-backend: install  ## ONNX's own backend tests through a platform, comp
 test-slow: install  ## The tests marked slow: larger jobs, more kills, longer loads.
 	$(PYTEST) --hypothesis-profile search -m 'slow and not gpu and not ray and not clients' $(TESTS)
 
+.PHONY: test-six-ways
+test-six-ways: install  ## 1,000 made tables, each predicted in six ways: all answers are equal.
+	LEPTON_SIX_WAYS_TABLES=1000 $(PYTEST) --numprocesses 0 tests/e2e/test_six_ways.py
+
 .PHONY: test-all
 test-all: check test-ray  ## Every check and every test.
 	$(PYTEST) --hypothesis-profile search -m 'not ray and not clients' $(TESTS)

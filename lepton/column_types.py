@@ -15,11 +15,16 @@ _MICROSECOND = timedelta(microseconds=1)
 _READ_AS_TEXT = "read it as text: lepton.load_data(file, like=...), or pandas.read_csv(file, dtype=str)"
 
 
-def to_texts(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "np.ndarray[Any, Any]":
+def to_texts(column: "pd.Series[Any]", spec: common_pb2.TensorSpec, first_row: int = 0) -> "np.ndarray[Any, Any]":
     """Return a column as the texts of a model's input, (rows, 1) objects; missing is the empty text.
 
     Whole numbers have one spelling. Of fractions, truth values and dates nobody knows how training's file wrote them:
     1.50 or 1.5, True or TRUE.
+
+    Args:
+        column: of any dtype.
+        spec: the input.
+        first_row: the number of the column's first row in the user's data, for messages.
 
     Raises:
         InvalidArgument: a value is neither text nor whole number; the message names row and column.
@@ -34,14 +39,14 @@ def to_texts(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "np.ndarr
             texts[row] = str(int(value))
         else:
             raise errors.InvalidArgument(
-                f"column {spec.name!r}, row {row} holds a {type(value).__name__} where the model was trained on texts, "
+                f"column {spec.name!r}, row {first_row + row} holds a {type(value).__name__} where the model was trained on texts, "
                 f"and its spelling in the file is lost: {_READ_AS_TEXT}",
                 reason="COLUMN_TYPE",
             )
     return texts.reshape(-1, 1)
 
 
-def to_moments(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "np.ndarray[Any, Any]":
+def to_moments(column: "pd.Series[Any]", spec: common_pb2.TensorSpec, first_row: int = 0) -> "np.ndarray[Any, Any]":
     """Return a column of dates and times as microseconds since 1970-01-01T00:00:00Z, (rows, 1); missing is NaN.
 
     A date or time without a zone is UTC; texts are ISO 8601.
@@ -60,7 +65,7 @@ def to_moments(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "np.nda
         except (TypeError, ValueError, OverflowError) as error:
             found = "no value" if missing else f"a {type(value).__name__} that is none"
             raise errors.InvalidArgument(
-                f"column {spec.name!r}, row {row} holds {found}: expected a date or time, or its text in ISO 8601",
+                f"column {spec.name!r}, row {first_row + row} holds {found}: expected a date or time, or its text in ISO 8601",
                 reason="COLUMN_TYPE",
             ) from error
     return moments.reshape(-1, 1)

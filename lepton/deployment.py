@@ -8,35 +8,28 @@ deployment.score("applications@3", name="scored")
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from lepton import errors, names, open_inference, plans, progress, releases, served_frames, tracing, typed_rows
-from lepton.arguments import as_list, build, to_names
+from lepton import errors, names, plans, progress, releases, tracing
+from lepton.arguments import build, to_names
 from lepton.connection import Connection, current
 from lepton.datasets import Dataset
-from lepton.deployment_states import COLUMNS, is_settled, serves_something, to_row, wait_until
-from lepton.images import read_image
+from lepton.deployment_states import COLUMNS, is_settled, to_row, wait_until
 from lepton.models import Model
+from lepton.predicting import READY_SECONDS, Predicting
 from lepton.resources import checked_replicas, declared_resources, with_declared
 from lepton.tables import html_table
+from lepton.unknown_categories import warn_of
 from lepton.v1 import common_pb2, inference_pb2, prediction_pb2
 from lepton.versions import ModelVersion
 
 __all__ = ["Deploy"]
 
-_READY_SECONDS = 60.0
-# Each costs as much as thousands of rows.
-_BATCH_SINGLES = 256
-# The task of a model whose answers are vectors.
-_EMBEDDING = "embedding"
 
-
-class Deploy:
+class Deploy(Predicting):
     """What serves a model.
 
     Args:
@@ -123,150 +116,6 @@ class Deploy:
             paths.append("resources")
         return paths
 
-    def predict(
-        self, data: pd.DataFrame, *, version: str = "", timeout_seconds: float = _READY_SECONDS
-    ) -> pd.DataFrame:
-        """Return predictions for some rows: first the target's column, then a probability a class, or an interval.
-
-        Columns are picked by the model's signature, so the label and others may stay in. A model that reads texts
-        or images takes the columns of texts that it was trained on, or else the one column of texts, or of images in
-        base64, beside its target. Of an embedding each number is a column. Series are lists of numbers, and so is what
-        a forecast says: the target, `lower` and `upper`.
-
-        Args:
-            data: the rows.
-            version: a version number or alias; by default the deployment's own.
-            timeout_seconds: how long to wait for the deployment to be ready, and for each request.
-
-        Raises:
-            MissingColumn: the data lacks a column that the model needs; it is a KeyError, too.
-            WrongType: the data is no DataFrame.
-            InvalidArgument: a column is there twice, or the model refuses a value: a fraction for a whole number, a
-                text for a truth value, an infinity. The message names row and column.
-            DeadlineExceeded: the deployment was not ready in time.
-        """
-        with tracing.span("lepton.predict"):
-            serving = self._until_serving(timeout_seconds)
-            signature = self._serving_version(serving).signature
-            data = served_frames.with_names(data, signature)
-            single = served_frames.single_input(signature.inputs[0], data)
-            if single is not None:
-                columns = served_frames.text_columns(signature, single, data)
-                return self._predict_columns(data, columns, single, version, timeout_seconds)
-            served_frames.check_columns(data, signature, serving.version)
-            parts: list[dict[str, np.ndarray[Any, Any]]] = []
-            with progress.bar(f"predicting with {self.name}", len(data)) as advance:
-                done = 0
-                for batch in served_frames.batches(data, signature):
-                    inputs = [
-                        (spec, open_inference.column_values(batch[spec.name], spec, done)) for spec in signature.inputs
-                    ]
-                    channel = self.connection.serving_channel
-                    parts.append(open_inference.infer(channel, self.name, version, inputs, timeout_seconds))
-                    advance(len(batch))
-                    done += len(batch)
-        return served_frames.to_frame(parts, signature, data.index)
-
-    def _predict_columns(
-        self, data: pd.DataFrame, columns: list[str], kind: str, version: str, timeout_seconds: float
-    ) -> pd.DataFrame:
-        parts = []
-        with progress.bar(f"predicting with {self.name}", len(data)) as advance:
-            for start in range(0, max(1, len(data)), _BATCH_SINGLES):
-                batch = data[columns].iloc[start : start + _BATCH_SINGLES]
-                values = list(batch[columns[0]])
-                if len(columns) == 2:
-                    pairs = list(zip(values, batch[columns[1]], strict=True))
-                    parts.append(self.predict_texts(pairs, version=version, timeout_seconds=timeout_seconds))
-                elif kind == "texts":
-                    parts.append(self.predict_texts(values, version=version, timeout_seconds=timeout_seconds))
-                else:
-                    files = served_frames.decoded_images(values, columns[0], start)
-                    parts.append(self.predict_images(files, version=version, timeout_seconds=timeout_seconds))
-                advance(len(values))
-        return pd.concat(parts).set_axis(data.index)
-
-    def predict_rows(
-        self,
-        rows: Iterable[Mapping[Any, object]] | Mapping[Any, object] | pd.DataFrame,
-        *,
-        version: str = "",
-        timeout_seconds: float = _READY_SECONDS,
-    ) -> pd.DataFrame:
-        """Return predictions for a few records, in their order, with the columns of `predict`; class labels are texts.
-
-        Args:
-            rows: records, one record or a DataFrame; each a value by column, None is missing. Columns that the
-                model does not ask for are ignored.
-            version: a version number or alias; by default the deployment's own.
-            timeout_seconds: how long to wait for the deployment to be ready, and for the answer.
-
-        Raises:
-            InvalidArgument: a row lacks a column or has a wrong value; the violations name row and column.
-            DeadlineExceeded: the deployment was not ready in time.
-        """
-        typed = [typed_rows.to_row(row) for row in typed_rows.to_records(rows)]
-        return self._typed(prediction_pb2.PredictRequest(rows=typed), version, timeout_seconds)
-
-    def predict_texts(
-        self,
-        texts: str | Iterable[str] | Iterable[tuple[str, str]],
-        *,
-        version: str = "",
-        timeout_seconds: float = _READY_SECONDS,
-    ) -> pd.DataFrame:
-        """Return predictions for some texts, or pairs of them, by a version with a tokenizer.json.
-
-        Args:
-            texts: at most 1,000, or one; pairs for a model that reads two texts together.
-            version: a version number or alias; by default the deployment's own.
-            timeout_seconds: how long to wait for the deployment to be ready, and for the answer.
-
-        Raises:
-            FailedPrecondition: the version has none.
-            InvalidArgument: a text is too long, or the model reads pairs and these are none, or the other way round.
-        """
-        return self._typed(typed_rows.to_texts_request(texts), version, timeout_seconds)
-
-    def embed(
-        self, texts: str | Iterable[str], *, version: str = "", timeout_seconds: float = _READY_SECONDS
-    ) -> "np.ndarray[Any, Any]":
-        """Return (rows, size) vectors of some texts, by a model of embeddings: 32-bit floats, each of length 1.
-
-        Args:
-            texts: one, or any number of them.
-            version: a version number or alias; by default the deployment's own.
-            timeout_seconds: how long to wait for the deployment to be ready, and for each answer.
-
-        Raises:
-            FailedPrecondition: the model gives labels, no vectors, or reads no texts.
-            InvalidArgument: a text is too long.
-        """
-        given, found = as_list(texts, "texts"), list[prediction_pb2.Prediction]()
-        with progress.bar(f"embedding with {self.name}", len(given)) as advance:
-            for start in range(0, len(given), _BATCH_SINGLES):
-                request = typed_rows.to_texts_request(given[start : start + _BATCH_SINGLES])
-                answers, _ = self._ask(request, version, timeout_seconds)
-                found.extend(answers)
-                advance(len(answers))
-        return typed_rows.to_vectors(found, self.name)
-
-    def predict_images(
-        self,
-        images: bytes | str | Path | Iterable[bytes | str | Path],
-        *,
-        version: str = "",
-        timeout_seconds: float = _READY_SECONDS,
-    ) -> pd.DataFrame:
-        """Return predictions for some PNG or JPEG images, files or their bytes, by a version with an image.json.
-
-        Raises:
-            FailedPrecondition: the version has none.
-            InvalidArgument: one is no image, or too large.
-        """
-        contents = [read_image(image) for image in as_list(images, "images")]
-        return self._typed(prediction_pb2.PredictRequest(images=contents), version, timeout_seconds)
-
     def score(
         self,
         dataset: Dataset | str,
@@ -275,7 +124,7 @@ class Deploy:
         version: str = "",
         columns: str | Iterable[str] = (),
         batch_rows: int = 0,
-        timeout_seconds: float = _READY_SECONDS,
+        timeout_seconds: float = READY_SECONDS,
     ) -> Dataset:
         """Predict for every row of a dataset version on the platform; return the new version with rows and predictions.
 
@@ -310,6 +159,7 @@ class Deploy:
             with progress.share(f"scoring {ref} with {self.name}") as update:
                 for answer in self.connection.prediction.ScoreDataset(request):
                     update(answer.rows_done / max(answer.rows_total, 1), f"{answer.rows_per_second:,.0f} rows/s")
+        warn_of(answer.unknown_categories)
         return Dataset(self.connection, answer.dataset)
 
     def status(self) -> inference_pb2.Deployment:
@@ -320,7 +170,7 @@ class Deploy:
         """
         return self.connection.inference.GetDeployment(build(inference_pb2.GetDeploymentRequest, name=self.name))
 
-    def wait(self, timeout_seconds: float = _READY_SECONDS) -> inference_pb2.Deployment:
+    def wait(self, timeout_seconds: float = READY_SECONDS) -> inference_pb2.Deployment:
         """Wait until every worker answers with the version that is wanted; return the deployment.
 
         Where fewer replicas have room than are wanted, those that serve are enough.
@@ -330,10 +180,6 @@ class Deploy:
             FailedPrecondition: the version cannot be served; the message says why.
         """
         return wait_until(self.connection, self.name, is_settled, timeout_seconds)
-
-    def _until_serving(self, timeout_seconds: float) -> inference_pb2.Deployment:
-        """Wait until some version of the deployment serves; return the deployment. Errors are those of `wait`."""
-        return wait_until(self.connection, self.name, serves_something, timeout_seconds)
 
     def split(self, shares: Mapping[str, float]) -> inference_pb2.Deployment:
         """Have other versions answer a share of the requests that name none; the deployment's own takes the rest.
@@ -461,20 +307,6 @@ class Deploy:
             return html_table(repr(self), ("",), [(error.message,)])
         return html_table(repr(self), ("", ""), zip(COLUMNS, row, strict=True))
 
-    def _typed(self, request: prediction_pb2.PredictRequest, version: str, timeout_seconds: float) -> pd.DataFrame:
-        predictions, signature = self._ask(request, version, timeout_seconds)
-        name = signature.task if signature.task == _EMBEDDING else signature.target
-        return typed_rows.to_frame(predictions, name or "prediction", list(signature.classes))
-
-    def _ask(
-        self, request: prediction_pb2.PredictRequest, version: str, timeout_seconds: float
-    ) -> tuple[Sequence[prediction_pb2.Prediction], common_pb2.Signature]:
-        request.deployment, request.version = self.name, version
-        with tracing.span("lepton.predict"):
-            signature = self._serving_version(self._until_serving(timeout_seconds)).signature
-            answer = self.connection.prediction.Predict(request, timeout=timeout_seconds)
-        return answer.predictions, signature
-
     def _wanted(self) -> ModelVersion:
         if self._version is None:
             self._version = ModelVersion.get(self.name, connection=self.connection)
@@ -492,7 +324,3 @@ class Deploy:
         )
         request = inference_pb2.CreateDeploymentRequest(deployment=deployment, request_id=names.request_id())
         self.connection.inference.CreateDeployment(request)
-
-    def _serving_version(self, deployment: inference_pb2.Deployment) -> ModelVersion:
-        model = deployment.version.partition("@")[0]
-        return ModelVersion.get(f"{model}@{deployment.number}", connection=self.connection)

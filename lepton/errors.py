@@ -146,6 +146,10 @@ class DataWarning(UserWarning):
     """What a job found in its rows looks wrong; it ran all the same."""
 
 
+class UnknownCategoryWarning(DataWarning):
+    """A good share of a column's values are categories that the model does not know; it predicts without them."""
+
+
 class PlatformNotRunning(Unavailable):
     """No platform answers on this machine."""
 

@@ -41,6 +41,11 @@ class Evaluation(Mapping[str, float]):
         return self.message.rows
 
     @property
+    def unknown_categories(self) -> dict[str, float]:
+        """Share of the rows, 0 to 1, whose category the model does not know; by column, none where all are known."""
+        return {each.column: each.unknown_rows / max(each.rows, 1) for each in self.message.unknown_categories}
+
+    @property
     def confusion_matrix(self) -> pd.DataFrame | None:
         """Counts of truth (rows) against prediction (columns); None for regression."""
         labels = list(self.message.confusion_matrix.labels)
@@ -54,6 +59,9 @@ class Evaluation(Mapping[str, float]):
         return self.job.report()
 
     def __getitem__(self, name: str) -> float:
+        if name not in self._metrics:
+            known = ", ".join(self._metrics)
+            raise KeyError(f"{name!r} is not among the metrics of these rows ({known}): see job.warnings for why")
         return self._metrics[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -76,7 +84,8 @@ class Evaluation(Mapping[str, float]):
 def evaluate(model: Model | ModelVersion, data: Data) -> Evaluation:
     """Score a trained model on some rows; the scores are recorded on the platform.
 
-    Warns (`errors.DataWarning`) of rows that the model was trained on: scores on them say nothing of new ones.
+    Warns (`errors.DataWarning`) of rows that the model was trained on: scores on them say nothing of new ones; of
+    categories that it does not know; and of metrics that these rows do not define, which are left out.
 
     Args:
         model: a trained model, or a version of one.

@@ -130,9 +130,9 @@ def column_values(column: "pd.Series[Any]", spec: common_pb2.TensorSpec, first_r
     if spec.kind == common_pb2.COLUMN_KIND_SERIES:
         return _series_values(column, spec, first_row)
     if spec.datatype == "BYTES":
-        return to_texts(column, spec)
+        return to_texts(column, spec, first_row)
     if spec.kind == common_pb2.COLUMN_KIND_TEMPORAL:
-        return to_moments(column, spec)
+        return to_moments(column, spec, first_row)
     if pd.api.types.is_timedelta64_dtype(column.dtype):
         # Training reads durations as seconds.
         column = column.dt.total_seconds()

@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
 from lepton import errors
 from lepton.cli import releases
-from lepton.cli.output import Json, show_done, show_message, show_table
+from lepton.cli.output import Json, show_done, show_message, show_table, shown_warnings
 from lepton.cli.user_files import check_output, reading
 from lepton.deployment import Deploy
 from lepton.plans import candidates_frame
 from lepton.releases import versions_frame
 from lepton.resources import describe
+from lepton.typed_files import read_rows
 from lepton.v1 import common_pb2
 from lepton.versions import ModelVersion
 
@@ -96,10 +96,12 @@ def predict(
     deployment = Deploy(name)
     if path is not None:
         with reading(path):
-            rows = _read(path)
-        result = deployment.predict(rows, version=version)
+            rows = read_rows(path)
+        with shown_warnings():
+            result = deployment.predict(rows.typed(deployment.signature()), version=version)
     elif row:
-        result = deployment.predict_rows([_record(given) for given in row], version=version)
+        with shown_warnings():
+            result = deployment.predict_rows([_record(given) for given in row], version=version)
     elif text:
         given = list(zip(text, text_pair, strict=True)) if text_pair else text
         result = deployment.predict_texts(given, version=version)
@@ -198,7 +200,8 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Predict for every row of a dataset, into a new version with rows and predictions."""
-    scored = Deploy(name).score(dataset, name=output, version=version, columns=column or ())
+    with shown_warnings():
+        scored = Deploy(name).score(dataset, name=output, version=version, columns=column or ())
     if as_json:
         show_message(scored.message, True, "")
         return
@@ -238,14 +241,3 @@ def _record(text: str) -> dict[str, object]:
     if not isinstance(record, dict):
         raise errors.InvalidArgument(f"--row must be a JSON object, a value by column: got {text}")
     return record
-
-
-def _read(path: Path) -> pd.DataFrame:
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".tsv"):
-        return pd.read_csv(path, sep="\t" if suffix == ".tsv" else ",")
-    if suffix in (".parquet", ".pq"):
-        return pd.read_parquet(path)
-    if suffix in (".jsonl", ".ndjson"):
-        return pd.read_json(path, lines=True)
-    raise errors.InvalidArgument(f"cannot read {path.name}: expected .csv, .tsv, .parquet or .jsonl")

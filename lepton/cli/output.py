@@ -3,13 +3,17 @@
 import base64
 import json
 import math
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from lepton import errors
 
 if TYPE_CHECKING:
     # Half a second to import, which `lepton up` and `lepton status` do without.
@@ -110,3 +114,13 @@ def _text(value: object) -> str:
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%d %H:%M:%S")
     return str(value)
+
+
+@contextmanager
+def shown_warnings() -> Iterator[None]:
+    """Write the SDK's warnings to stderr, a line each, instead of as Python shows them."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", errors.DataWarning)
+        yield
+    for warning in found:
+        typer.echo(f"warning: {warning.message}", err=True)

@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from lepton.v1 import options_pb2 as lepton_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16lepton/v1/common.proto\x12\tlepton.v1\">\n\tResources\x12\r\n\x05\x63ores\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12\x0c\n\x04gpus\x18\x03 \x01(\x01\"7\n\x0cResourceUser\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03use\x18\x03 \x01(\t\"v\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.lepton.v1.ColumnKind\x12\x12\n\narrow_type\x18\x03 \x01(\t\x12\x10\n\x08nullable\x18\x04 \x01(\x08\x12\x13\n\x0bkeeps_texts\x18\x05 \x01(\x08\"\x98\x01\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x10\n\x08nullable\x18\x04 \x01(\x08\x12\x12\n\ncategories\x18\x05 \x03(\t\x12#\n\x04kind\x18\x06 \x01(\x0e\x32\x15.lepton.v1.ColumnKind\x12\x10\n\x08\x61ny_rank\x18\x07 \x01(\x08\"\xb7\x01\n\tSignature\x12%\n\x06inputs\x18\x01 \x03(\x0b\x32\x15.lepton.v1.TensorSpec\x12&\n\x07outputs\x18\x02 \x03(\x0b\x32\x15.lepton.v1.TensorSpec\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0c\n\x04task\x18\x04 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x05 \x03(\t\x12\x16\n\x0ehandle_unknown\x18\x06 \x01(\t\x12\x14\n\x0ctext_columns\x18\x16 \x03(\t\"4\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\r\n\x05\x64raws\x18\x03 \x03(\x01\"1\n\x0f\x43onfusionMatrix\x12\x0e\n\x06labels\x18\x01 \x03(\t\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x03\"\x85\x01\n\nEvaluation\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\"\n\x07metrics\x18\x03 \x03(\x0b\x32\x11.lepton.v1.Metric\x12\x34\n\x10\x63onfusion_matrix\x18\x04 \x01(\x0b\x32\x1a.lepton.v1.ConfusionMatrix*I\n\x08\x42\x61tching\x12\x18\n\x14\x42\x41TCHING_UNSPECIFIED\x10\x00\x12\x11\n\rBATCHING_AUTO\x10\x01\x12\x10\n\x0c\x42\x41TCHING_OFF\x10\x02*\xc1\x01\n\nColumnKind\x12\x1b\n\x17\x43OLUMN_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLUMN_KIND_NUMERIC\x10\x01\x12\x1b\n\x17\x43OLUMN_KIND_CATEGORICAL\x10\x02\x12\x17\n\x13\x43OLUMN_KIND_BOOLEAN\x10\x03\x12\x18\n\x14\x43OLUMN_KIND_TEMPORAL\x10\x04\x12\x15\n\x11\x43OLUMN_KIND_OTHER\x10\x05\x12\x16\n\x12\x43OLUMN_KIND_SERIES\x10\x06\x42>\n\x0c\x61i.lepton.v1P\x01Z lepton.ai/api/lepton/v1;leptonv1\xaa\x02\tLepton.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16lepton/v1/common.proto\x12\tlepton.v1\x1a\x17lepton/v1/options.proto\"\x86\x01\n\tResources\x12%\n\x05\x63ores\x18\x01 \x01(\x01\x42\x16\x92\xb5\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00j\xf8@\x12,\n\x0cmemory_bytes\x18\x02 \x01(\x03\x42\x16\x92\xb5\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\x10\x43\x12$\n\x04gpus\x18\x03 \x01(\x01\x42\x16\x92\xb5\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00j\xf8@\"7\n\x0cResourceUser\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03use\x18\x03 \x01(\t\"v\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.lepton.v1.ColumnKind\x12\x12\n\narrow_type\x18\x03 \x01(\t\x12\x10\n\x08nullable\x18\x04 \x01(\x08\x12\x13\n\x0bkeeps_texts\x18\x05 \x01(\x08\"\x98\x01\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x10\n\x08nullable\x18\x04 \x01(\x08\x12\x12\n\ncategories\x18\x05 \x03(\t\x12#\n\x04kind\x18\x06 \x01(\x0e\x32\x15.lepton.v1.ColumnKind\x12\x10\n\x08\x61ny_rank\x18\x07 \x01(\x08\"\xb7\x01\n\tSignature\x12%\n\x06inputs\x18\x01 \x03(\x0b\x32\x15.lepton.v1.TensorSpec\x12&\n\x07outputs\x18\x02 \x03(\x0b\x32\x15.lepton.v1.TensorSpec\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0c\n\x04task\x18\x04 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x05 \x03(\t\x12\x16\n\x0ehandle_unknown\x18\x06 \x01(\t\x12\x14\n\x0ctext_columns\x18\x16 \x03(\t\"4\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\r\n\x05\x64raws\x18\x03 \x03(\x01\"1\n\x0f\x43onfusionMatrix\x12\x0e\n\x06labels\x18\x01 \x03(\t\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x03\"\xbf\x01\n\nEvaluation\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x03\x12\"\n\x07metrics\x18\x03 \x03(\x0b\x32\x11.lepton.v1.Metric\x12\x34\n\x10\x63onfusion_matrix\x18\x04 \x01(\x0b\x32\x1a.lepton.v1.ConfusionMatrix\x12\x38\n\x12unknown_categories\x18\x05 \x03(\x0b\x32\x1c.lepton.v1.UnknownCategories\"G\n\x11UnknownCategories\x12\x0e\n\x06\x63olumn\x18\x01 \x01(\t\x12\x14\n\x0cunknown_rows\x18\x02 \x01(\x03\x12\x0c\n\x04rows\x18\x03 \x01(\x03*I\n\x08\x42\x61tching\x12\x18\n\x14\x42\x41TCHING_UNSPECIFIED\x10\x00\x12\x11\n\rBATCHING_AUTO\x10\x01\x12\x10\n\x0c\x42\x41TCHING_OFF\x10\x02*\xc1\x01\n\nColumnKind\x12\x1b\n\x17\x43OLUMN_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43OLUMN_KIND_NUMERIC\x10\x01\x12\x1b\n\x17\x43OLUMN_KIND_CATEGORICAL\x10\x02\x12\x17\n\x13\x43OLUMN_KIND_BOOLEAN\x10\x03\x12\x18\n\x14\x43OLUMN_KIND_TEMPORAL\x10\x04\x12\x15\n\x11\x43OLUMN_KIND_OTHER\x10\x05\x12\x16\n\x12\x43OLUMN_KIND_SERIES\x10\x06\x42>\n\x0c\x61i.lepton.v1P\x01Z lepton.ai/api/lepton/v1;leptonv1\xaa\x02\tLepton.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,24 +33,32 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lepton.v1.common_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014ai.lepton.v1P\001Z lepton.ai/api/lepton/v1;leptonv1\252\002\tLepton.V1'
-  _globals['_BATCHING']._serialized_start=860
-  _globals['_BATCHING']._serialized_end=933
-  _globals['_COLUMNKIND']._serialized_start=936
-  _globals['_COLUMNKIND']._serialized_end=1129
-  _globals['_RESOURCES']._serialized_start=37
-  _globals['_RESOURCES']._serialized_end=99
-  _globals['_RESOURCEUSER']._serialized_start=101
-  _globals['_RESOURCEUSER']._serialized_end=156
-  _globals['_COLUMN']._serialized_start=158
-  _globals['_COLUMN']._serialized_end=276
-  _globals['_TENSORSPEC']._serialized_start=279
-  _globals['_TENSORSPEC']._serialized_end=431
-  _globals['_SIGNATURE']._serialized_start=434
-  _globals['_SIGNATURE']._serialized_end=617
-  _globals['_METRIC']._serialized_start=619
-  _globals['_METRIC']._serialized_end=671
-  _globals['_CONFUSIONMATRIX']._serialized_start=673
-  _globals['_CONFUSIONMATRIX']._serialized_end=722
-  _globals['_EVALUATION']._serialized_start=725
-  _globals['_EVALUATION']._serialized_end=858
+  _globals['_RESOURCES'].fields_by_name['cores']._loaded_options = None
+  _globals['_RESOURCES'].fields_by_name['cores']._serialized_options = b'\222\265\030\022)\000\000\000\000\000\000\000\0001\000\000\000\000\000j\370@'
+  _globals['_RESOURCES'].fields_by_name['memory_bytes']._loaded_options = None
+  _globals['_RESOURCES'].fields_by_name['memory_bytes']._serialized_options = b'\222\265\030\022)\000\000\000\000\000\000\000\0001\000\000\000\000\000\000\020C'
+  _globals['_RESOURCES'].fields_by_name['gpus']._loaded_options = None
+  _globals['_RESOURCES'].fields_by_name['gpus']._serialized_options = b'\222\265\030\022)\000\000\000\000\000\000\000\0001\000\000\000\000\000j\370@'
+  _globals['_BATCHING']._serialized_start=1089
+  _globals['_BATCHING']._serialized_end=1162
+  _globals['_COLUMNKIND']._serialized_start=1165
+  _globals['_COLUMNKIND']._serialized_end=1358
+  _globals['_RESOURCES']._serialized_start=63
+  _globals['_RESOURCES']._serialized_end=197
+  _globals['_RESOURCEUSER']._serialized_start=199
+  _globals['_RESOURCEUSER']._serialized_end=254
+  _globals['_COLUMN']._serialized_start=256
+  _globals['_COLUMN']._serialized_end=374
+  _globals['_TENSORSPEC']._serialized_start=377
+  _globals['_TENSORSPEC']._serialized_end=529
+  _globals['_SIGNATURE']._serialized_start=532
+  _globals['_SIGNATURE']._serialized_end=715
+  _globals['_METRIC']._serialized_start=717
+  _globals['_METRIC']._serialized_end=769
+  _globals['_CONFUSIONMATRIX']._serialized_start=771
+  _globals['_CONFUSIONMATRIX']._serialized_end=820
+  _globals['_EVALUATION']._serialized_start=823
+  _globals['_EVALUATION']._serialized_end=1014
+  _globals['_UNKNOWNCATEGORIES']._serialized_start=1016
+  _globals['_UNKNOWNCATEGORIES']._serialized_end=1087
 # @@protoc_insertion_point(module_scope)

@@ -103,7 +103,7 @@ class Resources(_message.Message):
     cores: _builtins.float
     """Processor cores; fractions allowed."""
     memory_bytes: _builtins.int
-    """Main memory, bytes."""
+    """Main memory, bytes; at most 1 PiB."""
     gpus: _builtins.float
     """Accelerators, whole devices."""
     def __init__(
@@ -373,6 +373,7 @@ class Evaluation(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     CONFUSION_MATRIX_FIELD_NUMBER: _builtins.int
+    UNKNOWN_CATEGORIES_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """The dataset version, as name@number."""
     rows: _builtins.int
@@ -385,6 +386,10 @@ class Evaluation(_message.Message):
     def confusion_matrix(self) -> Global___ConfusionMatrix:
         """For classification."""
 
+    @_builtins.property
+    def unknown_categories(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnknownCategories]:
+        """The columns with unknown categories in these rows; none where all are known."""
+
     def __init__(
         self,
         *,
@@ -392,11 +397,42 @@ class Evaluation(_message.Message):
         rows: _builtins.int = ...,
         metrics: _abc.Iterable[Global___Metric] | None = ...,
         confusion_matrix: Global___ConfusionMatrix | None = ...,
+        unknown_categories: _abc.Iterable[Global___UnknownCategories] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["confusion_matrix", b"confusion_matrix"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confusion_matrix", b"confusion_matrix", "dataset", b"dataset", "metrics", b"metrics", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confusion_matrix", b"confusion_matrix", "dataset", b"dataset", "metrics", b"metrics", "rows", b"rows", "unknown_categories", b"unknown_categories"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
+
+@_typing.final
+class UnknownCategories(_message.Message):
+    """How many values of a column a model reads as unknown: training saw none of them, or too many others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: _builtins.int
+    UNKNOWN_ROWS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    column: _builtins.str
+    """The column."""
+    unknown_rows: _builtins.int
+    """Rows whose value is unknown."""
+    rows: _builtins.int
+    """Rows that were read."""
+    def __init__(
+        self,
+        *,
+        column: _builtins.str = ...,
+        unknown_rows: _builtins.int = ...,
+        rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "rows", b"rows", "unknown_rows", b"unknown_rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnknownCategories: _TypeAlias = UnknownCategories  # noqa: Y015

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from lepton.v1 import common_pb2 as lepton_dot_v1_dot_common__pb2
 from lepton.v1 import data_pb2 as lepton_dot_v1_dot_data__pb2
 from lepton.v1 import options_pb2 as lepton_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alepton/v1/prediction.proto\x12\tlepton.v1\x1a\x14lepton/v1/data.proto\x1a\x17lepton/v1/options.proto\"\t\n\x07Missing\"\"\n\x06Series\x12\x18\n\x06values\x18\x01 \x03(\x01\x42\x08\x92\xb5\x18\x04 \xa0\x8d\x06\"\xa3\x01\n\x05Value\x12\x10\n\x06number\x18\x01 \x01(\x01H\x00\x12\x11\n\x07integer\x18\x02 \x01(\x03H\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x11\n\x07\x62oolean\x18\x04 \x01(\x08H\x00\x12%\n\x07missing\x18\x05 \x01(\x0b\x32\x12.lepton.v1.MissingH\x00\x12#\n\x06series\x18\x06 \x01(\x0b\x32\x11.lepton.v1.SeriesH\x00\x42\x06\n\x04kind\"r\n\x03Row\x12*\n\x06values\x18\x01 \x03(\x0b\x32\x1a.lepton.v1.Row.ValuesEntry\x1a?\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1f\n\x05value\x18\x02 \x01(\x0b\x32\x10.lepton.v1.Value:\x02\x38\x01\")\n\x08TextPair\x12\r\n\x05\x66irst\x18\x01 \x01(\t\x12\x0e\n\x06second\x18\x02 \x01(\t\"\xd0\x01\n\x0ePredictRequest\x12\x1c\n\ndeployment\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x17\n\x07version\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 ?\x12%\n\x04rows\x18\x03 \x03(\x0b\x32\x0e.lepton.v1.RowB\x07\x92\xb5\x18\x03 \x90N\x12\x16\n\x05texts\x18\x04 \x03(\tB\x07\x92\xb5\x18\x03 \xe8\x07\x12\x16\n\x06images\x18\x05 \x03(\x0c\x42\x06\x92\xb5\x18\x02 d\x12\x30\n\ntext_pairs\x18\x06 \x03(\x0b\x32\x13.lepton.v1.TextPairB\x07\x92\xb5\x18\x03 \xe8\x07\"\xc0\x01\n\nPrediction\x12\r\n\x05label\x18\x01 \x01(\t\x12?\n\rprobabilities\x18\x02 \x03(\x0b\x32(.lepton.v1.Prediction.ProbabilitiesEntry\x12\x0e\n\x06values\x18\x03 \x03(\x01\x12\r\n\x05lower\x18\x04 \x03(\x01\x12\r\n\x05upper\x18\x05 \x03(\x01\x1a\x34\n\x12ProbabilitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"l\n\x0fPredictResponse\x12*\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x15.lepton.v1.Prediction\x12\x16\n\x0eversion_number\x18\x02 \x01(\x03\x12\x15\n\rprediction_id\x18\x03 \x01(\t\"\xe4\x01\n\x13ScoreDatasetRequest\x12\x1a\n\x07\x64\x61taset\x18\x01 \x01(\tB\t\x92\xb5\x18\x05\x08\x01 \x80\x01\x12\x1c\n\ndeployment\x18\x02 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x17\n\x07version\x18\x03 \x01(\tB\x06\x92\xb5\x18\x02 ?\x12\x18\n\x06output\x18\x04 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x18\n\x07\x63olumns\x18\x05 \x03(\tB\x07\x92\xb5\x18\x03 \x90N\x12*\n\nbatch_rows\x18\x06 \x01(\x05\x42\x16\x92\xb5\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xd0@\x12\x1a\n\nrequest_id\x18\x07 \x01(\tB\x06\x92\xb5\x18\x02 x\"\xb5\x01\n\x14ScoreDatasetResponse\x12\x11\n\trows_done\x18\x01 \x01(\x03\x12\x12\n\nrows_total\x18\x02 \x01(\x03\x12\x17\n\x0frows_per_second\x18\x03 \x01(\x01\x12\x19\n\x11remaining_seconds\x18\x04 \x01(\x01\x12\x16\n\x0eversion_number\x18\x05 \x01(\x03\x12*\n\x07\x64\x61taset\x18\x06 \x01(\x0b\x32\x19.lepton.v1.DatasetVersion2\xb4\x01\n\x11PredictionService\x12\x46\n\x07Predict\x12\x19.lepton.v1.PredictRequest\x1a\x1a.lepton.v1.PredictResponse\"\x04\x88\xb5\x18\x07\x12W\n\x0cScoreDataset\x12\x1e.lepton.v1.ScoreDatasetRequest\x1a\x1f.lepton.v1.ScoreDatasetResponse\"\x04\x88\xb5\x18\x02\x30\x01\x42>\n\x0c\x61i.lepton.v1P\x01Z lepton.ai/api/lepton/v1;leptonv1\xaa\x02\tLepton.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alepton/v1/prediction.proto\x12\tlepton.v1\x1a\x16lepton/v1/common.proto\x1a\x14lepton/v1/data.proto\x1a\x17lepton/v1/options.proto\"\t\n\x07Missing\"\"\n\x06Series\x12\x18\n\x06values\x18\x01 \x03(\x01\x42\x08\x92\xb5\x18\x04 \xa0\x8d\x06\"\xa3\x01\n\x05Value\x12\x10\n\x06number\x18\x01 \x01(\x01H\x00\x12\x11\n\x07integer\x18\x02 \x01(\x03H\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12\x11\n\x07\x62oolean\x18\x04 \x01(\x08H\x00\x12%\n\x07missing\x18\x05 \x01(\x0b\x32\x12.lepton.v1.MissingH\x00\x12#\n\x06series\x18\x06 \x01(\x0b\x32\x11.lepton.v1.SeriesH\x00\x42\x06\n\x04kind\"r\n\x03Row\x12*\n\x06values\x18\x01 \x03(\x0b\x32\x1a.lepton.v1.Row.ValuesEntry\x1a?\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1f\n\x05value\x18\x02 \x01(\x0b\x32\x10.lepton.v1.Value:\x02\x38\x01\")\n\x08TextPair\x12\r\n\x05\x66irst\x18\x01 \x01(\t\x12\x0e\n\x06second\x18\x02 \x01(\t\"\xd0\x01\n\x0ePredictRequest\x12\x1c\n\ndeployment\x18\x01 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x17\n\x07version\x18\x02 \x01(\tB\x06\x92\xb5\x18\x02 ?\x12%\n\x04rows\x18\x03 \x03(\x0b\x32\x0e.lepton.v1.RowB\x07\x92\xb5\x18\x03 \x90N\x12\x16\n\x05texts\x18\x04 \x03(\tB\x07\x92\xb5\x18\x03 \xe8\x07\x12\x16\n\x06images\x18\x05 \x03(\x0c\x42\x06\x92\xb5\x18\x02 d\x12\x30\n\ntext_pairs\x18\x06 \x03(\x0b\x32\x13.lepton.v1.TextPairB\x07\x92\xb5\x18\x03 \xe8\x07\"\xc0\x01\n\nPrediction\x12\r\n\x05label\x18\x01 \x01(\t\x12?\n\rprobabilities\x18\x02 \x03(\x0b\x32(.lepton.v1.Prediction.ProbabilitiesEntry\x12\x0e\n\x06values\x18\x03 \x03(\x01\x12\r\n\x05lower\x18\x04 \x03(\x01\x12\r\n\x05upper\x18\x05 \x03(\x01\x1a\x34\n\x12ProbabilitiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xa6\x01\n\x0fPredictResponse\x12*\n\x0bpredictions\x18\x01 \x03(\x0b\x32\x15.lepton.v1.Prediction\x12\x16\n\x0eversion_number\x18\x02 \x01(\x03\x12\x15\n\rprediction_id\x18\x03 \x01(\t\x12\x38\n\x12unknown_categories\x18\x04 \x03(\x0b\x32\x1c.lepton.v1.UnknownCategories\"\xe4\x01\n\x13ScoreDatasetRequest\x12\x1a\n\x07\x64\x61taset\x18\x01 \x01(\tB\t\x92\xb5\x18\x05\x08\x01 \x80\x01\x12\x1c\n\ndeployment\x18\x02 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x17\n\x07version\x18\x03 \x01(\tB\x06\x92\xb5\x18\x02 ?\x12\x18\n\x06output\x18\x04 \x01(\tB\x08\x92\xb5\x18\x04\x08\x01\x10\x01\x12\x18\n\x07\x63olumns\x18\x05 \x03(\tB\x07\x92\xb5\x18\x03 \x90N\x12*\n\nbatch_rows\x18\x06 \x01(\x05\x42\x16\x92\xb5\x18\x12)\x00\x00\x00\x00\x00\x00\x00\x00\x31\x00\x00\x00\x00\x00\x00\xd0@\x12\x1a\n\nrequest_id\x18\x07 \x01(\tB\x06\x92\xb5\x18\x02 x\"\xef\x01\n\x14ScoreDatasetResponse\x12\x11\n\trows_done\x18\x01 \x01(\x03\x12\x12\n\nrows_total\x18\x02 \x01(\x03\x12\x17\n\x0frows_per_second\x18\x03 \x01(\x01\x12\x19\n\x11remaining_seconds\x18\x04 \x01(\x01\x12\x16\n\x0eversion_number\x18\x05 \x01(\x03\x12*\n\x07\x64\x61taset\x18\x06 \x01(\x0b\x32\x19.lepton.v1.DatasetVersion\x12\x38\n\x12unknown_categories\x18\x07 \x03(\x0b\x32\x1c.lepton.v1.UnknownCategories2\xb4\x01\n\x11PredictionService\x12\x46\n\x07Predict\x12\x19.lepton.v1.PredictRequest\x1a\x1a.lepton.v1.PredictResponse\"\x04\x88\xb5\x18\x07\x12W\n\x0cScoreDataset\x12\x1e.lepton.v1.ScoreDatasetRequest\x1a\x1f.lepton.v1.ScoreDatasetResponse\"\x04\x88\xb5\x18\x02\x30\x01\x42>\n\x0c\x61i.lepton.v1P\x01Z lepton.ai/api/lepton/v1;leptonv1\xaa\x02\tLepton.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -70,30 +71,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTIONSERVICE'].methods_by_name['Predict']._serialized_options = b'\210\265\030\007'
   _globals['_PREDICTIONSERVICE'].methods_by_name['ScoreDataset']._loaded_options = None
   _globals['_PREDICTIONSERVICE'].methods_by_name['ScoreDataset']._serialized_options = b'\210\265\030\002'
-  _globals['_MISSING']._serialized_start=88
-  _globals['_MISSING']._serialized_end=97
-  _globals['_SERIES']._serialized_start=99
-  _globals['_SERIES']._serialized_end=133
-  _globals['_VALUE']._serialized_start=136
-  _globals['_VALUE']._serialized_end=299
-  _globals['_ROW']._serialized_start=301
-  _globals['_ROW']._serialized_end=415
-  _globals['_ROW_VALUESENTRY']._serialized_start=352
-  _globals['_ROW_VALUESENTRY']._serialized_end=415
-  _globals['_TEXTPAIR']._serialized_start=417
-  _globals['_TEXTPAIR']._serialized_end=458
-  _globals['_PREDICTREQUEST']._serialized_start=461
-  _globals['_PREDICTREQUEST']._serialized_end=669
-  _globals['_PREDICTION']._serialized_start=672
-  _globals['_PREDICTION']._serialized_end=864
-  _globals['_PREDICTION_PROBABILITIESENTRY']._serialized_start=812
-  _globals['_PREDICTION_PROBABILITIESENTRY']._serialized_end=864
-  _globals['_PREDICTRESPONSE']._serialized_start=866
-  _globals['_PREDICTRESPONSE']._serialized_end=974
-  _globals['_SCOREDATASETREQUEST']._serialized_start=977
-  _globals['_SCOREDATASETREQUEST']._serialized_end=1205
-  _globals['_SCOREDATASETRESPONSE']._serialized_start=1208
-  _globals['_SCOREDATASETRESPONSE']._serialized_end=1389
-  _globals['_PREDICTIONSERVICE']._serialized_start=1392
-  _globals['_PREDICTIONSERVICE']._serialized_end=1572
+  _globals['_MISSING']._serialized_start=112
+  _globals['_MISSING']._serialized_end=121
+  _globals['_SERIES']._serialized_start=123
+  _globals['_SERIES']._serialized_end=157
+  _globals['_VALUE']._serialized_start=160
+  _globals['_VALUE']._serialized_end=323
+  _globals['_ROW']._serialized_start=325
+  _globals['_ROW']._serialized_end=439
+  _globals['_ROW_VALUESENTRY']._serialized_start=376
+  _globals['_ROW_VALUESENTRY']._serialized_end=439
+  _globals['_TEXTPAIR']._serialized_start=441
+  _globals['_TEXTPAIR']._serialized_end=482
+  _globals['_PREDICTREQUEST']._serialized_start=485
+  _globals['_PREDICTREQUEST']._serialized_end=693
+  _globals['_PREDICTION']._serialized_start=696
+  _globals['_PREDICTION']._serialized_end=888
+  _globals['_PREDICTION_PROBABILITIESENTRY']._serialized_start=836
+  _globals['_PREDICTION_PROBABILITIESENTRY']._serialized_end=888
+  _globals['_PREDICTRESPONSE']._serialized_start=891
+  _globals['_PREDICTRESPONSE']._serialized_end=1057
+  _globals['_SCOREDATASETREQUEST']._serialized_start=1060
+  _globals['_SCOREDATASETREQUEST']._serialized_end=1288
+  _globals['_SCOREDATASETRESPONSE']._serialized_start=1291
+  _globals['_SCOREDATASETRESPONSE']._serialized_end=1530
+  _globals['_PREDICTIONSERVICE']._serialized_start=1533
+  _globals['_PREDICTIONSERVICE']._serialized_end=1713
 # @@protoc_insertion_point(module_scope)

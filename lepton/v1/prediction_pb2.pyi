@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from lepton.v1 import common_pb2 as _common_pb2
 from lepton.v1 import data_pb2 as _data_pb2
 import builtins as _builtins
 import sys
@@ -310,6 +311,7 @@ class PredictResponse(_message.Message):
     PREDICTIONS_FIELD_NUMBER: _builtins.int
     VERSION_NUMBER_FIELD_NUMBER: _builtins.int
     PREDICTION_ID_FIELD_NUMBER: _builtins.int
+    UNKNOWN_CATEGORIES_FIELD_NUMBER: _builtins.int
     version_number: _builtins.int
     """The number of the version that answered."""
     prediction_id: _builtins.str
@@ -318,16 +320,21 @@ class PredictResponse(_message.Message):
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prediction]:
         """One for each row, text, pair or image, in the request's order."""
 
+    @_builtins.property
+    def unknown_categories(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.UnknownCategories]:
+        """The columns with unknown categories among the rows; none where all are known."""
+
     def __init__(
         self,
         *,
         predictions: _abc.Iterable[Global___Prediction] | None = ...,
         version_number: _builtins.int = ...,
         prediction_id: _builtins.str = ...,
+        unknown_categories: _abc.Iterable[_common_pb2.UnknownCategories] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prediction_id", b"prediction_id", "predictions", b"predictions", "version_number", b"version_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prediction_id", b"prediction_id", "predictions", b"predictions", "unknown_categories", b"unknown_categories", "version_number", b"version_number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -335,7 +342,9 @@ Global___PredictResponse: _TypeAlias = PredictResponse  # noqa: Y015
 
 @_typing.final
 class ScoreDatasetRequest(_message.Message):
-    """Asks to score a dataset version. The caller reads the one dataset and writes the other with their own token."""
+    """Asks to score a dataset version. Columns that the model reads are read, and carried along, by the model's types: text
+    is exactly the text of the imported file. The caller reads the one dataset and writes the other with their own token.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -395,6 +404,7 @@ class ScoreDatasetResponse(_message.Message):
     REMAINING_SECONDS_FIELD_NUMBER: _builtins.int
     VERSION_NUMBER_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
+    UNKNOWN_CATEGORIES_FIELD_NUMBER: _builtins.int
     rows_done: _builtins.int
     """Rows predicted."""
     rows_total: _builtins.int
@@ -409,6 +419,10 @@ class ScoreDatasetResponse(_message.Message):
     def dataset(self) -> _data_pb2.DatasetVersion:
         """The new version; in the last answer alone."""
 
+    @_builtins.property
+    def unknown_categories(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.UnknownCategories]:
+        """The columns with unknown categories among the rows predicted so far."""
+
     def __init__(
         self,
         *,
@@ -418,10 +432,11 @@ class ScoreDatasetResponse(_message.Message):
         remaining_seconds: _builtins.float = ...,
         version_number: _builtins.int = ...,
         dataset: _data_pb2.DatasetVersion | None = ...,
+        unknown_categories: _abc.Iterable[_common_pb2.UnknownCategories] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "remaining_seconds", b"remaining_seconds", "rows_done", b"rows_done", "rows_per_second", b"rows_per_second", "rows_total", b"rows_total", "version_number", b"version_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "remaining_seconds", b"remaining_seconds", "rows_done", b"rows_done", "rows_per_second", b"rows_per_second", "rows_total", b"rows_total", "unknown_categories", b"unknown_categories", "version_number", b"version_number"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -144,7 +144,7 @@ class JobSpec(_message.Message):
     target: _builtins.str
     """The target column; empty means the dataset's label, else its last column."""
     seed: _builtins.int
-    """The seed of every random draw."""
+    """The seed of every random draw, from 0 on."""
     base_version: _builtins.str
     """The version to fine-tune from or to evaluate, or whose body a fit begins from, as name@number or name@alias."""
     handle_unknown: _builtins.str

@@ -10,6 +10,7 @@ from servicekit.errors import InvalidArgument
 from services.training.domain.families.catalog import Family
 from services.training.domain.families.hyperparameters import Hyperparameter
 from services.training.domain.jobs import Job, JobState, Outcome, Seen
+from services.training.domain.problems import Problems
 
 STATES: dict[JobState, "pb.JobState.ValueType"] = {
     JobState.QUEUED: pb.JOB_STATE_QUEUED,
@@ -122,13 +123,14 @@ def hyperparameters_from_proto(values: Mapping[str, str]) -> dict[str, object]:
         InvalidArgument: a value is no JSON.
     """
     found: dict[str, object] = {}
+    problems = Problems()
     for name, text in values.items():
         try:
             found[name] = json.loads(text)
-        except ValueError:
-            raise InvalidArgument(
-                f"hyperparameter {name!r} is no JSON value: {text!r}; a text needs quotes", reason="BAD_HYPERPARAMETER"
-            ) from None
+        except (ValueError, RecursionError):
+            description = f"hyperparameter {name!r} is no JSON value: {text[:100]!r}; a text needs quotes"
+            problems.add(f"spec.hyperparameters[{name!r}]", description, "BAD_HYPERPARAMETER")
+    problems.refuse()
     return found
 
 

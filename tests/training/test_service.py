@@ -10,7 +10,7 @@ from lepton.v1 import common_pb2
 from lepton.v1 import training_pb2 as pb
 from lepton.v1.training_pb2_grpc import TrainingServiceStub
 from servicekit.auth import ALL_WORKSPACES, Identity, act_as
-from servicekit.errors import NotFound
+from servicekit.errors import InvalidArgument, NotFound
 from servicekit.rpc import open_channel
 from services.training.domain.families.catalog import FAMILIES
 from tests.training.house import (
@@ -59,6 +59,18 @@ async def test_job_keeps_the_trace_of_the_call_that_created_it(house: House) -> 
         ({"handle_unknown": "guess"}, "INVALID_ARGUMENT", "BAD_HANDLE_UNKNOWN"),
         ({"evaluation_dataset": "line@9"}, "NOT_FOUND", "DATASET_VERSION_NOT_FOUND"),
         ({"kind": FINE_TUNE}, "INVALID_ARGUMENT", "BASE_REQUIRED"),
+        ({"seed": -1}, "INVALID_ARGUMENT", "FIELD_RULES"),
+        ({"seed": -(2**63)}, "INVALID_ARGUMENT", "FIELD_RULES"),
+        ({"workers": -1}, "INVALID_ARGUMENT", "FIELD_RULES"),
+        ({"resources": common_pb2.Resources(cores=-1.0)}, "INVALID_ARGUMENT", "FIELD_RULES"),
+        ({"resources": common_pb2.Resources(cores=float("nan"))}, "INVALID_ARGUMENT", "FIELD_RULES"),
+        ({"resources": common_pb2.Resources(memory_bytes=2**63 - 1)}, "INVALID_ARGUMENT", "FIELD_RULES"),
+        ({"resources": common_pb2.Resources(gpus=float("inf"))}, "INVALID_ARGUMENT", "FIELD_RULES"),
+        ({"hyperparameters": {"l2": "NaN"}}, "INVALID_ARGUMENT", "BAD_HYPERPARAMETER"),
+        ({"hyperparameters": {"l2": "1e999"}}, "INVALID_ARGUMENT", "BAD_HYPERPARAMETER"),
+        ({"hyperparameters": {"epochs": "1" * 400}}, "INVALID_ARGUMENT", "BAD_HYPERPARAMETER"),
+        ({"hyperparameters": {"epochs": "true"}}, "INVALID_ARGUMENT", "BAD_HYPERPARAMETER"),
+        ({"hyperparameters": {"l2": "[" * 100_000}}, "INVALID_ARGUMENT", "BAD_HYPERPARAMETER"),
         ({"kind": EVALUATE, "base_version": "none@1"}, "NOT_FOUND", "MODEL_VERSION_NOT_FOUND"),
     ],
 )
@@ -68,6 +80,43 @@ async def test_what_cannot_work_is_refused_and_changes_nothing(
     error = await refused(house.people.create(**spec), status, reason)
     assert error.message
     assert not (await house.people.list()).jobs
+
+
+async def test_all_that_is_wrong_is_named_at_once(house: House) -> None:
+    await house.import_table("bad", {"x": [None] * 4, "z": [None] * 4, "c": ["a"] * 4, "y": ["a", "a", None, "b"]})
+    await house.import_table("short", {"q": [1, 2]})
+    wanted: dict[str, Any] = {"hyperparameters": {"l2": "-1", "trees": "3", "epochs": "no"}, "handle_unknown": "guess"}
+    error = await refused(
+        house.people.create(dataset="bad@1", evaluation_dataset="short@1", target="y", workers=2, **wanted),
+        "INVALID_ARGUMENT",
+        "BAD_HYPERPARAMETER",
+    )
+    assert isinstance(error, InvalidArgument)
+    fields = [field for field, _ in error.violations]
+    assert fields == [
+        "spec.hyperparameters['epochs']",
+        "spec.workers",
+        "spec.handle_unknown",
+        "spec.target",
+        "spec.target",
+        "spec.dataset['x']",
+        "spec.dataset['z']",
+        *["spec.evaluation_dataset"] * 4,
+    ]
+    assert not (await house.people.list()).jobs
+
+
+@pytest.mark.parametrize("seed", [0, 2**31, 2**32, 2**63 - 1])
+async def test_seeds_of_any_size_are_taken(seed: int, house: House) -> None:
+    assert (await house.people.create(seed=seed)).spec.seed == seed
+
+
+async def test_a_model_is_evaluated_on_rows_with_its_columns_alone(house: House) -> None:
+    await house.developer.register("line")
+    await house.import_table("other", {"z": [3, 4], "y": [None, 1]})
+    job: dict[str, Any] = {"kind": EVALUATE, "base_version": "line@1", "dataset": "other@1", "target": "y"}
+    error = await refused(house.people.create(**job, family=""), "INVALID_ARGUMENT", "TARGET_MISSING")
+    assert "no value in 1 of 2 rows" in error.message
 
 
 async def test_rows_to_evaluate_on_must_have_the_target(house: House) -> None:

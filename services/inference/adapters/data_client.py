@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import grpc
@@ -44,17 +44,21 @@ class DataClient:
         version: data_pb2.DatasetVersion = await self._stub.GetDatasetVersion(request)
         return version
 
-    async def read(self, ref: str, columns: Sequence[str]) -> AsyncGenerator[bytes, None]:
-        """Yield the chunks of some columns as an Arrow stream, unread."""
-        answers = self._stub.ReadDataset(data_pb2.ReadDatasetRequest(ref=ref, columns=columns))
+    async def read(
+        self, ref: str, columns: Sequence[str], types: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the chunks of some columns as an Arrow stream, unread; some of them as other Arrow types."""
+        answers = self._stub.ReadDataset(data_pb2.ReadDatasetRequest(ref=ref, columns=columns, types=types))
         async with contextlib.aclosing(answers):
             async for answer in answers:
                 yield answer.arrow
 
-    async def batches(self, ref: str, columns: Sequence[str]) -> AsyncGenerator[pa.RecordBatch, None]:
+    async def batches(
+        self, ref: str, columns: Sequence[str], types: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[pa.RecordBatch, None]:
         """Yield a version's rows, some columns of them, as they come; no more is read than is asked for."""
         stream = IpcStream()
-        async with contextlib.aclosing(self.read(ref, columns)) as chunks:
+        async with contextlib.aclosing(self.read(ref, columns, types)) as chunks:
             async for chunk in chunks:
                 for batch in stream.feed(chunk):
                     yield batch

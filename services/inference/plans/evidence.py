@@ -72,15 +72,27 @@ def _source(
 
 async def frames(version: registry_pb2.Version, source: Source, data: DataClient) -> AsyncGenerator[bytes, None]:
     """Yield the rows as the child reads them: labels alone first, where held-out rows are to be drawn."""
-    known = [column.name for column in (await data.version(source.dataset)).columns]
+    columns_known = (await data.version(source.dataset)).columns
+    known = [column.name for column in columns_known]
     target = [source.target] if source.target in known else []
     names = {spec.name for spec in version.signature.inputs}
     # x, or x_0, x_1 and so on.
     inputs = [name for name in known if name not in target and (name in names or _SPREAD.sub("", name) in names)]
+    # As the model reads texts: exactly those of the imported file.
+    texts = {spec.name for spec in version.signature.inputs if spec.datatype == "BYTES" and spec.kind}
+    if version.signature.outputs and version.signature.outputs[0].datatype == "BYTES":
+        texts.update(target)
+    types = {
+        column.name: "string"
+        for column in columns_known
+        if column.name in texts and column.arrow_type not in ("string", "large_string")
+    }
     tables = [target, [*inputs, *target]] if source.needs_labels else [[*inputs, *target]]
     for columns in tables:
         # Closed at once where the child has enough, so that the call ends, too.
-        async with contextlib.aclosing(data.read(source.dataset, columns)) as chunks:
+        async with contextlib.aclosing(
+            data.read(source.dataset, columns, {name: kind for name, kind in types.items() if name in columns})
+        ) as chunks:
             async for chunk in chunks:
                 if chunk:
                     yield frame(chunk)

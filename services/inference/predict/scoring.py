@@ -14,7 +14,8 @@ from services.inference.adapters.data_client import DataClient
 from services.inference.predict.answers import read_answers, wanted_outputs
 from services.inference.predict.rows import check_takes_columns
 from services.inference.predict.running import Run
-from services.inference.predict.tables import answer_columns, batch_to_arrays, missing_columns
+from services.inference.predict.tables import answer_columns, batch_to_arrays, missing_columns, types_to_read
+from services.inference.predict.unknown import UnknownValues
 from services.inference.serving.model import Array, LoadedModel
 
 _BATCH_ROWS = 4096
@@ -67,7 +68,7 @@ class Scorer:
         clock = _Clock(plan)
         writer = None
         async with contextlib.AsyncExitStack() as stack:
-            batches = self._datasets.batches(plan.source_ref, plan.read)
+            batches = self._datasets.batches(plan.source_ref, plan.read, plan.types)
             await stack.enter_async_context(contextlib.aclosing(batches))
             async for batch in batches:
                 parts: list[pa.RecordBatch] = []
@@ -93,6 +94,7 @@ class Scorer:
         """Return the carried columns of some rows with the predictions behind them."""
         # Beside the event loop, which answers predictions meanwhile.
         inputs = await asyncio.to_thread(batch_to_arrays, rows, plan.model, first_row)
+        plan.unknown.add(inputs, rows.num_rows)
         arrays = await self._run_patiently(plan.model, inputs)
         return await asyncio.to_thread(_with_answers, plan, rows, arrays)
 
@@ -144,6 +146,8 @@ class _Plan:
         names = [column.name for column in source.columns]
         self.read = [name for name in names if name in model.inputs or name in carry]
         self.source_ref = f"{source.dataset}@{source.number}"
+        self.types = types_to_read({column.name: column.arrow_type for column in source.columns}, model)
+        self.unknown = UnknownValues(model)
 
     @classmethod
     def make(cls, request: pb.ScoreDatasetRequest, model: LoadedModel, source: data_pb2.DatasetVersion) -> "_Plan":
@@ -218,6 +222,7 @@ class _Clock:
             rows_per_second=speed,
             remaining_seconds=max(self._plan.source.rows - self.done, 0) / speed if speed else 0.0,
             version_number=self._plan.model.number,
+            unknown_categories=self._plan.unknown.to_proto(),
         )
 
 

@@ -15,6 +15,7 @@ from services.inference.predict.aside import Aside
 from services.inference.predict.rows import rows_to_arrays
 from services.inference.predict.running import Run
 from services.inference.predict.scoring import Scorer
+from services.inference.predict.unknown import UnknownValues
 from services.inference.serving.forwarding import Forwarder
 from services.inference.serving.model import Array, Item, LoadedModel
 from services.inference.serving.servicer import is_marked_call, sticky_key_of_call
@@ -54,10 +55,19 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
             model = self._table.route(current_identity().workspace, request.deployment, request.version, key)
         except (NotFound, Unavailable) as why:
             return await self._forwarded(request, context, why)
-        predictions = await (self._of_rows(request, model) if kind == "rows" else self._of_files(request, model, kind))
+        unknown = UnknownValues(model)
+        if kind == "rows":
+            predictions = await self._of_rows(request, model, unknown)
+        else:
+            predictions = await self._of_files(request, model, kind)
         prediction_id = uuid.uuid4().hex
         context.set_trailing_metadata((("lepton-prediction-id", prediction_id), ("lepton-provider", model.provider)))
-        return pb.PredictResponse(predictions=predictions, version_number=model.number, prediction_id=prediction_id)
+        return pb.PredictResponse(
+            predictions=predictions,
+            version_number=model.number,
+            prediction_id=prediction_id,
+            unknown_categories=unknown.to_proto(),
+        )
 
     async def ScoreDataset(
         self, request: pb.ScoreDatasetRequest, context: Context
@@ -113,14 +123,18 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
         """Let what is being read end."""
         self._aside.close()
 
-    async def _of_rows(self, request: pb.PredictRequest, model: LoadedModel) -> list[pb.Prediction]:
+    async def _of_rows(
+        self, request: pb.PredictRequest, model: LoadedModel, unknown: UnknownValues
+    ) -> list[pb.Prediction]:
         names, rows = wanted_outputs(model), len(request.rows)
         if rows * len(model.inputs) <= _INLINE_VALUES:
             with _refusals_counted(model):
                 inputs = rows_to_arrays(request.rows, model)
+            unknown.add(inputs, rows)
             return _predictions(model, await self._run(model, inputs, names), rows)
         with _refusals_counted(model):
             inputs = await self._aside.run(rows_to_arrays, request.rows, model)
+        unknown.add(inputs, rows)
         arrays = await self._run(model, inputs, names)
         return await self._aside.run(_predictions, model, arrays, rows)
 

@@ -1,6 +1,6 @@
 """Arrow batches to arrays by a model's signature, and answers to Arrow columns: pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +47,39 @@ def batch_to_arrays(batch: pa.RecordBatch, model: LoadedModel, first_row: int = 
     problems.refuse()
     refuse_other_lengths(lengths, problems)
     return arrays
+
+
+def types_to_read(found: Mapping[str, str], model: LoadedModel) -> dict[str, str]:
+    """Return the Arrow types to read a dataset's columns as, where a model's types are others.
+
+    Texts are read as the file had them, and what the file's texts spell where the model wants numbers, truth values or
+    dates. Other types convert while rows become arrays, or are refused there.
+
+    Args:
+        found: Arrow type name by column.
+        model: whose signature counts.
+    """
+    types = {}
+    for name, kind in found.items():
+        spec = model.inputs.get(name)
+        if spec is None or spec.is_series:
+            continue
+        is_text = kind in ("string", "large_string")
+        wanted = _text_wanted(spec) if is_text else "string" if spec.datatype == "BYTES" and spec.is_column else ""
+        if wanted and wanted != kind:
+            types[name] = wanted
+    return types
+
+
+def _text_wanted(spec: InputSpec) -> str:
+    """Return what texts are read as for an input; empty for texts."""
+    if spec.datatype == "BYTES":
+        return ""
+    if spec.is_temporal:
+        return "timestamp[us]"
+    if spec.is_boolean or spec.datatype == "BOOL":
+        return "bool"
+    return "double" if spec.datatype.startswith("FP") else "int64"
 
 
 def missing_columns(names: Sequence[str], model: LoadedModel) -> list[str]:

@@ -243,7 +243,7 @@ class RestApp:
         request, binary = parse_request(asked.body, header_length, asked.model, asked.version)
         set_deadline(self._default_seconds)
         sticky_key = asked.headers.get(STICKY_METADATA, "")
-        answer = await self._predictions.infer(request, sticky_key=sticky_key)
+        answer = await self._predictions.infer(request, sticky_key=sticky_key, names_unknown=True)
         body, json_length = build_reply(answer.reply, binary)
         check_answer(len(body), self._most_bytes)
         if json_length is None:

@@ -324,7 +324,22 @@ def are_known(texts: list[str], spec: InputSpec) -> bool:
     """Return whether a column takes these texts: none missing or unknown where it insists."""
     if not spec.is_column:
         return True
-    return (spec.nullable or "" not in texts) and (spec.known is None or spec.known.issuperset(texts))
+    if not (spec.nullable or "" not in texts) or not (spec.known is None or spec.known.issuperset(texts)):
+        return False
+    count_unknown(texts, spec)
+    return True
+
+
+def count_unknown(texts: Sequence[str | bytes], spec: InputSpec) -> int:
+    """Count the texts that are none of a column's categories, for its metrics; return how many these are."""
+    if spec.categories is None:
+        return 0
+    found = 0
+    if not spec.categories.issuperset(texts):
+        found = sum(text not in spec.categories for text in texts)
+    spec.unknown.values += len(texts)
+    spec.unknown.unknown += found
+    return found
 
 
 def _wrong_floats(array: Array, spec: InputSpec) -> tuple[str, str] | None:
@@ -341,6 +356,7 @@ def _wrong_texts(values: list[str | bytes], spec: InputSpec) -> tuple[str, str] 
     if spec.known is not None and not spec.known.issuperset(values):
         unknown = next(value for value in values if value not in spec.known)
         return "a category that training saw", repr(unknown)
+    count_unknown(values, spec)
     return None
 
 

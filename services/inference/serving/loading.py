@@ -109,9 +109,10 @@ def _input(
     batch = None if is_optional else _batch(item, shape)
     if spec is None or not spec.kind:
         return InputSpec(item.name, _datatype(item), shape, batch, item.name in any_rank, is_optional)
-    insists = signature.handle_unknown == "error" and spec.kind == common_pb2.COLUMN_KIND_CATEGORICAL
+    is_categorical = spec.kind == common_pb2.COLUMN_KIND_CATEGORICAL
     # A missing value is no category, and is checked by itself.
-    known = frozenset((*spec.categories, "")) if insists else None
+    categories = frozenset((*spec.categories, "")) if is_categorical and spec.categories else None
+    insists = is_categorical and signature.handle_unknown == "error"
     return InputSpec(
         item.name,
         _datatype(item),
@@ -119,7 +120,8 @@ def _input(
         batch,
         is_column=True,
         nullable=spec.nullable,
-        known=known,
+        known=(categories or frozenset(("",))) if insists else None,
+        categories=categories,
         is_boolean=spec.kind == common_pb2.COLUMN_KIND_BOOLEAN,
         is_temporal=spec.kind == common_pb2.COLUMN_KIND_TEMPORAL,
         is_series=spec.kind == common_pb2.COLUMN_KIND_SERIES,

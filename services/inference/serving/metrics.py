@@ -49,6 +49,11 @@ class ServingMetrics(Collector):
         cached = CounterMetricFamily(
             "lepton_inference_cache", "Predictions that the response cache was asked for.", labels=[*_WHO, "result"]
         )
+        unknown = CounterMetricFamily(
+            "lepton_inference_unknown_categories",
+            "Values that were none of the categories of their column.",
+            labels=[*_WHO, "column"],
+        )
         waiting = GaugeMetricFamily("lepton_inference_waiting", "Predictions that wait for their run.", labels=_WHO)
         under_way = GaugeMetricFamily("lepton_inference_in_flight", "Predictions under way.", labels=_WHO)
         for workspace, deployment in self._table.deployments():
@@ -63,6 +68,9 @@ class ServingMetrics(Collector):
                     errors.add_metric([*who, reason], count)
                 cached.add_metric([*who, "hit"], seen.cache_hits)
                 cached.add_metric([*who, "miss"], seen.cache_misses)
+                for spec in model.inputs.values():
+                    if spec.categories is not None:
+                        unknown.add_metric([*who, spec.name], spec.unknown.unknown)
                 for stage, latencies in (
                     ("total", seen.latency),
                     ("queue", seen.queue),
@@ -74,7 +82,7 @@ class ServingMetrics(Collector):
         for model_of, latencies in tuple(self._forwarder.latencies.items()):
             # Which version answers is the other worker's business.
             stages.add_metric([*model_of, "", "forward"], _buckets(latencies), latencies.seconds)
-        yield from (requests, rows, errors, stages, batches, cached, waiting, under_way)
+        yield from (requests, rows, errors, stages, batches, cached, unknown, waiting, under_way)
 
 
 @contextlib.contextmanager

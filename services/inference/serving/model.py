@@ -25,6 +25,19 @@ _BATCH_NAME = re.compile(r"^$|batch|rows|^(n|b|bs|none|\?)$|^unk", re.IGNORECASE
 Item = str | tuple[str, str] | bytes
 
 
+@dataclass
+class UnknownCount:
+    """How many values of a column were unknown categories since the model was loaded.
+
+    Args:
+        values: read.
+        unknown: of them.
+    """
+
+    values: int = 0
+    unknown: int = 0
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """One input, with the checks of its values.
@@ -38,6 +51,8 @@ class InputSpec:
         is_column: whether it is a column that training saw, so that the rules of missing values hold.
         nullable: whether NaN or an empty text may stand for a missing value.
         known: the categories to insist on; None to take any.
+        categories: those that training saw, missing as the empty text; None where the column is none of categories.
+        unknown: counts the values that are none of them.
         is_boolean: whether it is a column of truth values, whatever its datatype.
         is_temporal: whether it is a column of dates or times: microseconds since 1970-01-01T00:00:00Z.
         is_series: whether it is a column of series, (rows, steps), of which shorter ones end in NaN.
@@ -52,6 +67,8 @@ class InputSpec:
     is_column: bool = False
     nullable: bool = False
     known: frozenset[str] | None = None
+    categories: frozenset[str] | None = None
+    unknown: UnknownCount = field(default_factory=UnknownCount, compare=False, repr=False)
     is_boolean: bool = False
     is_temporal: bool = False
     is_series: bool = False

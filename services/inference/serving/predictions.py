@@ -19,7 +19,7 @@ from services.inference.serving.codec import timeout_seconds
 from services.inference.serving.forwarding import MODEL_INFER, Forwarder
 from services.inference.serving.model import Array, LoadedModel
 from services.inference.serving.questions import Question, read_request, route_request
-from services.inference.serving.replies import build_reply
+from services.inference.serving.replies import add_unknown, build_reply
 from services.inference.serving.run_errors import INPUT_REJECTED
 from services.inference.serving.shadow import Shadow
 from services.inference.serving.table import ServingTable
@@ -65,13 +65,21 @@ class Predictions:
         self._typed_mirrors = typed_mirrors
         self._is_flushing = False
 
-    async def infer(self, request: pb.ModelInferRequest, *, is_marked: bool = False, sticky_key: str = "") -> Answer:
+    async def infer(
+        self,
+        request: pb.ModelInferRequest,
+        *,
+        is_marked: bool = False,
+        sticky_key: str = "",
+        names_unknown: bool = False,
+    ) -> Answer:
         """Answer a request of the Open Inference Protocol, within its parameter `timeout` if it has one.
 
         Args:
             request: it.
             is_marked: whether another worker passed it on.
             sticky_key: of the call's metadata; the request's parameter lepton_sticky_key goes before it.
+            names_unknown: whether the reply's parameter lepton_unknown_categories counts these, where there are some.
 
         Raises:
             LeptonError: as OPEN_INFERENCE's table of status codes has it.
@@ -79,19 +87,24 @@ class Predictions:
         scope = asyncio.timeout(timeout_seconds(request))
         try:
             async with scope:
-                return await self._infer(request, is_marked=is_marked, sticky_key=sticky_key)
+                answer, question = await self._infer(request, is_marked=is_marked, sticky_key=sticky_key)
         except TimeoutError:
             if not scope.expired():
                 raise
             raise DeadlineExceeded("the request took longer than its parameter timeout") from None
+        if names_unknown and question is not None:
+            add_unknown(answer.reply, question.inputs, question.model)
+        return answer
 
-    async def _infer(self, request: pb.ModelInferRequest, *, is_marked: bool, sticky_key: str) -> Answer:
+    async def _infer(
+        self, request: pb.ModelInferRequest, *, is_marked: bool, sticky_key: str
+    ) -> tuple[Answer, Question | None]:
         started = time.monotonic()
         workspace = current_identity().workspace
         try:
             model = route_request(self._table, workspace, request, sticky_key)
         except (NotFound, Unavailable) as why:
-            return await self._forward(request, why, is_marked=is_marked)
+            return await self._forward(request, why, is_marked=is_marked), None
         question = read_request(self._table, workspace, request, model, started)
         try:
             arrays = await self._answer(question)
@@ -104,7 +117,8 @@ class Predictions:
         if self._shadow is not None and question.shared is not None:
             answer = dict(zip(names, arrays, strict=True))
             self._shadow.offer(question.shared, model, question.inputs, answer)
-        return Answer(reply, (("lepton-prediction-id", uuid.uuid4().hex), ("lepton-provider", model.provider)))
+        metadata = (("lepton-prediction-id", uuid.uuid4().hex), ("lepton-provider", model.provider))
+        return Answer(reply, metadata), question
 
     async def _forward(self, request: pb.ModelInferRequest, why: LeptonError, *, is_marked: bool) -> Answer:
         if self._forwarder is None:

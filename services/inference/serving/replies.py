@@ -1,7 +1,8 @@
 """Arrays to Open Inference replies: pure."""
 
+import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from services.inference.serving.codec import TYPED_FIELDS, WIRE_TYPES, is_raw_re
 from services.inference.serving.model import Array, LoadedModel
 
 _LENGTH = struct.Struct("<I")
+UNKNOWN_PARAMETER = "lepton_unknown_categories"
 
 
 def build_reply(
@@ -46,6 +48,19 @@ def build_reply(
         else:
             getattr(tensor.contents, TYPED_FIELDS[datatype]).extend(_to_typed(datatype, values))
     return reply
+
+
+def add_unknown(reply: pb.ModelInferResponse, inputs: Mapping[str, Array], model: LoadedModel) -> None:
+    """Add the parameter that counts unknown categories, a JSON object by column, where there are some."""
+    found = {}
+    for spec in model.inputs.values():
+        if spec.categories is None or spec.name not in inputs:
+            continue
+        texts = inputs[spec.name].ravel().tolist()
+        if not spec.categories.issuperset(texts):
+            found[spec.name] = sum(text not in spec.categories for text in texts)
+    if found:
+        reply.parameters[UNKNOWN_PARAMETER].string_param = json.dumps(found)
 
 
 def classify(array: Array, count: int, labels: tuple[str, ...], *, is_by_row: bool = False) -> Array:

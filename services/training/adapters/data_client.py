@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import grpc
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from lepton.v1 import data_pb2
 from lepton.v1.data_pb2_grpc import DataServiceStub
+from services.training.domain.preflight import TableColumn, TableFacts
 
 # Of a value in Arrow, bytes; other types take four at least.
 _WIDTHS = {
@@ -46,11 +47,30 @@ class DataClient:
         version: data_pb2.DatasetVersion = await self._stub.GetDatasetVersion(request)
         return version
 
-    async def read(self, ref: str, most_bytes: int = 0) -> pa.Table | None:
-        """Return a version's rows; None where they are more than so many bytes of Arrow, 0 for any."""
+    async def facts(self, version: data_pb2.DatasetVersion) -> TableFacts:
+        """Return what is known of a version without reading its rows."""
+        ref = f"{version.dataset}@{version.number}"
+        profile: data_pb2.DatasetProfile = await self._stub.GetDatasetProfile(
+            data_pb2.GetDatasetProfileRequest(ref=ref)
+        )
+        found = {column.name: column for column in profile.columns}
+        columns = [_table_column(column.name, column.arrow_type, found.get(column.name)) for column in version.columns]
+        return TableFacts(ref, version.rows, columns)
+
+    async def read(self, ref: str, most_bytes: int = 0, types: Mapping[str, str] | None = None) -> pa.Table | None:
+        """Return a version's rows; None where they are more than so many bytes of Arrow, 0 for any.
+
+        Args:
+            ref: the version.
+            most_bytes: that are read.
+            types: Arrow type name by column that is read otherwise than it is stored.
+
+        Raises:
+            InvalidArgument: a value does not fit its type.
+        """
         chunks = Chunks()
         size = 0
-        async with contextlib.aclosing(self.chunks(ref)) as answers:
+        async with contextlib.aclosing(self.chunks(ref, types=types)) as answers:
             async for chunk in answers:
                 size += len(chunk)
                 if most_bytes and size > most_bytes:
@@ -60,12 +80,22 @@ class DataClient:
         with pa.ipc.open_stream(pa.PythonFile(io.BufferedReader(chunks), mode="r")) as reader:
             return reader.read_all()
 
-    async def chunks(self, ref: str, first_row: int = 0, most_rows: int = 0) -> AsyncGenerator[bytes, None]:
+    async def chunks(
+        self, ref: str, first_row: int = 0, most_rows: int = 0, types: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """Yield a version's rows from one on as the pieces of an Arrow stream; 0 most rows for all that follow."""
-        request = data_pb2.ReadDatasetRequest(ref=ref, first_row=first_row, most_rows=most_rows)
+        request = data_pb2.ReadDatasetRequest(ref=ref, first_row=first_row, most_rows=most_rows, types=types)
         async with contextlib.aclosing(self._stub.ReadDataset(request)) as answers:
             async for answer in answers:
                 yield answer.arrow
+
+
+def _table_column(name: str, arrow_type: str, profile: data_pb2.ColumnProfile | None) -> TableColumn:
+    # Versions of before have no profile of some columns: what is not known is not held against them.
+    if profile is None:
+        return TableColumn(name, arrow_type, 0, 0, {})
+    top = {item.value: item.count for item in profile.top}
+    return TableColumn(name, arrow_type, profile.missing, profile.distinct, top)
 
 
 def least_bytes(version: data_pb2.DatasetVersion) -> int:

@@ -1,14 +1,17 @@
 """Checks what a job is asked before it is queued, so that what cannot work fails at once and not on a worker."""
 
 import json
+from collections.abc import Mapping
 
-from lepton.v1 import common_pb2, registry_pb2
+from lepton.v1 import common_pb2, data_pb2, registry_pb2
 from lepton.v1 import training_pb2 as pb
 from servicekit.errors import FailedPrecondition, InvalidArgument
 from services.training.adapters.data_client import DataClient
 from services.training.adapters.registry_client import RegistryClient
 from services.training.convert import hyperparameters_from_proto
 from services.training.domain.families.catalog import FAMILIES, find_family, resolve_hyperparameters
+from services.training.domain.preflight import Learning, check_judging, check_learning
+from services.training.domain.problems import Problems
 from services.training.domain.search import (
     HIGHER_IS_BETTER,
     LOWER_IS_BETTER,
@@ -51,38 +54,60 @@ class SpecCheck:
         """
         spec = pb.JobSpec()
         spec.CopyFrom(given)
-        task_of_base = await self._resolve_base(spec) if spec.kind in _KINDS_WITH_BASE else ""
+        problems = Problems()
+        base = await self._resolve_base(spec) if spec.kind in _KINDS_WITH_BASE else None
         memory_bytes = _DEFAULT_MEMORY_BYTES
         has_body = spec.kind in _KINDS_WITH_BODY and bool(spec.base_version)
         if has_body:
             memory_bytes += _WEIGHT_COPIES * await self._resolve_body(spec)
+        version = await self._data.version(spec.dataset)
+        spec.target = spec.target or version.label or version.columns[-1].name
+        settings: Mapping[str, object] = {}
         if spec.kind != pb.JOB_KIND_EVALUATE:
-            given_settings = hyperparameters_from_proto(spec.hyperparameters)
-            continues = spec.kind == pb.JOB_KIND_FINE_TUNE
-            settings = resolve_hyperparameters(spec.family, given_settings, has_body=has_body, continues=continues)
-            if settings.get("trainable") == "lora" and not spec.base_version:
-                raise InvalidArgument(
-                    "trainable='lora' needs weights to begin from: fine-tune, or give a fit a base version",
-                    reason="BASE_REQUIRED",
-                )
-            # Completed: what a job was run with stays readable, whatever later defaults are.
-            for name, value in settings.items():
-                spec.hyperparameters[name] = json.dumps(value)
-            _check_workers(spec, task_of_base or str(settings.get("task", "")))
+            settings = _resolve_settings(spec, version.rows, problems, has_body=has_body)
+            with problems.collecting("spec.workers"):
+                _check_workers(spec, base.signature.task if base else str(settings.get("task", "")))
             spec.model = spec.model or find_family(spec.family).name.replace("_", "-")
-        await self._resolve_dataset(spec)
+        spec.handle_unknown = spec.handle_unknown or "ignore"
+        if spec.handle_unknown not in ("ignore", "error"):
+            problems.add("spec.handle_unknown", "handle_unknown must be ignore or error", "BAD_HANDLE_UNKNOWN")
+        await self._check_tables(spec, version, base, settings, problems)
+        problems.refuse()
         # First: a study's are its trials', whose cost they tell.
         spec.resources.cores = spec.resources.cores or 1.0
         spec.resources.memory_bytes = spec.resources.memory_bytes or memory_bytes
         if spec.kind == pb.JOB_KIND_TUNE:
             _resolve_search(spec, hyperparameters_from_proto(given.hyperparameters))
-        spec.handle_unknown = spec.handle_unknown or "ignore"
-        if spec.handle_unknown not in ("ignore", "error"):
-            raise InvalidArgument("handle_unknown must be ignore or error", reason="BAD_HANDLE_UNKNOWN")
         return spec
 
-    async def _resolve_base(self, spec: pb.JobSpec) -> str:
-        """Fix what a job goes on from, or scores; return that version's task."""
+    async def _check_tables(
+        self,
+        spec: pb.JobSpec,
+        version: data_pb2.DatasetVersion,
+        base: registry_pb2.Version | None,
+        settings: Mapping[str, object],
+        problems: Problems,
+    ) -> None:
+        """Record what schemas and profiles say against the job."""
+        table = await self._data.facts(version)
+        if table.find(spec.target) is None:
+            names = ", ".join(column.name for column in table.columns[:50])
+            description = f"there is no target column {spec.target!r}: {spec.dataset} has {names}"
+            problems.add("spec.target", description, "TARGET_NOT_FOUND")
+        elif base is not None:
+            check_judging(table, spec.target, _inputs_of(base), "spec.dataset", problems, spec.base_version)
+        else:
+            learning = Learning(spec.family, spec.target, settings, spec.handle_unknown)
+            check_learning(table, learning, problems)
+        if spec.evaluation_dataset:
+            held_out = await self._data.facts(await self._data.version(spec.evaluation_dataset))
+            inputs = [column.name for column in table.columns if column.name != spec.target]
+            if base is not None or find_family(spec.family).reads == "series":
+                inputs = _inputs_of(base) if base is not None else []
+            check_judging(held_out, spec.target, inputs, "spec.evaluation_dataset", problems, "the model")
+
+    async def _resolve_base(self, spec: pb.JobSpec) -> registry_pb2.Version:
+        """Fix what a job goes on from, or scores; return that version."""
         if not spec.base_version:
             raise InvalidArgument("base_version is required: name@number or name@alias", reason="BASE_REQUIRED")
         base = await self._ready(spec.base_version)
@@ -102,7 +127,7 @@ class SpecCheck:
         spec.target = _agreed("target", spec.target, base.signature.target, spec.base_version)
         if spec.kind == pb.JOB_KIND_FINE_TUNE:
             spec.model = spec.model or base.model
-        return base.signature.task
+        return base
 
     async def _resolve_body(self, spec: pb.JobSpec) -> int:
         """Fix what a fit begins from; return the size of its weights, bytes."""
@@ -126,21 +151,31 @@ class SpecCheck:
             raise InvalidArgument(f"{ref} is not READY: choose another version", reason="BASE_NOT_READY")
         return base
 
-    async def _resolve_dataset(self, spec: pb.JobSpec) -> None:
-        version = await self._data.version(spec.dataset)
-        names = [column.name for column in version.columns]
-        spec.target = spec.target or version.label or names[-1]
-        if spec.target not in names:
+
+def _resolve_settings(spec: pb.JobSpec, rows: int, problems: Problems, *, has_body: bool) -> Mapping[str, object]:
+    """Fill in a job's hyperparameters; return them, those of a job without any where some are wrong."""
+    continues = spec.kind == pb.JOB_KIND_FINE_TUNE
+    find_family(spec.family)
+    with problems.collecting("spec.hyperparameters"):
+        given = hyperparameters_from_proto(spec.hyperparameters)
+        settings = resolve_hyperparameters(spec.family, given, has_body=has_body, continues=continues, rows=rows)
+        if settings.get("trainable") == "lora" and not spec.base_version:
             raise InvalidArgument(
-                f"there is no target column {spec.target!r}: {spec.dataset} has {', '.join(names[:50])}",
-                reason="TARGET_NOT_FOUND",
+                "trainable='lora' needs weights to begin from: fine-tune, or give a fit a base version",
+                reason="BASE_REQUIRED",
             )
-        if spec.evaluation_dataset:
-            held_out = await self._data.version(spec.evaluation_dataset)
-            if spec.target not in [column.name for column in held_out.columns]:
-                raise InvalidArgument(
-                    f"{spec.evaluation_dataset} lacks the target column {spec.target!r}", reason="TARGET_NOT_FOUND"
-                )
+        # Completed: what a job was run with stays readable, whatever later defaults are.
+        for name, value in settings.items():
+            spec.hyperparameters[name] = json.dumps(value)
+        return settings
+    return resolve_hyperparameters(spec.family, {}, continues=continues)
+
+
+def _inputs_of(base: registry_pb2.Version) -> list[str]:
+    """Return the columns that a version trained here reads; of one made elsewhere none is known for sure."""
+    if base.signature.text_columns:
+        return list(base.signature.text_columns)
+    return [spec.name for spec in base.signature.inputs if spec.kind]
 
 
 def _check_workers(spec: pb.JobSpec, task: str) -> None:

@@ -1,11 +1,14 @@
 """What a job tells the registry, as the contract has it: from the families' types, pure."""
 
+from collections.abc import Sequence
+
 from lepton.v1 import common_pb2, registry_pb2
 from services.training.domain.families.metrics import Scores
 from services.training.domain.families.model import Input, Model
 from services.training.domain.families.parity import Parity
 from services.training.domain.families.target import EMBEDDING
 from services.training.domain.families.text.model import TextModel
+from services.training.domain.families.unknown_categories import UnknownCategories
 from services.training.domain.foreign import ForeignModel, Tensor
 
 KINDS: dict[str, "common_pb2.ColumnKind.ValueType"] = {
@@ -46,13 +49,19 @@ def foreign_from_proto(graph: bytes, signature: common_pb2.Signature) -> Foreign
     return ForeignModel(graph, inputs, outputs, tuple(signature.classes))
 
 
-def evaluation_to_proto(dataset: str, scores: Scores) -> common_pb2.Evaluation:
-    """Return scores on a dataset version."""
+def evaluation_to_proto(
+    dataset: str, scores: Scores, unknown: Sequence[UnknownCategories] = ()
+) -> common_pb2.Evaluation:
+    """Return scores on a dataset version, and the columns with categories in it that the model does not know."""
     metrics = [
         common_pb2.Metric(name=name, value=value, draws=scores.draws.get(name, ()))
         for name, value in sorted(scores.metrics.items())
     ]
     message = common_pb2.Evaluation(dataset=dataset, rows=scores.rows, metrics=metrics)
+    message.unknown_categories.extend(
+        common_pb2.UnknownCategories(column=each.column, unknown_rows=each.unknown_rows, rows=each.rows)
+        for each in unknown
+    )
     if scores.labels:
         message.confusion_matrix.labels.extend(scores.labels)
         message.confusion_matrix.counts.extend(scores.confusion)

@@ -5,7 +5,7 @@ import contextlib
 import io
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -34,6 +34,7 @@ class RemoteRows:
         patience_seconds: how long the data service may be away.
         check: raises where the job is to stop; asked while nothing comes.
         tell: called from time to time while rows come.
+        types: Arrow type name by column that is read otherwise than it is stored.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class RemoteRows:
         patience_seconds: float,
         check: Callable[[], None],
         tell: Callable[[], None],
+        types: Mapping[str, str] | None = None,
     ) -> None:
         self._data = data
+        self._types = types
         self._ref = ref
         self.num_rows = num_rows
         self._patience_seconds = patience_seconds
@@ -83,7 +86,7 @@ class RemoteRows:
                 time.sleep(_WAIT_SECONDS)
 
     def _stream(self, first_row: int, rows: int) -> Iterator[pa.RecordBatch]:
-        with contextlib.closing(_Incoming(self._data, self._ref, first_row, rows, self._loop)) as chunks:
+        with contextlib.closing(_Incoming(self._data, self._ref, first_row, rows, self._loop, self._types)) as chunks:
             # Arrow takes a short read for the end of the file, and a batch's columns are longer than a chunk.
             with pa.ipc.open_stream(pa.PythonFile(io.BufferedReader(chunks), mode="r")) as reader:
                 yield from reader
@@ -98,14 +101,22 @@ class RemoteRows:
 class _Incoming(io.RawIOBase):
     """A file whose bytes come from the data service while it is read; a few chunks ahead, and then it waits."""
 
-    def __init__(self, data: DataClient, ref: str, first_row: int, rows: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        data: DataClient,
+        ref: str,
+        first_row: int,
+        rows: int,
+        loop: asyncio.AbstractEventLoop,
+        types: Mapping[str, str] | None,
+    ) -> None:
         super().__init__()
         self._chunks: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
         self._loop = loop
         self._room = asyncio.Semaphore(_CHUNKS_AHEAD)
         self._front = memoryview(b"")
         self._is_over = False
-        self._fetching = asyncio.run_coroutine_threadsafe(self._fetch(data, ref, first_row, rows), loop)
+        self._fetching = asyncio.run_coroutine_threadsafe(self._fetch(data, ref, first_row, rows, types), loop)
 
     def readable(self) -> bool:
         return True
@@ -131,10 +142,12 @@ class _Incoming(io.RawIOBase):
         self._loop.call_soon_threadsafe(self._room.release)
         return chunk
 
-    async def _fetch(self, data: DataClient, ref: str, first_row: int, rows: int) -> None:
+    async def _fetch(
+        self, data: DataClient, ref: str, first_row: int, rows: int, types: Mapping[str, str] | None
+    ) -> None:
         end: bytes | Exception = b""
         try:
-            async with contextlib.aclosing(data.chunks(ref, first_row, rows)) as chunks:
+            async with contextlib.aclosing(data.chunks(ref, first_row, rows, types)) as chunks:
                 async for chunk in chunks:
                     await self._room.acquire()
                     if chunk:

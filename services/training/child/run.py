@@ -39,6 +39,11 @@ from services.training.domain.families.metrics import Judgement
 from services.training.domain.families.model import ONNX_FILE, Model, Progress, Run, Stopped
 from services.training.domain.families.parity import Parity, measure_parity
 from services.training.domain.families.schema import Schema
+from services.training.domain.families.unknown_categories import (
+    LEAST_TOLD_SHARE,
+    UnknownCategories,
+    unknown_categories,
+)
 from services.training.domain.foreign import ForeignModel, judge_foreign
 from services.training.settings import WorkerSettings
 
@@ -166,21 +171,29 @@ class _JobRun:
     async def _evaluate(self) -> pb.FinishJobRequest:
         self._voice.say(0.1, "reading")
         base = await self._base()
-        table = await self._rows.judging(self._spec.dataset)
         judgement: Judgement | None
-        self._voice.say(0.5, "scoring")
-        with _span("evaluate"):
-            if base.uploaded:
-                judgement = judge_foreign(await self._foreign(base), table, self._spec.target)
-                scores, target = judgement.scores(), judgement.target
-            else:
-                dataset = await self._rows.version(self._spec.dataset)
-                self._seen.look_at_lineage(self._spec.dataset, dataset.digest, base)
-                model = await self._load(base)
+        unknown: list[UnknownCategories] = []
+        if base.uploaded:
+            foreign = await self._foreign(base)
+            table = await self._rows.judging_foreign(self._spec.dataset, foreign.datatypes(self._spec.target))
+            self._voice.say(0.5, "scoring")
+            with _span("evaluate"):
+                judgement = judge_foreign(foreign, table, self._spec.target)
+            scores, target = judgement.scores(), judgement.target
+        else:
+            dataset = await self._rows.version(self._spec.dataset)
+            self._seen.look_at_lineage(self._spec.dataset, dataset.digest, base)
+            model = await self._load(base)
+            table = await self._rows.judging(self._spec.dataset, model.columns, model.target)
+            self._voice.say(0.5, "scoring")
+            with _span("evaluate"):
                 (scores, judgement), target = fitting.judge(model, table), model.target
+                unknown = unknown_categories(model.columns, table)
+            self._seen.look_at_unknown(unknown)
+        with _span("report"):
             self._seen.look_at_scores(scores, target)
             await self._seen.keep_report(target, judgement, scores, table, base.lineage.family)
-        evaluation = evaluation_to_proto(self._spec.dataset, scores)
+        evaluation = evaluation_to_proto(self._spec.dataset, scores, unknown)
         return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, version=self._spec.base_version, evaluation=evaluation)
 
     async def _fit(self) -> pb.FinishJobRequest:
@@ -204,11 +217,13 @@ class _JobRun:
             scores, judgement = fitting.judge(model, held_out)
             if self._spec.trial:
                 scores = await asyncio.to_thread(ready.more, run, scores)
-            evaluation = evaluation_to_proto(held_out_name, scores)
+            unknown = unknown_categories(model.columns, held_out)
+            evaluation = evaluation_to_proto(held_out_name, scores, unknown)
             if self._spec.trial:
                 return pb.FinishJobRequest(state=pb.JOB_STATE_SUCCEEDED, evaluation=evaluation)
             self._seen.look_at_scores(scores, model.target)
             await asyncio.to_thread(self._seen.look_at_model, model, ready.train, judgement)
+            self._seen.look_at_unknown(unknown, LEAST_TOLD_SHARE)
             await self._seen.keep_report(model.target, judgement, scores, held_out, self._spec.family)
             beside = await self._beside(parent, model, ready.schema, settings) if parent else []
         self._voice.say(_FITTED, "exporting")

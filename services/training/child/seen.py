@@ -1,5 +1,7 @@
 """What is seen of a job's rows and of its model on them: warnings before it learns, the report after."""
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 import structlog
 
@@ -17,6 +19,7 @@ from services.training.domain.families.metrics import Judgement, Scores, undefin
 from services.training.domain.families.model import Model, Settings, Stopped, TrainedModel
 from services.training.domain.families.schema import Schema
 from services.training.domain.families.target import Target
+from services.training.domain.families.unknown_categories import UnknownCategories
 from services.training.domain.report.report import report
 
 _log = structlog.get_logger(__name__)
@@ -24,6 +27,7 @@ _log = structlog.get_logger(__name__)
 # A report is not worth waiting for as long as what the job is about.
 _PATIENCE_SECONDS = 20.0
 _LOOKED_AT_ROWS = 1_000
+_MOST_TOLD = 20
 
 
 class Seen:
@@ -94,6 +98,13 @@ class Seen:
     def look_at_scores(self, scores: Scores, target: Target) -> None:
         """Warn of metrics that the rows do not define."""
         self._warn(*undefined_metrics(scores, target))
+
+    def look_at_unknown(self, unknown: Sequence[UnknownCategories], least_share: float = 0.0) -> None:
+        """Warn of columns with categories that the model does not know, where they are so much of the rows."""
+        told = [each for each in unknown if each.unknown_rows >= least_share * each.rows]
+        self._warn(*(each.to_text() for each in told[:_MOST_TOLD]))
+        if len(told) > _MOST_TOLD:
+            self._warn(f"{len(told) - _MOST_TOLD:,} more columns hold unknown categories")
 
     def look_at_taught(self, parent: str, taught: pa.Table, held_out: pa.Table) -> None:
         """Warn where a fine-tune is evaluated on rows that its parent learned from."""

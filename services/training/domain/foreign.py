@@ -69,6 +69,14 @@ class ForeignModel:
         named = [tensor for tensor in self.outputs if tensor.name == "prediction"]
         return (named or list(self.outputs))[0]
 
+    def datatypes(self, target: str) -> dict[str, str]:
+        """Return the Open Inference datatype of each column that it is judged by.
+
+        Args:
+            target: the column that it predicts.
+        """
+        return {tensor.name: tensor.datatype for tensor in self.inputs} | {target: self.prediction.datatype}
+
     @property
     def probabilities(self) -> Tensor | None:
         """The output with a probability for each of its classes; None where there is none."""

@@ -107,7 +107,7 @@ async def test_bad_value_deep_in_a_dataset_is_named_and_leaves_no_version(bureau
     [
         ({"dataset": "short@1"}, "COLUMN_MISSING"),
         ({"dataset": "people@1", "columns": ["nothing"]}, "COLUMN_MISSING"),
-        ({"dataset": "texts@1"}, "COLUMN_TYPE"),
+        ({"dataset": "texts@1"}, "COLUMN_TYPE_MISMATCH"),
         ({"dataset": "twice@1"}, "COLUMN_TAKEN"),
     ],
 )

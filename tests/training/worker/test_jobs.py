@@ -116,11 +116,13 @@ async def test_model_made_elsewhere_is_evaluated_where_its_inputs_are_columns(bu
 
 
 async def test_rows_that_cannot_be_learned_from_fail_the_job_with_their_reason(busy_house: House) -> None:
-    await busy_house.import_table("flat", {"x": [1, 2, 3, 4], "y": [5, 5, 5, 5]})
+    # What no schema and no profile tells.
+    await busy_house.import_table("halves", {"x": [1, 2, 3, 4], "y": [0.5, 1.5, 0.5, 1.5]})
     async with busy_house.worker():
-        done = await busy_house.people.ended((await busy_house.people.create(dataset="flat@1")).name)
-    assert (done.state, done.error_reason) == (FAILED, "TARGET_CONSTANT")
-    assert "constant" in done.error_message
+        job = await busy_house.people.create(dataset="halves@1", family="logistic_regression")
+        done = await busy_house.people.ended(job.name)
+    assert (done.state, done.error_reason) == (FAILED, "TARGET_NOT_CLASSES")
+    assert "fractions" in done.error_message
 
 
 async def test_rows_that_are_gone_when_the_job_begins_fail_it(busy_house: House) -> None:

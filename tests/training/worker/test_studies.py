@@ -245,13 +245,13 @@ async def test_budget_of_time_ends_a_study(busy_house: House) -> None:
 
 
 async def test_study_whose_trials_all_fail_says_why(busy_house: House) -> None:
-    flat = await busy_house.import_table("flat", {"x": [1.0, 2.0, 3.0] * 20, "y": [5.0] * 60}, "y")
+    halves = await busy_house.import_table("halves", {"x": [1.0, 2.0, 3.0] * 20, "y": [0.5, 1.5, 2.5] * 20}, "y")
     async with busy_house.worker(worker_cores=3.0):
         job = await busy_house.people.create(
-            kind=TUNE, family="linear_regression", dataset=flat, search=pb.Search(max_trials=2)
+            kind=TUNE, family="logistic_regression", dataset=halves, search=pb.Search(max_trials=2)
         )
         done = await busy_house.people.ended(job.name)
-    assert (done.state, done.error_reason) == (FAILED, "TARGET_CONSTANT")
+    assert (done.state, done.error_reason) == (FAILED, "TARGET_NOT_CLASSES")
     assert "no trial succeeded" in done.error_message
 
 

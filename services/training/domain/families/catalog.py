@@ -79,6 +79,7 @@ _LORA = (
 _LABEL_SMOOTHING = Hyperparameter(
     "label_smoothing", "Share of each label that is spread over all classes.", 0.0, 0.0, 0.9
 )
+_LEAST_EMBEDDING_BATCH = 2
 _L2 = Hyperparameter("l2", "Strength of the penalty on squared weights.", 0.0, 0.0, 1e6)
 
 FAMILIES: Mapping[str, Family] = {
@@ -359,6 +360,15 @@ def find_family(name: str) -> Family:
     return FAMILIES[name]
 
 
+def wants_classes(family: str, settings: Mapping[str, object]) -> bool | None:
+    """Return whether a family predicts classes; None where the target's values decide."""
+    if family == "linear_regression":
+        return False
+    if family in ("logistic_regression", "cnn", "rnn"):
+        return True
+    return {"auto": None, "classification": True, "regression": False}[str(settings["task"])]
+
+
 def with_smaller_batch(family: str, settings: Mapping[str, object]) -> dict[str, object] | None:
     """Return hyperparameters with batches of half the size, which take less memory; None where nothing is won by that.
 
@@ -407,7 +417,25 @@ def resolve_hyperparameters(
     elif continues:
         given = _with_defaults_of_body(find_family(family), known, given)
     defaults = {name: setting.default for name, setting in known.items()} | _defaults_of_rows(family, known, rows)
-    return {name: check_value(setting, given.get(name, defaults[name])) for name, setting in known.items()}
+    settings = {name: check_value(setting, given.get(name, defaults[name])) for name, setting in known.items()}
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings: Mapping[str, int | float | str | bool]) -> None:
+    """Check hyperparameters that depend on each other.
+
+    Raises:
+        InvalidArgument: some do not go together.
+    """
+    problems = Problems()
+    if "heads" in settings and int(settings["hidden_size"]) % int(settings["heads"]):
+        description = f"hidden_size must be a multiple of heads, got {settings['hidden_size']} and {settings['heads']}"
+        problems.add(_path("hidden_size"), description, "BAD_HYPERPARAMETER")
+    if settings.get("task") == "embedding" and int(settings["batch_size"]) < _LEAST_EMBEDDING_BATCH:
+        description = "batch_size must be at least 2 for embeddings: each text is told apart from others of its batch"
+        problems.add(_path("batch_size"), description, "BAD_HYPERPARAMETER")
+    problems.refuse()
 
 
 def _path(name: str) -> str:

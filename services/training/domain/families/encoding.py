@@ -288,10 +288,10 @@ def _places(column: pa.ChunkedArray, wanted: Column, *, refuse_unknown: bool) ->
     values = _texts(column, wanted)
     places = pc.index_in(values, value_set=pa.array(wanted.categories, pa.string()))
     if refuse_unknown and places.null_count:
-        unknown = values.filter(pc.is_null(places))[0].as_py()
+        row = int(np.flatnonzero(places.is_null().to_numpy())[0])
         raise InvalidArgument(
-            f"column {wanted.name!r} holds {unknown!r}, which training did not see, and the model's rule for unknown "
-            "categories is error",
+            f"column {wanted.name!r} holds a category in row {row + 1} that training did not see, and the model's rule "
+            "for unknown categories is error",
             reason="UNKNOWN_CATEGORY",
         )
     return np.asarray(places.fill_null(-1).to_numpy()).astype(np.int64)

@@ -1,13 +1,13 @@
 """The way in: describe a table, fit a family on it or go on from a model, score."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.bodies import Body
-from services.training.domain.families.catalog import find_family
+from services.training.domain.families.catalog import find_family, wants_classes
 from services.training.domain.families.encoding import Encoded, Encoding
 from services.training.domain.families.frame import Array, describe_columns, is_number_list, normalize
 from services.training.domain.families.image.fit import fit_cnn
@@ -293,12 +293,3 @@ def check_classes(class_rows: Array, target: Target) -> None:
             "class must occur",
             reason="CLASS_ABSENT",
         )
-
-
-def wants_classes(family: str, settings: Mapping[str, object]) -> bool | None:
-    """Return whether a family predicts classes; None where the target's values decide."""
-    if family == "linear_regression":
-        return False
-    if family in ("logistic_regression", "cnn", "rnn"):
-        return True
-    return {"auto": None, "classification": True, "regression": False}[str(settings["task"])]

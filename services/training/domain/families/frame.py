@@ -9,11 +9,9 @@ import pyarrow.compute as pc
 
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.category_counts import CategoryCounts
+from services.training.domain.families.output_names import OUTPUT_NAMES
 
 Array = np.ndarray[Any, Any]
-
-# The names of every model's outputs: no input may bear them, for a graph's names are unique.
-OUTPUT_NAMES = ("prediction", "probabilities")
 
 
 @dataclass(frozen=True)

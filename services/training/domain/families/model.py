@@ -12,7 +12,8 @@ from onnx import TensorProto, helper
 from services.training.domain.families.checkpoints import Checkpoints, NoCheckpoints
 from services.training.domain.families.encoding import Encoded, Encoding, Graph, wire_values
 from services.training.domain.families.engine import EmbeddedEngine, Engine
-from services.training.domain.families.frame import OUTPUT_NAMES, Array, Column, normalize
+from services.training.domain.families.frame import Array, Column, normalize
+from services.training.domain.families.output_names import OUTPUT_NAMES
 from services.training.domain.families.target import Target
 
 STATE_FILE = "family.json"

@@ -10,8 +10,9 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from services.training.domain.families.encoding import Graph
-from services.training.domain.families.frame import OUTPUT_NAMES, Array
+from services.training.domain.families.frame import Array
 from services.training.domain.families.model import WIRE_TYPES, label_values
+from services.training.domain.families.output_names import OUTPUT_NAMES
 from services.training.domain.families.series.steps import INTERVAL_NAMES
 from services.training.domain.families.target import Target
 

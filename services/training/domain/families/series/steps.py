@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from servicekit.errors import InvalidArgument
-from services.training.domain.families.frame import OUTPUT_NAMES, Array, Column, is_number_list, normalize
+from services.training.domain.families.frame import Array, Column, is_number_list, normalize
+from services.training.domain.families.output_names import OUTPUT_NAMES
 
 # The outputs of a forecast beside the prediction: the ends of its interval.
 INTERVAL_NAMES = ("lower", "upper")

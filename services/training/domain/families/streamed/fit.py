@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
 from services.training.domain.families import fitting
+from services.training.domain.families.catalog import wants_classes
 from services.training.domain.families.frame import Array, ColumnsSummary
 from services.training.domain.families.linear import LinearCore
 from services.training.domain.families.model import Core, Model, Run, Settings, TrainedModel
@@ -129,7 +130,7 @@ def _described(plan: Plan, source: RowSource) -> tuple[Schema, Array | None, flo
     """Return what is learned from, which classes have rows enough to be drawn from, and the bytes of a row."""
     base = plan.base
     name = base.target.name if base else plan.target
-    wanted = bool(base.target.classes) if base else fitting.wants_classes(plan.family, plan.settings)
+    wanted = bool(base.target.classes) if base else wants_classes(plan.family, plan.settings)
     target, columns = TargetSummary(name, classify=wanted), ColumnsSummary(name)
     size = 0
     for _, table in pieces(source):
