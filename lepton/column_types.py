@@ -39,8 +39,8 @@ def to_texts(column: "pd.Series[Any]", spec: common_pb2.TensorSpec, first_row: i
             texts[row] = str(int(value))
         else:
             raise errors.InvalidArgument(
-                f"column {spec.name!r}, row {first_row + row} holds a {type(value).__name__} where the model was trained on texts, "
-                f"and its spelling in the file is lost: {_READ_AS_TEXT}",
+                f"column {spec.name!r}, row {first_row + row} holds a {type(value).__name__} where the model was "
+                f"trained on texts, and its spelling in the file is lost: {_READ_AS_TEXT}",
                 reason="COLUMN_TYPE",
             )
     return texts.reshape(-1, 1)
@@ -65,7 +65,8 @@ def to_moments(column: "pd.Series[Any]", spec: common_pb2.TensorSpec, first_row:
         except (TypeError, ValueError, OverflowError) as error:
             found = "no value" if missing else f"a {type(value).__name__} that is none"
             raise errors.InvalidArgument(
-                f"column {spec.name!r}, row {first_row + row} holds {found}: expected a date or time, or its text in ISO 8601",
+                f"column {spec.name!r}, row {first_row + row} holds {found}: expected a date or time, or its text "
+                "in ISO 8601",
                 reason="COLUMN_TYPE",
             ) from error
     return moments.reshape(-1, 1)
