@@ -9,33 +9,31 @@ train.to_pandas()
 
 import hashlib
 import io
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Unpack
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lepton import errors, names, progress, steps
+from lepton import names, progress, steps
 from lepton.arguments import build, to_names
 from lepton.arrow_frames import to_frame, to_table
 from lepton.connection import Connection, current
 from lepton.deletions import describe_broken
+from lepton.reading import FrameOptions, ReadOptions, file_header, frame_options
 from lepton.tables import html_table
 from lepton.v1 import data_pb2
 
 CHUNK_BYTES = 1 << 20
-FORMATS = {
-    ".csv": data_pb2.FILE_FORMAT_CSV,
-    ".tsv": data_pb2.FILE_FORMAT_CSV,
-    ".parquet": data_pb2.FILE_FORMAT_PARQUET,
-    ".pq": data_pb2.FILE_FORMAT_PARQUET,
-    ".jsonl": data_pb2.FILE_FORMAT_JSON_LINES,
-    ".ndjson": data_pb2.FILE_FORMAT_JSON_LINES,
-}
+
+
+class ImportNote(UserWarning):
+    """What an import decided and the user may want otherwise."""
 
 
 @dataclass(frozen=True)
@@ -59,39 +57,34 @@ class Dataset:
         label: str = "",
         encoding: str = "",
         connection: Connection | None = None,
+        **options: Unpack[ReadOptions],
     ) -> "Dataset":
-        """Upload a CSV (.csv, .tsv), Parquet (.parquet) or JSON Lines (.jsonl) file as it is.
+        """Upload a file as it is: CSV (.csv, .tsv, .txt), Parquet, JSON (.jsonl, .json) or Arrow (.arrow, .feather).
+
+        Text files may be compressed (.gz, .bz2, .xz, .zst, .zip). A new version of a dataset keeps the types that its
+        newest version's columns have, where values fit. What the import decided is in `notes`, and given as warnings.
 
         Args:
             path: the file; it is streamed, never whole in memory.
             name: the dataset's id; by default made from the file's name.
             label: the column that models predict by default.
-            encoding: how a CSV or JSON Lines file spells its characters: 'gb18030', 'cp1252', 'utf-16', ...; empty for
-                UTF-8.
+            encoding: how a text file spells its characters: 'gb18030', 'cp1252', 'utf-16', ...; empty for UTF-8.
             connection: the platform; by default the one in use.
+            options: how the file is read, where the defaults do not fit: see `lepton.reading.ReadOptions`.
 
         Raises:
             FileNotFoundError: there is no such file.
             InvalidArgument: the platform cannot read the file; the message says where and why.
         """
         path = Path(path)
-        file_format = FORMATS.get(path.suffix.lower())
-        if file_format is None:
-            raise errors.InvalidArgument(
-                f"cannot tell the format of {path.name!r} from its name: expected one of {', '.join(FORMATS)}",
-                reason="UNKNOWN_FORMAT",
-            )
-        header = data_pb2.ImportHeader(
-            dataset=name or names.to_id(path.stem),
-            format=file_format,
-            request_id=names.request_id(),
-            label=label,
-            source=path.name,
-            delimiter="\t" if path.suffix.lower() == ".tsv" else "",
-            encoding=encoding,
-        )
+        connection = connection or current()
+        header = file_header(path, name, options, connection)
+        header.MergeFrom(build(data_pb2.ImportHeader, label=label, encoding=encoding))
         with open(path, "rb") as file:
-            return cls._import(header, file, path.stat().st_size, connection or current())
+            dataset = cls._import(header, file, path.stat().st_size, connection)
+        for note in dataset.notes:
+            warnings.warn(f"{path.name}: {note}", ImportNote, stacklevel=2)
+        return dataset
 
     @classmethod
     def import_frame(
@@ -103,6 +96,7 @@ class Dataset:
         recipe: data_pb2.Recipe | None = None,
         parent: str = "",
         connection: Connection | None = None,
+        **options: Unpack[FrameOptions],
     ) -> "Dataset":
         """Upload a DataFrame's rows; its index is left behind.
 
@@ -113,11 +107,13 @@ class Dataset:
             recipe: what made the frame, kept as provenance.
             parent: the version that the recipe started from, as name@number.
             connection: the platform; by default the one in use.
+            options: `types`, `like`, `missing`, `dates` and `zone`, as `import_file` takes them.
 
         Raises:
-            InvalidArgument: a column holds values of several types, or of one that a dataset does not have; a name is
-                there twice.
+            InvalidArgument: a column holds values of several types, of one that a dataset does not have, or values that
+                do not fit the types; a name is there twice.
         """
+        connection = connection or current()
         content = io.BytesIO()
         pq.write_table(to_table(frame), content, compression="zstd")
         size = content.tell()
@@ -130,8 +126,9 @@ class Dataset:
             source="DataFrame",
             recipe=recipe,
             parent=parent,
+            options=frame_options(options, connection),
         )
-        return cls._import(header, content, size, connection or current())
+        return cls._import(header, content, size, connection)
 
     @classmethod
     def get(cls, ref: str, *, connection: Connection | None = None) -> "Dataset":
@@ -165,6 +162,11 @@ class Dataset:
     def columns(self) -> tuple[str, ...]:
         """The columns' names, in order."""
         return tuple(column.name for column in self.message.columns)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the import decided and you may want otherwise, such as columns that were kept as text."""
+        return tuple(self.message.notes)
 
     @property
     def create_time(self) -> datetime:

@@ -40,6 +40,18 @@ def cast(types: Mapping[str, str]) -> data_pb2.Step:
     return data_pb2.Step(cast=data_pb2.Cast(types=_by_name(types, "types")))
 
 
+def parse_dates(column: str, format: str = "", *, zone: str = "") -> data_pb2.Step:
+    """Read a column of texts as times.
+
+    Args:
+        column: of texts.
+        format: strptime's, such as "%d.%m.%Y %H:%M"; by default ISO 8601, or a numeric date that only one order of day
+            and month fits.
+        zone: of texts without one, such as "Europe/Berlin"; the times are stored as UTC.
+    """
+    return build(data_pb2.Step, parse_dates=build(data_pb2.ParseDates, column=column, format=format, zone=zone))
+
+
 def filter(expression: str) -> data_pb2.Step:
     """Keep rows for which an expression such as `age >= 18 and job != 'none'` is true."""
     return data_pb2.Step(filter=build(data_pb2.Filter, expression=expression))

@@ -100,9 +100,10 @@ def _read_json_lines(path: Path) -> pd.DataFrame:
 
 def _typed(texts: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "pd.Series[Any]":
     read, expected = _reader(spec)
+    missing = _missing_of(spec)
     values: list[Any] = []
     for row, text in enumerate(texts):
-        if text in MISSING:
+        if text in missing:
             values.append(None)
             continue
         try:
@@ -113,6 +114,11 @@ def _typed(texts: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> "pd.Series[A
                 reason="COLUMN_TYPE",
             ) from error
     return pd.Series(values, index=texts.index, dtype=object)
+
+
+def _missing_of(spec: common_pb2.TensorSpec) -> frozenset[str]:
+    """Return the texts that are missing values of an input: in columns of texts `None` is a text, as at import."""
+    return MISSING - {"None", *spec.categories} if spec.datatype == "BYTES" else MISSING
 
 
 def _reader(spec: common_pb2.TensorSpec) -> tuple[Callable[[str], Any], str]:

@@ -1,5 +1,6 @@
 """`lepton data`: import, look at, transform, delete datasets."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,9 @@ from lepton import errors, names, steps
 from lepton.arguments import build
 from lepton.cli.output import Json, show_done, show_message, show_table
 from lepton.connection import current
-from lepton.datasets import Dataset
+from lepton.datasets import Dataset, ImportNote
 from lepton.deletions import describe_broken
+from lepton.reading import ReadOptions
 from lepton.v1 import data_pb2
 
 app = typer.Typer(help="Datasets and their immutable versions.")
@@ -21,14 +23,76 @@ Ref = Annotated[str, typer.Argument(help="name@number, or the name alone for the
 
 @app.command("import", epilog="Example: lepton data import german_credit.csv --label creditability")
 def import_(
-    path: Annotated[Path, typer.Argument(help="A .csv, .tsv, .parquet or .jsonl file.", exists=True, dir_okay=False)],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A .csv, .tsv, .txt, .parquet, .jsonl, .json, .arrow or .feather file; texts also with .gz, .bz2, "
+            ".xz, .zst or .zip behind.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="The dataset's id; by default made from the file's name.")] = None,
     label: Annotated[str, typer.Option(help="The column that models predict by default.")] = "",
     encoding: Annotated[str, typer.Option(help="Of a text file: gb18030, cp1252, utf-16; by default UTF-8.")] = "",
+    file_format: Annotated[str, typer.Option("--format", help="csv, tsv, parquet, jsonl, json, arrow.")] = "",
+    column_type: Annotated[
+        list[str] | None, typer.Option("--type", help="Read a column as a type: zip=string; may be repeated.")
+    ] = None,
+    like: Annotated[str, typer.Option(help="Read columns as this dataset version or model has them.")] = "",
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(help="A text that is a missing value, in place of the default list; may be repeated."),
+    ] = None,
+    missing_in: Annotated[
+        list[str] | None, typer.Option(help="The same for one column: income=?; may be repeated.")
+    ] = None,
+    nothing_missing: Annotated[bool, typer.Option("--nothing-missing", help="No text is a missing value.")] = False,
+    delimiter: Annotated[str, typer.Option(help="Of a CSV file (tab for a tab); by default found.")] = "",
+    decimal: Annotated[str, typer.Option(help="The decimal mark of numbers; by default a point.")] = "",
+    thousands: Annotated[str, typer.Option(help="The mark between groups of three digits.")] = "",
+    quote: Annotated[str, typer.Option(help='Of a CSV file, by default "; none for no quoting.')] = "",
+    escape: Annotated[str, typer.Option(help="Takes the meaning from the next character.")] = "",
+    no_header: Annotated[bool, typer.Option("--no-header", help="The first line is a row.")] = False,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Name a column of a file without a header, in order; may be repeated.")
+    ] = None,
+    skip: Annotated[int, typer.Option(help="Lines to skip before the header.", min=0)] = 0,
+    comment: Annotated[str, typer.Option(help="Lines that begin with it are skipped.")] = "",
+    date: Annotated[
+        list[str] | None, typer.Option(help="Read a column as times: day=%d.%m.%Y; may be repeated; *=... for all.")
+    ] = None,
+    zone: Annotated[str, typer.Option(help="Of times without one: Europe/Berlin.")] = "",
+    compression: Annotated[str, typer.Option(help="gzip, bz2, xz, zstd, zip or none; by default found.")] = "",
     as_json: Json = False,
 ) -> None:
     """Upload a file as a new version."""
-    dataset = Dataset.import_file(path, name=name, label=label, encoding=encoding)
+    by_column = _several(missing_in or [])
+    if missing or nothing_missing:
+        by_column["*"] = missing or []
+    given: ReadOptions = {
+        "format": file_format,
+        "types": _pairs(column_type or []),
+        "like": like,
+        "missing": by_column,
+        "delimiter": {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter),
+        "decimal": decimal,
+        "thousands": thousands,
+        "quote": quote,
+        "escape": escape,
+        "header": column or not no_header,
+        "skip": skip,
+        "comment": comment,
+        "dates": _pairs(date or []),
+        "zone": zone,
+        "compression": compression,
+    }
+    with warnings.catch_warnings():
+        # Notes are printed below, and are part of the JSON.
+        warnings.simplefilter("ignore", ImportNote)
+        dataset = Dataset.import_file(path, name=name, label=label, encoding=encoding, **given)
+    for note in dataset.notes:
+        typer.echo(f"note: {note}", err=True)
     if as_json:
         show_message(dataset.message, True, "")
         return
@@ -73,6 +137,9 @@ def transform(
     fill: Annotated[list[str] | None, typer.Option(help="Fill missing values: column=value; may be repeated.")] = None,
     rename: Annotated[list[str] | None, typer.Option(help="Rename: old=new; may be repeated.")] = None,
     cast: Annotated[list[str] | None, typer.Option(help="Change a type: column=double; may be repeated.")] = None,
+    parse_date: Annotated[
+        list[str] | None, typer.Option(help="Read a column of texts as times: day=%d.%m.%Y, or day= for ISO dates.")
+    ] = None,
     where: Annotated[str, typer.Option(help='Keep rows for which this holds: "age >= 18".')] = "",
     split: Annotated[float, typer.Option(help="Cut off this share as a test set.", min=0, max=1)] = 0.0,
     stratify: Annotated[str, typer.Option(help="Keep this column's shares equal in both parts.")] = "",
@@ -93,6 +160,7 @@ def transform(
         *([steps.fill_missing(_pairs(fill))] if fill else []),
         *([steps.rename(_pairs(rename))] if rename else []),
         *([steps.cast(_pairs(cast))] if cast else []),
+        *(steps.parse_dates(name, written) for name, written in _pairs(parse_date or []).items()),
         *([steps.filter(where)] if where else []),
         *([steps.split(split, seed=seed or 0, stratify=stratify)] if split else []),
     ]
@@ -151,6 +219,15 @@ def delete(
         broken = describe_broken(current().data.DeleteDataset(request))
     text = f"deleted {ref}" + "".join(f"\n  broken: {item}" for item in broken)
     show_done(text, as_json, deleted=ref, broken=broken)
+
+
+def _several(texts: list[str]) -> dict[str, list[str]]:
+    """Return the values of each name in name=value, several of one name in order."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        for name, value in _pairs([text]).items():
+            found.setdefault(name, []).append(value)
+    return found
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:

@@ -34,7 +34,9 @@ class _FileFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FileFormat
     FILE_FORMAT_PARQUET: _FileFormat.ValueType  # 2
     """Apache Parquet."""
     FILE_FORMAT_JSON_LINES: _FileFormat.ValueType  # 3
-    """One JSON object a line."""
+    """One JSON object a line, or one array of objects."""
+    FILE_FORMAT_ARROW: _FileFormat.ValueType  # 4
+    """Arrow IPC, as a file (Feather version 2) or a stream."""
 
 class FileFormat(_FileFormat, metaclass=_FileFormatEnumTypeWrapper):
     """The format of an imported file."""
@@ -46,8 +48,189 @@ FILE_FORMAT_CSV: FileFormat.ValueType  # 1
 FILE_FORMAT_PARQUET: FileFormat.ValueType  # 2
 """Apache Parquet."""
 FILE_FORMAT_JSON_LINES: FileFormat.ValueType  # 3
-"""One JSON object a line."""
+"""One JSON object a line, or one array of objects."""
+FILE_FORMAT_ARROW: FileFormat.ValueType  # 4
+"""Arrow IPC, as a file (Feather version 2) or a stream."""
 Global___FileFormat: _TypeAlias = FileFormat  # noqa: Y015
+
+@_typing.final
+class MissingTexts(_message.Message):
+    """Texts that stand for a missing value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The texts, compared exactly; none at all means that nothing is missing."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MissingTexts: _TypeAlias = MissingTexts  # noqa: Y015
+
+@_typing.final
+class ImportOptions(_message.Message):
+    """How a file is read, where the defaults do not fit. What the format does not have is refused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class TypesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ColumnMissingEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___MissingTexts: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___MissingTexts | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class DateFormatsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TYPES_FIELD_NUMBER: _builtins.int
+    LIKE_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    COLUMN_MISSING_FIELD_NUMBER: _builtins.int
+    DECIMAL_FIELD_NUMBER: _builtins.int
+    THOUSANDS_FIELD_NUMBER: _builtins.int
+    QUOTE_FIELD_NUMBER: _builtins.int
+    ESCAPE_FIELD_NUMBER: _builtins.int
+    NO_HEADER_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    SKIP_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    DATE_FORMATS_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    COMPRESSION_FIELD_NUMBER: _builtins.int
+    like: _builtins.str
+    """A dataset version, as name@number or the name alone for the newest: its columns' types and missing texts are used as
+    if they were given here. Empty: an existing dataset's newest version is followed where values fit.
+    """
+    decimal: _builtins.str
+    """The decimal mark of numbers; empty means a point."""
+    thousands: _builtins.str
+    """The mark between groups of three digits; empty for none."""
+    quote: _builtins.str
+    """The quote of a CSV file; empty means a double quote, `none` that there is no quoting."""
+    escape: _builtins.str
+    """The character that takes the meaning from the one after it; empty for none."""
+    no_header: _builtins.bool
+    """Whether the file's first line is a row, not the columns' names."""
+    skip: _builtins.int
+    """Lines to skip before the header."""
+    comment: _builtins.str
+    """Lines that begin with this character are skipped; empty for none."""
+    zone: _builtins.str
+    """The time zone of times without one, such as Europe/Berlin; they are stored as UTC. Empty: they stay without a zone."""
+    compression: _builtins.str
+    """gzip, bz2, xz, zstd, zip (of one file) or none; empty: told by the file's first bytes. Not for Parquet and Arrow."""
+    @_builtins.property
+    def types(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Arrow type name (string, int64, double, bool, timestamp[us], ...) by column. A value that does not fit is refused with
+        COLUMN_TYPE_MISMATCH; the error names every such column. The other columns' types are found from their values.
+        """
+
+    @_builtins.property
+    def missing(self) -> Global___MissingTexts:
+        """Texts that are missing values in every column, in place of the default list."""
+
+    @_builtins.property
+    def column_missing(self) -> _containers.MessageMap[_builtins.str, Global___MissingTexts]:
+        """The same by column."""
+
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The columns' names, in order, in place of the header's; with no_header and none given: column_1, column_2, ..."""
+
+    @_builtins.property
+    def date_formats(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """How columns write dates, by column, as strptime does: %d.%m.%Y %H:%M. The column `*` is every column of texts whose
+        values all fit.
+        """
+
+    def __init__(
+        self,
+        *,
+        types: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        like: _builtins.str = ...,
+        missing: Global___MissingTexts | None = ...,
+        column_missing: _abc.Mapping[_builtins.str, Global___MissingTexts] | None = ...,
+        decimal: _builtins.str = ...,
+        thousands: _builtins.str = ...,
+        quote: _builtins.str = ...,
+        escape: _builtins.str = ...,
+        no_header: _builtins.bool = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        skip: _builtins.int = ...,
+        comment: _builtins.str = ...,
+        date_formats: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        zone: _builtins.str = ...,
+        compression: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["missing", b"missing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column_missing", b"column_missing", "comment", b"comment", "compression", b"compression", "date_formats", b"date_formats", "decimal", b"decimal", "escape", b"escape", "like", b"like", "missing", b"missing", "names", b"names", "no_header", b"no_header", "quote", b"quote", "skip", b"skip", "thousands", b"thousands", "types", b"types", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportOptions: _TypeAlias = ImportOptions  # noqa: Y015
 
 @_typing.final
 class ImportHeader(_message.Message):
@@ -64,6 +247,7 @@ class ImportHeader(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     DELIMITER_FIELD_NUMBER: _builtins.int
     ENCODING_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """The dataset's id; created if absent."""
     format: Global___FileFormat.ValueType
@@ -77,12 +261,16 @@ class ImportHeader(_message.Message):
     parent: _builtins.str
     """The version that the client's steps started from, as name@number; empty for none."""
     delimiter: _builtins.str
-    """The CSV delimiter; empty means a comma."""
+    """The CSV delimiter; empty: found among comma, semicolon, tab and pipe from the header and the first rows."""
     encoding: _builtins.str
     """How a CSV or JSON Lines file spells its characters: gb18030, latin-1, utf-16, ... (Python's names); empty: UTF-8."""
     @_builtins.property
     def recipe(self) -> Global___Recipe:
         """Steps already applied on the client, kept as provenance."""
+
+    @_builtins.property
+    def options(self) -> Global___ImportOptions:
+        """How the file is read, where the defaults do not fit."""
 
     def __init__(
         self,
@@ -96,10 +284,11 @@ class ImportHeader(_message.Message):
         parent: _builtins.str = ...,
         delimiter: _builtins.str = ...,
         encoding: _builtins.str = ...,
+        options: Global___ImportOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["recipe", b"recipe"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "delimiter", b"delimiter", "encoding", b"encoding", "format", b"format", "label", b"label", "parent", b"parent", "recipe", b"recipe", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "delimiter", b"delimiter", "encoding", b"encoding", "format", b"format", "label", b"label", "options", b"options", "parent", b"parent", "recipe", b"recipe", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -225,6 +414,27 @@ class DatasetVersion(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MissingEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___MissingTexts: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___MissingTexts | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     DATASET_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
@@ -236,6 +446,8 @@ class DatasetVersion(_message.Message):
     PARENT_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """The dataset's id."""
     number: _builtins.int
@@ -264,6 +476,18 @@ class DatasetVersion(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
 
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the import decided and the user may want otherwise, one sentence each: `column zip is kept as text: leading
+        zeros`. At most 100.
+        """
+
+    @_builtins.property
+    def missing(self) -> _containers.MessageMap[_builtins.str, Global___MissingTexts]:
+        """The texts that were missing values, by column, where they differ from the default list: files imported like this
+        version are read by them.
+        """
+
     def __init__(
         self,
         *,
@@ -278,10 +502,12 @@ class DatasetVersion(_message.Message):
         parent: _builtins.str = ...,
         source: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+        missing: _abc.Mapping[_builtins.str, Global___MissingTexts] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "create_time", b"create_time", "dataset", b"dataset", "digest", b"digest", "label", b"label", "number", b"number", "parent", b"parent", "recipe", b"recipe", "rows", b"rows", "size_bytes", b"size_bytes", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "create_time", b"create_time", "dataset", b"dataset", "digest", b"digest", "label", b"label", "missing", b"missing", "notes", b"notes", "number", b"number", "parent", b"parent", "recipe", b"recipe", "rows", b"rows", "size_bytes", b"size_bytes", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -332,6 +558,7 @@ class Step(_message.Message):
     SAMPLE_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     WINDOWS_FIELD_NUMBER: _builtins.int
+    PARSE_DATES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def drop_missing(self) -> Global___DropMissing:
         """Drops rows with missing values."""
@@ -376,6 +603,10 @@ class Step(_message.Message):
     def windows(self) -> Global___Windows:
         """Makes windows of series, one a row."""
 
+    @_builtins.property
+    def parse_dates(self) -> Global___ParseDates:
+        """Reads texts as times."""
+
     def __init__(
         self,
         *,
@@ -390,16 +621,49 @@ class Step(_message.Message):
         sample: Global___Sample | None = ...,
         score: Global___Score | None = ...,
         windows: Global___Windows | None = ...,
+        parse_dates: Global___ParseDates | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cast", b"cast", "drop_columns", b"drop_columns", "drop_duplicates", b"drop_duplicates", "drop_missing", b"drop_missing", "fill_missing", b"fill_missing", "filter", b"filter", "kind", b"kind", "rename", b"rename", "sample", b"sample", "score", b"score", "split", b"split", "windows", b"windows"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cast", b"cast", "drop_columns", b"drop_columns", "drop_duplicates", b"drop_duplicates", "drop_missing", b"drop_missing", "fill_missing", b"fill_missing", "filter", b"filter", "kind", b"kind", "parse_dates", b"parse_dates", "rename", b"rename", "sample", b"sample", "score", b"score", "split", b"split", "windows", b"windows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cast", b"cast", "drop_columns", b"drop_columns", "drop_duplicates", b"drop_duplicates", "drop_missing", b"drop_missing", "fill_missing", b"fill_missing", "filter", b"filter", "kind", b"kind", "rename", b"rename", "sample", b"sample", "score", b"score", "split", b"split", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cast", b"cast", "drop_columns", b"drop_columns", "drop_duplicates", b"drop_duplicates", "drop_missing", b"drop_missing", "fill_missing", b"fill_missing", "filter", b"filter", "kind", b"kind", "parse_dates", b"parse_dates", "rename", b"rename", "sample", b"sample", "score", b"score", "split", b"split", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["drop_missing", "fill_missing", "drop_columns", "drop_duplicates", "rename", "cast", "filter", "split", "sample", "score", "windows"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["drop_missing", "fill_missing", "drop_columns", "drop_duplicates", "rename", "cast", "filter", "split", "sample", "score", "windows", "parse_dates"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___Step: _TypeAlias = Step  # noqa: Y015
+
+@_typing.final
+class ParseDates(_message.Message):
+    """Reads a column of texts as times: timestamp[us], with the zone UTC where `zone` or the format's %z says one. Offsets in
+    other texts are converted to UTC. A text that is not of the format is an error.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    column: _builtins.str
+    """The column."""
+    format: _builtins.str
+    """As strptime's: %d.%m.%Y %H:%M. Empty: ISO 8601, or a numeric date that only one order of day and month fits."""
+    zone: _builtins.str
+    """The zone of texts without one, such as Europe/Berlin; empty: they stay without a zone."""
+    def __init__(
+        self,
+        *,
+        column: _builtins.str = ...,
+        format: _builtins.str = ...,
+        zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "format", b"format", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParseDates: _TypeAlias = ParseDates  # noqa: Y015
 
 @_typing.final
 class DropMissing(_message.Message):

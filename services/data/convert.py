@@ -1,11 +1,13 @@
 """Between the contract's messages and the domain's types: pairs, pure, total."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from google.protobuf import json_format
 
 from lepton.v1 import common_pb2, data_pb2
 from servicekit.errors import InvalidArgument
+from services.data.domain.import_options import ImportOptions
 from services.data.domain.profile import ColumnProfile
 from services.data.domain.types import (
     Column,
@@ -26,6 +28,7 @@ FORMATS: dict["data_pb2.FileFormat.ValueType", FileFormat] = {
     data_pb2.FILE_FORMAT_CSV: FileFormat.CSV,
     data_pb2.FILE_FORMAT_PARQUET: FileFormat.PARQUET,
     data_pb2.FILE_FORMAT_JSON_LINES: FileFormat.JSON_LINES,
+    data_pb2.FILE_FORMAT_ARROW: FileFormat.ARROW,
 }
 KINDS: dict[ColumnKind, "common_pb2.ColumnKind.ValueType"] = {
     ColumnKind.NUMERIC: common_pb2.COLUMN_KIND_NUMERIC,
@@ -44,7 +47,9 @@ def format_from_proto(value: "data_pb2.FileFormat.ValueType") -> FileFormat:
         InvalidArgument: it is none of the known ones.
     """
     if value not in FORMATS:
-        raise InvalidArgument("unknown file format: expected CSV, PARQUET or JSON_LINES", reason="UNKNOWN_FORMAT")
+        raise InvalidArgument(
+            "unknown file format: expected CSV, PARQUET, JSON_LINES or ARROW", reason="UNKNOWN_FORMAT"
+        )
     return FORMATS[value]
 
 
@@ -55,7 +60,34 @@ def import_from_proto(header: data_pb2.ImportHeader) -> Import:
         InvalidArgument: the format is unknown, or a step says nothing.
     """
     provenance = Provenance(header.label, header.source, recipe_from_proto(header.recipe), header.parent)
-    return Import(header.dataset, format_from_proto(header.format), header.delimiter, provenance, header.encoding)
+    options = options_from_proto(header.options)
+    file_format = format_from_proto(header.format)
+    return Import(header.dataset, file_format, header.delimiter, provenance, header.encoding, options)
+
+
+def options_from_proto(message: data_pb2.ImportOptions) -> ImportOptions:
+    """Return how a file is to be read."""
+    return ImportOptions(
+        types=dict(message.types),
+        like=message.like,
+        missing=tuple(message.missing.texts) if message.HasField("missing") else None,
+        column_missing=_missing_from_proto(message.column_missing),
+        decimal=message.decimal,
+        thousands=message.thousands,
+        quote=message.quote,
+        escape=message.escape,
+        no_header=message.no_header,
+        names=tuple(message.names),
+        skip=message.skip,
+        comment=message.comment,
+        date_formats=dict(message.date_formats),
+        zone=message.zone,
+        compression=message.compression,
+    )
+
+
+def _missing_from_proto(message: Mapping[str, data_pb2.MissingTexts]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(texts.texts) for name, texts in message.items()}
 
 
 def recipe_from_proto(message: data_pb2.Recipe) -> Recipe:
@@ -94,6 +126,8 @@ def version_to_proto(version: DatasetVersion) -> data_pb2.DatasetVersion:
         recipe=recipe_to_proto(version.provenance.recipe),
         parent=version.provenance.parent,
         source=version.provenance.source,
+        notes=version.provenance.notes,
+        missing={name: data_pb2.MissingTexts(texts=texts) for name, texts in version.provenance.missing.items()},
     )
     message.create_time.FromDatetime(version.create_time)
     return message
@@ -105,7 +139,14 @@ def version_from_proto(message: data_pb2.DatasetVersion, workspace: str, table: 
         Column(column.name, column.arrow_type, column.nullable, column.keeps_texts) for column in message.columns
     )
     content = Content(table, profile, message.digest, columns, message.rows, message.size_bytes)
-    provenance = Provenance(message.label, message.source, recipe_from_proto(message.recipe), message.parent)
+    provenance = Provenance(
+        message.label,
+        message.source,
+        recipe_from_proto(message.recipe),
+        message.parent,
+        tuple(message.notes),
+        _missing_from_proto(message.missing),
+    )
     created = message.create_time.ToDatetime(tzinfo=UTC)
     return DatasetVersion(workspace, message.dataset, message.number, content, provenance, created)
 

@@ -56,10 +56,10 @@ class DataServicer(data_pb2_grpc.DataServiceServicer):
             claim = stream.claim()
             if (answer := await self._state.answered(claim, pb.ImportDatasetResponse)) is not None:
                 return answer
-            content = await self._datasets.import_file(workspace, upload, wanted)
+            content, origin = await self._datasets.import_file(workspace, upload, wanted)
 
             async def act(repository: SqlRepository) -> pb.ImportDatasetResponse:
-                version = await add_version(repository, workspace, wanted.dataset, content, wanted.provenance)
+                version = await add_version(repository, workspace, wanted.dataset, content, origin)
                 return pb.ImportDatasetResponse(version=version_to_proto(version))
 
             return await self._datasets.keep(

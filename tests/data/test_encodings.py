@@ -17,8 +17,8 @@ CSV = '城市,评论\n北京,“很好”\n上海,"两\n行"\n'
 
 
 def _read(content: bytes, encoding: str = "", file_format: FileFormat = FileFormat.CSV) -> pa.Table:
-    schema, batches = read_file(lambda: io.BytesIO(content), file_format, ",", encoding)
-    return pa.Table.from_batches(list(batches), schema)
+    found = read_file(lambda: io.BytesIO(content), file_format, "," if file_format is FileFormat.CSV else "", encoding)
+    return pa.Table.from_batches(list(found.batches), found.schema)
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "GB18030", "utf-16", "utf-16-le", "utf-8", "utf_8_sig", "utf-32"])

@@ -20,8 +20,8 @@ from services.data.domain.types import FileFormat
 
 
 def _read(content: bytes, file_format: FileFormat = FileFormat.CSV, delimiter: str = ",") -> pa.Table:
-    schema, batches = read_file(lambda: io.BytesIO(content), file_format, delimiter)
-    return pa.Table.from_batches(list(batches), schema).select(listed(schema.names))
+    found = read_file(lambda: io.BytesIO(content), file_format, delimiter if file_format is FileFormat.CSV else "")
+    return pa.Table.from_batches(list(found.batches), found.schema).select(listed(found.schema.names))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,6 @@ def _read(content: bytes, file_format: FileFormat = FileFormat.CSV, delimiter: s
         (b'a,b\n1,"x\ny"\n3,4,5\n', "RAGGED_ROW", "row 3 has 3 values where the header has 2 columns (line 4)"),
         (b"a,b\n" + b"1,2\n" * 3_000_000 + b"1\n", "RAGGED_ROW", "row 3,000,002 has 1"),
         (b"a,b,a\n1,2,3\n", "DUPLICATE_COLUMN", "'a' stands twice"),
-        (b"a,,c\n1,2,3\n", "EMPTY_COLUMN_NAME", "column 2"),
         (b"a," + b"n" * 300 + b"\n1,2\n", "BAD_COLUMN_NAME", "column 2"),
         (b",".join(b"c%d" % number for number in range(10_001)) + b"\n", "TOO_MANY_COLUMNS", "10,001"),
         (b",".join(b"%d" % number + b"n" * 200 for number in range(2_000)) + b"\n", "TOO_MANY_COLUMNS", "bytes"),
@@ -132,7 +131,7 @@ def test_nested_parquet_is_refused() -> None:
         (["1", "true"], "string"),
         (["", "NaN", "null"], "string"),
         ([" 7", "8 "], "int64"),
-        (["9223372036854775808", "1"], "double"),
+        (["9223372036854775808", "1"], "string"),
         (["0x1F", "2"], "string"),
         (["2020-01-01", "x"], "string"),
         (["1", "2020-01-01"], "string"),

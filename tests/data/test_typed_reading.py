@@ -33,8 +33,8 @@ class MemoryTable:
 
 
 def _stored(content: str) -> pa.Table:
-    schema, batches = read_file(lambda: io.BytesIO(content.encode()), FileFormat.CSV)
-    return pa.Table.from_batches(list(batches), schema)
+    found = read_file(lambda: io.BytesIO(content.encode()), FileFormat.CSV)
+    return pa.Table.from_batches(list(found.batches), found.schema)
 
 
 def _csv(*columns: tuple[str, list[str]]) -> str:

@@ -8,7 +8,7 @@ from lepton import errors
 from lepton.open_inference import column_values
 from lepton.typed_files import MISSING, read_rows
 from lepton.v1 import common_pb2
-from services.data.domain.readers import csv_file
+from services.data.domain.parsing import missing
 
 KINDS = {
     "code": ("BYTES", common_pb2.COLUMN_KIND_CATEGORICAL),
@@ -29,7 +29,13 @@ def _file(folder: Path, content: str, name: str = "rows.csv") -> Path:
 
 
 def test_missing_is_what_the_data_service_takes_for_it() -> None:
-    assert set(csv_file.MISSING) == MISSING
+    assert set(missing.MISSING) == MISSING
+
+
+def test_none_is_a_text_in_columns_of_texts_alone(tmp_path: Path) -> None:
+    rows = read_rows(_file(tmp_path, "code,size\nNone,None\nNA,1\n")).typed(SIGNATURE)
+    assert rows["code"].tolist() == ["None", None]
+    assert rows["size"].tolist() == [None, 1.0]
 
 
 def test_columns_have_the_types_of_the_model(tmp_path: Path) -> None:

@@ -1,11 +1,16 @@
 """Changes values' types; what the new type cannot hold exactly is refused, never rounded or cut."""
 
+import re
+from collections.abc import Mapping
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from servicekit.errors import InvalidArgument
-from services.data.domain.columns import is_supported
+from services.data.domain.columns import SERIES, is_supported
 
+_ZONED = re.compile(r"timestamp\[(s|ms|us|ns), tz=([\w/+:-]{1,64})\]")
+_LISTED = 20
 NAMES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float", "double", "string"),
     *("date32", "timestamp[s]", "timestamp[ms]", "timestamp[us]", "timestamp[ns]"),
@@ -18,8 +23,15 @@ def parse_type(name: str) -> pa.DataType:
     Raises:
         InvalidArgument: tables hold no such type.
     """
+    zoned = _ZONED.fullmatch(name)
     try:
-        kind = pa.type_for_alias({"date32[day]": "date32"}.get(name, name))
+        kind = (
+            pa.timestamp(zoned[1], zoned[2])
+            if zoned
+            else SERIES
+            if name == str(SERIES)
+            else pa.type_for_alias({"date32[day]": "date32"}.get(name, name))
+        )
     except ValueError:
         kind = None
     if kind is None or not is_supported(kind):
@@ -81,6 +93,23 @@ class BadValue(InvalidArgument):
     def after(self, rows: int) -> "BadValue":
         """Return the same where so many rows come before those looked at."""
         return BadValue(self.column, self.row + rows, self.problem)
+
+
+def type_mismatch(problems: Mapping[str, str]) -> InvalidArgument:
+    """Return the error of columns that do not fit the types asked for.
+
+    Args:
+        problems: what is wrong by column, without any value.
+    """
+    shown = "; ".join(f"{name!r}: {problem}" for name, problem in list(problems.items())[:_LISTED])
+    more = f"; and {len(problems) - _LISTED:,} more" if len(problems) > _LISTED else ""
+    return InvalidArgument(
+        f"{len(problems):,} {'column does' if len(problems) == 1 else 'columns do'} not fit the types asked for: "
+        f"{shown}{more}. Import the file again with types={{...}} or like=MODEL, or correct these rows",
+        reason="COLUMN_TYPE_MISMATCH",
+        metadata={"columns": ",".join(list(problems)[:_LISTED])},
+        violations=[(f"types[{name}]", problem) for name, problem in list(problems.items())[:1000]],
+    )
 
 
 def _first_bad(column: pa.Array, target: pa.DataType) -> int:

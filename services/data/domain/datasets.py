@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from servicekit.errors import InvalidArgument, LeptonError, NotFound
+from services.data.domain.import_options import ImportOptions, KnownColumn
 from services.data.domain.original_texts import listed
 from services.data.domain.profile import ColumnProfile
-from services.data.domain.readers import read_file
+from services.data.domain.readers import ReadFile, read_file
 from services.data.domain.transform import Transform
 from services.data.domain.typed_reading import TypedTable
 from services.data.domain.types import Column, Content, Dataset, DatasetVersion, Import, Provenance, Recipe, parse_ref
@@ -24,6 +25,9 @@ from services.data.ports import OpenedTable, ReadableTable, Repository, TableSto
 
 Reading = Callable[[], AbstractAsyncContextManager[Repository]]
 _Answer = TypeVar("_Answer")
+
+
+_MOST_NOTES = 100
 
 
 class Datasets:
@@ -65,13 +69,41 @@ class Datasets:
             with contextlib.suppress(LeptonError):
                 await self._tables.forget_spool(upload)
 
-    async def import_file(self, workspace: str, upload: Upload, wanted: Import) -> Content:
-        """Store an upload's rows.
+    async def import_file(self, workspace: str, upload: Upload, wanted: Import) -> tuple[Content, Provenance]:
+        """Store an upload's rows; return them with where they came from and what was decided of them.
 
         Raises:
             InvalidArgument: the file is broken; the message says where.
+            NotFound: there is no version that it is to be like.
         """
-        return await self._tables.write(workspace, lambda stop: _read(upload, wanted, stop))
+        wanted = await self._with_known(workspace, wanted)
+        found: list[ReadFile] = []
+
+        def make(stop: Stop) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+            found.append(_read(upload, wanted, stop))
+            return found[-1].schema, found[-1].batches
+
+        content = await self._tables.write(workspace, make)
+        notes = (*_notes_on_like(wanted.options, content), *found[-1].notes)[:_MOST_NOTES]
+        return content, replace(wanted.provenance, notes=notes, missing=found[-1].missing)
+
+    async def _with_known(self, workspace: str, wanted: Import) -> Import:
+        """Return an import with the columns of the version that it is to be like, else of the dataset's newest."""
+        options = wanted.options
+        async with self._reading() as repository:
+            if options.like:
+                version: DatasetVersion | None = await find_version(repository, workspace, options.like)
+            else:
+                version = await repository.find_version(workspace, wanted.dataset, None)
+        if version is None:
+            return wanted
+        columns = {column.name: KnownColumn(column.arrow_type, version.ref) for column in version.content.columns}
+        columns = {name: column for name, column in columns.items() if name not in options.types}
+        missing = {} if options.missing is not None else dict(version.provenance.missing)
+        missing |= options.column_missing
+        options = replace(options, known_missing=missing)
+        options = replace(options, likes=columns) if options.like else replace(options, known=columns)
+        return replace(wanted, options=options)
 
     async def transform(self, source: DatasetVersion, recipe: Recipe) -> list[tuple[Content, Provenance]]:
         """Store what a recipe makes of a version: one table, or two where it splits.
@@ -90,7 +122,11 @@ class Datasets:
             await self._tables.remove(source.workspace, made)
             raise
         provenance = replace(
-            source.provenance, label=transform.label_after(source.provenance.label), recipe=recipe, parent=source.ref
+            source.provenance,
+            label=transform.label_after(source.provenance.label),
+            recipe=recipe,
+            parent=source.ref,
+            notes=(),
         )
         return [(content, provenance) for content in made]
 
@@ -236,6 +272,14 @@ async def find_dataset(repository: Repository, workspace: str, name: str) -> Dat
     return dataset
 
 
+def _notes_on_like(options: ImportOptions, content: Content) -> list[str]:
+    lacking = sorted(set(options.likes) - {column.name for column in content.columns})
+    if not lacking:
+        return []
+    origin = options.likes[lacking[0]].origin
+    return [f"the file lacks columns that {origin} has: {', '.join(lacking[:20])}"]
+
+
 def check_columns(wanted: list[str], columns: tuple[Column, ...]) -> None:
     """Check that a table has some columns.
 
@@ -250,15 +294,14 @@ def check_columns(wanted: list[str], columns: tuple[Column, ...]) -> None:
         )
 
 
-def _read(upload: Upload, wanted: Import, stop: Stop) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    schema, batches = read_file(lambda: upload.open(stop), wanted.file_format, wanted.delimiter, wanted.encoding)
-    label = wanted.provenance.label
-    if label and label not in listed(schema.names):
+def _read(upload: Upload, wanted: Import, stop: Stop) -> ReadFile:
+    found = read_file(lambda: upload.open(stop), wanted.file_format, wanted.delimiter, wanted.encoding, wanted.options)
+    label, names = wanted.provenance.label, listed(found.schema.names)
+    if label and label not in names:
         raise InvalidArgument(
-            f"the label {label!r} is none of the columns {', '.join(listed(schema.names)[:50])}",
-            reason="UNKNOWN_COLUMN",
+            f"the label {label!r} is none of the columns {', '.join(names[:50])}", reason="UNKNOWN_COLUMN"
         )
-    return schema, batches
+    return found
 
 
 def _transforming(

@@ -166,8 +166,8 @@ class _Moments:
         self.mean = self.squares = 0.0
         self.least, self.most = np.inf, -np.inf
         self._kept = kept
-        # A fixed seed: the profile of the same rows is the same.
-        self._draws = np.random.default_rng(0)
+        # A fixed seed: the profile of the same rows is the same. Made once there is more than is kept.
+        self._draws: np.random.Generator | None = None
         self._keys = np.zeros(0)
         self._sample: Floats = np.zeros(0)
 
@@ -192,6 +192,12 @@ class _Moments:
 
     def _draw(self, values: Floats) -> None:
         """Keep the values that drew the smallest numbers: each has the same chance."""
+        if self._draws is None:
+            if len(self._sample) + len(values) <= self._kept:
+                self._sample = np.concatenate([self._sample, values])
+                return
+            self._draws = np.random.default_rng(0)
+            self._keys = self._draws.random(len(self._sample))
         keys = self._draws.random(len(values))
         if len(self._keys) == self._kept:
             lower = keys < self._keys.max()

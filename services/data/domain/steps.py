@@ -21,6 +21,8 @@ from services.data.domain.draws import drawn, shares
 from services.data.domain.duplicates import Mask, first_rows
 from services.data.domain.expressions import compile_filter
 from services.data.domain.original_texts import companion, is_companion, listed, listed_schema, texts_of
+from services.data.domain.parse_dates import ParseDates
+from services.data.domain.parsing.times import check_format, check_zone
 from services.data.domain.readers.source import check_names
 from services.data.domain.windows import WindowPlan, Windows
 
@@ -148,7 +150,7 @@ class Draw:
         return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
 
-AnyStep: TypeAlias = RowStep | DropDuplicates | Draw | Windows
+AnyStep: TypeAlias = RowStep | DropDuplicates | Draw | Windows | ParseDates
 
 
 def make_step(kind: str, schema: pa.Schema, arguments: Arguments) -> AnyStep:
@@ -266,6 +268,17 @@ def _as_type(batch: pa.RecordBatch, name: str, kind: pa.DataType | None) -> pa.A
     return texts_of(batch, name) if pa.types.is_string(kind) else cast(name, column, kind)
 
 
+def _parse_dates(schema: pa.Schema, arguments: Arguments) -> AnyStep:
+    name, written, zone = (str(arguments[key]) for key in ("column", "format", "zone"))
+    _known(schema, [name])
+    check_zone(zone)
+    if written:
+        check_format(written)
+    if pa.types.is_temporal(schema.field(name).type):
+        raise InvalidArgument(f"column {name!r} holds times already", reason="BAD_RECIPE")
+    return ParseDates(schema, name, written, zone)
+
+
 def _filter(schema: pa.Schema, arguments: Arguments) -> AnyStep:
     condition = compile_filter(str(arguments["expression"]), schema)
     return RowStep(schema, lambda batch: batch.filter(condition(batch)))
@@ -319,6 +332,7 @@ _MAKERS: Mapping[str, Callable[[pa.Schema, Arguments], AnyStep]] = {
     "drop_duplicates": _drop_duplicates,
     "rename": _rename,
     "cast": _cast,
+    "parse_dates": _parse_dates,
     "filter": _filter,
     "split": _split,
     "sample": _sample,

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from servicekit.errors import InvalidArgument
-from services.data.domain.casts import cast, parse_type
+from services.data.domain.casts import cast, parse_type, type_mismatch
 from services.data.domain.columns import SERIES
 from services.data.domain.original_texts import texts_of, with_companions
+from services.data.domain.parsing.missing import NONE
 from services.data.ports import OpenedTable
 
 _LISTED = 20
@@ -41,7 +42,7 @@ class TypedTable:
                 violations=[(f"types[{name}]", "no such column") for name in unknown],
             )
         self._table = table
-        self._types = {name: SERIES if kind == str(SERIES) else parse_type(kind) for name, kind in types.items()}
+        self._types = {name: parse_type(kind) for name, kind in types.items()}
         self.schema = pa.schema([pa.field(field.name, self._types.get(field.name, field.type)) for field in stored])
 
     def check(self, columns: list[str] | None = None, first_row: int = 0, most_rows: int = 0) -> None:
@@ -59,7 +60,7 @@ class TypedTable:
                     problems[name] = problem
             row += batch.num_rows
         if problems:
-            raise _mismatch({name: problems[name] for name in doubtful if name in problems})
+            raise type_mismatch({name: problems[name] for name in doubtful if name in problems})
 
     def batches(
         self, columns: list[str] | None = None, first_row: int = 0, most_rows: int = 0
@@ -110,6 +111,8 @@ def read_as(column: pa.Array, target: pa.DataType) -> pa.Array:
     if SERIES in (source, target) or pa.types.is_boolean(source):
         raise InvalidArgument("another kind of value")
     if pa.types.is_string(source):
+        # In columns of texts `None` is a text, in others a missing value: see `parsing.missing`.
+        column = pc.if_else(pc.equal(column, NONE), pa.scalar(None, pa.string()), column)
         return cast("", pc.utf8_lower(column) if pa.types.is_boolean(target) else column, target)
     is_number = pa.types.is_integer(source) or pa.types.is_floating(source)
     if is_number and pa.types.is_integer(target):
@@ -145,15 +148,3 @@ def _as_floats(column: pa.Array, target: pa.DataType) -> pa.Array:
 def _is_large(values: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> bool:
     # Not abs: the least integer has no positive one. 2**24 is exact in single precision, too.
     return bool(len(values)) and (int(values.max()) > 2**24 or int(values.min()) < -(2**24))
-
-
-def _mismatch(problems: Mapping[str, str]) -> InvalidArgument:
-    shown = "; ".join(f"{name!r}: {problem}" for name, problem in list(problems.items())[:_LISTED])
-    more = f"; and {len(problems) - _LISTED:,} more" if len(problems) > _LISTED else ""
-    return InvalidArgument(
-        f"{len(problems):,} {'column does' if len(problems) == 1 else 'columns do'} not fit the types asked for: "
-        f"{shown}{more}. Import the file again with types={{...}} or like=MODEL, or correct these rows",
-        reason="COLUMN_TYPE_MISMATCH",
-        metadata={"columns": ",".join(list(problems)[:_LISTED])},
-        violations=[(f"types[{name}]", problem) for name, problem in list(problems.items())[:1000]],
-    )

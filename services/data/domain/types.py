@@ -1,5 +1,6 @@
 """What the data service is about: datasets, their immutable versions, recipes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -8,6 +9,7 @@ import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
 from services.data.domain.columns import SERIES
+from services.data.domain.import_options import ImportOptions
 from services.data.domain.original_texts import companion, is_companion
 
 # What fits 64 bits.
@@ -17,9 +19,10 @@ _NUMBER_DIGITS = 18
 class FileFormat(Enum):
     """The format of an imported file."""
 
-    CSV = "csv"
-    PARQUET = "parquet"
-    JSON_LINES = "jsonl"
+    CSV = "CSV"
+    PARQUET = "Parquet"
+    JSON_LINES = "JSON"
+    ARROW = "Arrow"
 
 
 class ColumnKind(Enum):
@@ -111,12 +114,16 @@ class Provenance:
         source: the file, as the user knows it.
         recipe: the steps that made it.
         parent: the version that the steps started from, as name@number.
+        notes: what the import decided and the user may want otherwise.
+        missing: the texts that were missing values, by column, where they are not the default list.
     """
 
     label: str = ""
     source: str = ""
     recipe: Recipe = Recipe()
     parent: str = ""
+    notes: tuple[str, ...] = ()
+    missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,9 +133,10 @@ class Import:
     Args:
         dataset: where it goes.
         file_format: how to read it.
-        delimiter: of a CSV file.
+        delimiter: of a CSV file; empty to find it.
         provenance: what the caller tells of its origin; its label must be one of the columns, or empty.
         encoding: of a text file; empty for UTF-8.
+        options: how it is read, where the defaults do not fit.
     """
 
     dataset: str
@@ -136,6 +144,7 @@ class Import:
     delimiter: str
     provenance: Provenance
     encoding: str = ""
+    options: ImportOptions = field(default_factory=ImportOptions)
 
 
 @dataclass(frozen=True)

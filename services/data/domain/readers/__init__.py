@@ -5,6 +5,7 @@ does not depend on the file's size: a row, a batch and the names of the columns 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,39 +13,76 @@ import pyarrow.compute as pc
 
 from servicekit.errors import InvalidArgument
 from services.data.domain.columns import SERIES, series
-from services.data.domain.readers.csv_file import MISSING, read_csv
+from services.data.domain.import_options import ImportOptions
+from services.data.domain.parsing.missing import MISSING
+from services.data.domain.readers.arrow_file import read_arrow
+from services.data.domain.readers.csv_file import read_csv
+from services.data.domain.readers.dialect import told_delimiter
 from services.data.domain.readers.encodings import as_utf8
+from services.data.domain.readers.given_types import with_options
 from services.data.domain.readers.json_lines import read_json_lines
+from services.data.domain.readers.layers import decompressed, without_lines
 from services.data.domain.readers.parquet_file import read_parquet
-from services.data.domain.readers.source import Batches, OpenFile
+from services.data.domain.readers.source import Batches, OpenFile, ReadFile
 from services.data.domain.types import FileFormat
 
-_READERS: Mapping[FileFormat, Callable[[OpenFile, str], tuple[pa.Schema, Batches]]] = {
-    FileFormat.CSV: read_csv,
+_TYPED: Mapping[FileFormat, Callable[[OpenFile], tuple[pa.Schema, Callable[[], Batches]]]] = {
     FileFormat.PARQUET: read_parquet,
     FileFormat.JSON_LINES: read_json_lines,
+    FileFormat.ARROW: read_arrow,
 }
 
 
 def read_file(
-    open_file: OpenFile, file_format: FileFormat, delimiter: str = ",", encoding: str = ""
-) -> tuple[pa.Schema, Batches]:
+    open_file: OpenFile,
+    file_format: FileFormat,
+    delimiter: str = "",
+    encoding: str = "",
+    options: ImportOptions | None = None,
+) -> ReadFile:
     """Return a file's schema and rows.
 
     Args:
         open_file: opens it from the start; called several times.
         file_format: what it is.
-        delimiter: of a CSV file.
+        delimiter: of a CSV file; empty to find it.
         encoding: of a text file; empty for UTF-8.
+        options: how it is read, where the defaults do not fit.
 
     Raises:
         InvalidArgument: the file is broken; the reason says how, the message where. May come while rows are read.
     """
-    if encoding and file_format is FileFormat.PARQUET:
-        raise InvalidArgument("a Parquet file has no encoding: leave it out", reason="UNKNOWN_ENCODING")
-    open_file = as_utf8(open_file, encoding)
-    schema, batches = _READERS[file_format](open_file, delimiter or ",")
-    return schema, _checked(batches, schema)
+    options = options or ImportOptions()
+    options.check()
+    _check_options(file_format, delimiter, encoding, options)
+    if file_format in (FileFormat.CSV, FileFormat.JSON_LINES):
+        open_file = as_utf8(decompressed(open_file, options.compression), encoding)
+    if file_format is FileFormat.CSV:
+        quote = {"": '"', "none": ""}.get(options.quote, options.quote)
+        if not delimiter and (told := told_delimiter(open_file)):
+            delimiter, options = told, replace(options, skip=max(options.skip, 1))
+        found = read_csv(without_lines(open_file, options.skip, options.comment, quote), delimiter, options)
+    else:
+        found = with_options(*_TYPED[file_format](open_file), options)
+    return replace(found, batches=_checked(found.batches, found.schema))
+
+
+def _check_options(file_format: FileFormat, delimiter: str, encoding: str, options: ImportOptions) -> None:
+    """Refuse options that a format does not have."""
+    if file_format is FileFormat.CSV:
+        return
+    unused = [
+        name for name in options.text_options if name != "compression" or file_format is not FileFormat.JSON_LINES
+    ]
+    unused += ["delimiter"] if delimiter else []
+    if unused:
+        raise InvalidArgument(
+            f"a {file_format.value} file has no {', '.join(unused)}: leave {'it' if len(unused) == 1 else 'them'} out",
+            reason="UNUSED_OPTION",
+            violations=[(f"options.{name}", f"not of {file_format.value} files") for name in unused],
+        )
+    if encoding and file_format is not FileFormat.JSON_LINES:
+        raise InvalidArgument(f"a {file_format.value} file has no encoding: leave it out", reason="UNKNOWN_ENCODING")
 
 
 def _checked(batches: Batches, schema: pa.Schema) -> Batches:
@@ -97,4 +135,4 @@ def _infinite(name: str, row: int) -> InvalidArgument:
     )
 
 
-__all__ = ["MISSING", "Batches", "OpenFile", "read_file"]
+__all__ = ["MISSING", "Batches", "OpenFile", "ReadFile", "read_file"]

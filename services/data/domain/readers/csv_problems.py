@@ -5,14 +5,15 @@ import io
 from collections.abc import Iterator
 
 from servicekit.errors import InvalidArgument
+from services.data.domain.readers.dialect import Dialect
 from services.data.domain.readers.source import BLOCK_BYTES, OpenFile, empty, first_line, skip_mark
 
 # The most that one value may hold; the library's own limit is far lower. Set here, for its parser is ours alone.
 csv.field_size_limit(BLOCK_BYTES)
 
 
-def find_header(open_file: OpenFile, delimiter: str) -> tuple[list[str], int]:
-    """Return the columns' names, and the byte at which the rows begin.
+def find_row(open_file: OpenFile, dialect: Dialect) -> tuple[list[str], int]:
+    """Return the first row, which is the header where there is one, and the byte after it.
 
     Raises:
         InvalidArgument: the file is empty, or its header is no row.
@@ -20,10 +21,10 @@ def find_header(open_file: OpenFile, delimiter: str) -> tuple[list[str], int]:
     """
     with open_file() as file:
         position = skip_mark(file)
-        lines = _Lines(io.TextIOWrapper(file, encoding="utf-8", newline=""), delimiter)
+        lines = _Lines(io.TextIOWrapper(file, encoding="utf-8", newline=""), dialect.delimiter)
         begin = 1
         try:
-            for row in csv.reader(lines, delimiter=delimiter):
+            for row in dialect.reader(lines):
                 if lines.is_end(row):
                     break
                 if lines.is_open_quote(row):
@@ -36,22 +37,22 @@ def find_header(open_file: OpenFile, delimiter: str) -> tuple[list[str], int]:
     raise empty("holds nothing but blank lines" if lines.bytes else "is empty")
 
 
-def find_problem(open_file: OpenFile, columns: int, delimiter: str, error: BaseException) -> InvalidArgument:
+def find_problem(open_file: OpenFile, columns: int, dialect: Dialect, error: BaseException) -> InvalidArgument:
     """Return what is wrong with a CSV file whose header is sound and whose text is UTF-8.
 
     Args:
         open_file: opens it from the start.
         columns: how many the header has.
-        delimiter: between values.
+        dialect: how it is divided.
         error: what the quick parser said.
     """
     with open_file() as file:
         skip_mark(file)
-        lines = _Lines(io.TextIOWrapper(file, encoding="utf-8", newline=""), delimiter)
+        lines = _Lines(io.TextIOWrapper(file, encoding="utf-8", newline=""), dialect.delimiter)
         begin = 1
         try:
             # The header is row 1, as editors count.
-            for number, row in enumerate(csv.reader(lines, delimiter=delimiter), 1):
+            for number, row in enumerate(dialect.reader(lines), 1):
                 if lines.is_end(row):
                     break
                 if lines.is_open_quote(row):

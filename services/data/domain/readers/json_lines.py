@@ -1,18 +1,21 @@
-"""Reads JSON Lines: an object a line; a name that a line lacks is a missing value.
+"""Reads JSON Lines, an object a line, or one array of objects; a name that an object lacks is a missing value.
 
 JSON has types, so nothing is guessed: a column of integers is int64, of integers and other numbers double, of true and
-false bool, of strings string, of lists of numbers series; a column of several is of strings, its numbers as JSON
-writes them.
+false bool, of strings string, of lists of numbers series; a column of several is of strings, its numbers as their
+canonical texts. A number with more digits than int64 or a double holds is a text, so that two ids never become one.
 """
 
+import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO, TypeAlias, cast
 
 import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
 from services.data.domain.columns import SERIES
+from services.data.domain.original_texts import canonical
+from services.data.domain.parsing.numbers import keeps_digits
 from services.data.domain.readers.source import (
     BATCH_ROWS,
     BLOCK_BYTES,
@@ -27,11 +30,13 @@ from services.data.domain.readers.source import (
 
 Value: TypeAlias = str | int | float | bool | list[float | None] | None
 _BATCH_VALUES = 1_000_000
+_PIECE_BYTES = 1 << 18
 _INT64 = range(-(2**63), 2**63)
+_DIGITS = 100
 
 
-def read_json_lines(open_file: OpenFile, _: str) -> tuple[pa.Schema, Batches]:
-    """Return the schema and rows of a file of JSON Lines: see `read_file`."""
+def read_json_lines(open_file: OpenFile) -> tuple[pa.Schema, Callable[[], Batches]]:
+    """Return the schema of a file of JSON objects, and what reads its rows."""
     kinds: dict[str, set[type]] = {}
     rows = 0
     try:
@@ -45,7 +50,7 @@ def read_json_lines(open_file: OpenFile, _: str) -> tuple[pa.Schema, Batches]:
         raise empty("has no rows" if not rows else "has no columns")
     check_names(list(kinds))
     schema = pa.schema([pa.field(name, _type(found)) for name, found in kinds.items()])
-    return schema, _batches(open_file, schema)
+    return schema, lambda: _batches(open_file, schema)
 
 
 def _look(row: Mapping[str, Value], kinds: dict[str, set[type]], number: int) -> None:
@@ -53,9 +58,8 @@ def _look(row: Mapping[str, Value], kinds: dict[str, set[type]], number: int) ->
     for name, value in row.items():
         found = kinds.setdefault(name, set())
         if value is not None:
-            kind = type(value)
-            # An integer beyond 64 bits is a double, as in CSV.
-            found.add(float if kind is int and value not in _INT64 else kind)
+            # A number that no type holds exactly is a text.
+            found.add(str if isinstance(value, str) else type(value))
     if len(kinds) > MAX_COLUMNS:
         raise InvalidArgument(
             f"line {number:,}: up to here there are {len(kinds):,} columns, at most {MAX_COLUMNS:,} are taken",
@@ -102,16 +106,19 @@ def _batch(rows: list[dict[str, Value]], schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _text(value: Value) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value)
+    if value is None or isinstance(value, str):
+        return value
+    # As other numbers' texts are written.
+    return str(canonical(pa.array([value]))[0]) if isinstance(value, float) else json.dumps(value)
 
 
 def _rows(open_file: OpenFile) -> Iterator[tuple[int, dict[str, Value]]]:
     """Yield each object with its line's number."""
     with open_file() as file:
         skip_mark(file)
-        for number, line in _lines(file):
+        for number, line in _objects(file):
             try:
-                row = json.loads(line.decode(), object_pairs_hook=_object)
+                row = _DECODER.decode(line.decode())
                 if b"\\u" in line:
                     # Half of a surrogate pair can be escaped in JSON, and is no text.
                     json.dumps(row, ensure_ascii=False).encode()
@@ -122,11 +129,91 @@ def _rows(open_file: OpenFile) -> Iterator[tuple[int, dict[str, Value]]]:
             except RecursionError as error:
                 raise _bad(number, "is nested too deeply") from error
             except (ValueError, OverflowError) as error:
-                raise _bad(number, f"is no JSON: {error}") from error
+                raise _bad(number, f"is no JSON: {_why(error)}") from error
             if not isinstance(row, dict):
                 raise _bad(number, "is no JSON object")
             _check_flat(row, number)
             yield number, row
+
+
+def _objects(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield each object's text with the line that it begins on."""
+    start = file.tell()
+    beginning = file.read(BLOCK_BYTES).lstrip()[:1]
+    file.seek(start)
+    return _of_array(file) if beginning == b"[" else _lines(file)
+
+
+def _of_array(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield the texts of the objects of one array."""
+    text = _ArrayText(io.TextIOWrapper(file, encoding="utf-8", newline=""))
+    text.take("[")
+    if text.front() == "]":
+        text.take("]")
+    else:
+        yield text.object()
+        while text.front() == ",":
+            text.take(",")
+            yield text.object()
+        text.take("]")
+    if text.front():
+        raise _bad(text.line, "has something behind the array")
+
+
+class _ArrayText:
+    """A text of one JSON array, held a few objects at a time.
+
+    Args:
+        text: from its start.
+    """
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._text = text
+        self._held = ""
+        self.line = 1
+
+    def front(self) -> str:
+        """Return the next character that is no blank; empty at the end."""
+        while True:
+            left = self._held.lstrip(" \t\r\n")
+            self._pass(len(self._held) - len(left))
+            if left or not self._more():
+                return left[:1]
+
+    def take(self, wanted: str) -> None:
+        """Pass over a character."""
+        if self.front() != wanted:
+            raise _bad(self.line, f"is no array of JSON objects: expected {wanted!r}")
+        self._pass(1)
+
+    def object(self) -> tuple[int, bytes]:
+        """Return the next object's line and text."""
+        if self.front() != "{":
+            raise _bad(self.line, "is no JSON object of an array")
+        while True:
+            try:
+                _, end = _DECODER.raw_decode(self._held)
+            except json.JSONDecodeError as error:
+                # The rest of it may not be here yet.
+                if len(self._held) > BLOCK_BYTES or not self._more():
+                    raise _bad(self.line, f"is no JSON: {_why(error)}") from error
+            except RecursionError as error:
+                raise _bad(self.line, "is nested too deeply") from error
+            except ValueError as error:
+                raise _bad(self.line, f"is no JSON: {error}") from error
+            else:
+                found = self.line, self._held[:end].encode("utf-8", "surrogatepass")
+                self._pass(end)
+                return found
+
+    def _pass(self, count: int) -> None:
+        self.line += self._held.count("\n", 0, count)
+        self._held = self._held[count:]
+
+    def _more(self) -> bool:
+        piece = self._text.read(_PIECE_BYTES)
+        self._held += piece
+        return bool(piece)
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -139,6 +226,27 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             yield number, line
     if not number:
         raise empty("is empty")
+
+
+def _whole(text: str) -> int | str:
+    # Python reads no integers of thousands of digits.
+    return int(text) if len(text) < _DIGITS and int(text) in _INT64 else _Digits(text)
+
+
+def _fraction(text: str) -> float | str:
+    value = float(text)
+    return value if keeps_digits(pa.array([text]), pa.array([value])) else _Digits(text)
+
+
+class _Digits(str):
+    """A number that no type holds exactly, as the file writes it."""
+
+    __slots__ = ()
+
+
+def _why(error: Exception) -> str:
+    # Of the library's words those on the place: others could hold a value.
+    return f"{error.msg} at character {error.pos + 1:,}" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def _object(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
@@ -170,3 +278,6 @@ def _is_series(value: object) -> bool:
 
 def _bad(number: int, what: str) -> InvalidArgument:
     return InvalidArgument(f"line {number:,} {what}", reason="BAD_JSON", metadata={"line": str(number)})
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole, parse_float=_fraction)

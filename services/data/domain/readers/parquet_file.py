@@ -1,30 +1,39 @@
-"""Reads Parquet: flat columns as they are, decimals and half floats as doubles, lists of numbers as series.
+"""Reads Parquet: flat columns as they are, half floats and decimals as doubles, lists of numbers as series.
 
-Other nested and binary columns are refused.
+Decimals with more digits than a double are texts. Other nested and binary columns are refused.
 """
+
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from servicekit.errors import InvalidArgument
 from services.data.domain.columns import SERIES, is_number_list, is_supported
+from services.data.domain.parsing.numbers import keeps_digits
 from services.data.domain.readers.source import BATCH_ROWS, Batches, OpenFile, check_names, empty, first_line
 
 # What all columns' read buffers take together, and what one batch should.
 _BUFFER_BYTES = 64 << 20
 _LEAST_BUFFER, _MOST_BUFFER = 16 << 10, 1 << 20
 _BATCH_BYTES = 16 << 20
+# Decimals of more digits may be no doubles.
+_EXACT_DIGITS = 15
 
 
-def read_parquet(open_file: OpenFile, _: str) -> tuple[pa.Schema, Batches]:
-    """Return the schema and rows of a Parquet file: see `read_file`."""
+def read_parquet(open_file: OpenFile) -> tuple[pa.Schema, Callable[[], Batches]]:
+    """Return the schema of a Parquet file, and what reads its rows."""
     file = _opened(open_file, _MOST_BUFFER)
     found = file.schema_arrow
     if file.metadata.num_rows == 0:
         raise empty("has columns and no rows" if len(found) else "has no columns")
     check_names(found.names)
-    schema = pa.schema([pa.field(field.name, _plain_type(field)) for field in found])
-    return schema, _batches(open_file, schema)
+    schema = pa.schema([pa.field(field.name, plain_type(field)) for field in found])
+    long = [field.name for field in found if pa.types.is_decimal(field.type) and field.type.precision > _EXACT_DIGITS]
+    for name in long:
+        if not _are_doubles(open_file, name):
+            schema = schema.set(schema.get_field_index(name), pa.field(name, pa.string()))
+    return schema, lambda: _batches(open_file, schema)
 
 
 def _opened(open_file: OpenFile, buffer_bytes: int) -> pq.ParquetFile:
@@ -43,7 +52,7 @@ def _batches(open_file: OpenFile, schema: pa.Schema) -> Batches:
             row_bytes = about.total_byte_size / max(about.num_rows, 1)
             rows = int(min(max(_BATCH_BYTES / max(row_bytes, 1), 1), BATCH_ROWS))
             try:
-                for batch in file.iter_batches(rows, row_groups=[group]):
+                for batch in file.iter_batches(rows, row_groups=[group], columns=schema.names):
                     yield pa.RecordBatch.from_arrays(
                         [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)],
                         schema=schema,
@@ -54,7 +63,14 @@ def _batches(open_file: OpenFile, schema: pa.Schema) -> Batches:
                 ) from error
 
 
-def _plain_type(field: pa.Field) -> pa.DataType:
+def _are_doubles(open_file: OpenFile, name: str) -> bool:
+    """Return whether a column of decimals keeps all digits as doubles."""
+    only = pa.schema([pa.field(name, pa.string())])
+    batches = _batches(open_file, only)
+    return all(keeps_digits(batch.column(0), batch.column(0).cast(pa.float64())) for batch in batches)
+
+
+def plain_type(field: pa.Field) -> pa.DataType:
     """Return the type that a column is stored as.
 
     Raises:

@@ -2,11 +2,13 @@
 
 import codecs
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
+from services.data.domain.import_options import ALL_COLUMNS, ImportOptions
 
 Batches = Iterator[pa.RecordBatch]
 OpenFile = Callable[[], BinaryIO]
@@ -18,6 +20,44 @@ MAX_COLUMNS = 10_000
 _NAME_CHARACTERS = 256
 # A version's description travels in events, which NATS takes up to 1 MB.
 _NAMES_BYTES = 256 << 10
+
+
+@dataclass(frozen=True)
+class ReadFile:
+    """A file's rows.
+
+    Args:
+        schema: their columns, companions of texts last: see `original_texts`.
+        batches: the rows.
+        notes: what was decided and the user may want otherwise.
+        missing: the texts that were missing values, by column, where they are not the default list.
+    """
+
+    schema: pa.Schema
+    batches: Batches
+    notes: list[str] = field(default_factory=list)
+    missing: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def check_known(options: ImportOptions, names: list[str]) -> None:
+    """Check that the columns for which options are given are there.
+
+    Raises:
+        InvalidArgument: some are not; all are named.
+    """
+    given = {
+        "types": options.types,
+        "column_missing": options.column_missing,
+        "date_formats": {name: "" for name in options.date_formats if name != ALL_COLUMNS},
+    }
+    wrong = [(option, name) for option, columns in given.items() for name in columns if name not in set(names)]
+    if wrong:
+        raise InvalidArgument(
+            f"options are given for columns that the file lacks: {', '.join(repr(name) for _, name in wrong[:20])}; "
+            f"it has {', '.join(names[:50])}",
+            reason="UNKNOWN_COLUMN",
+            violations=[(f"options.{option}[{name}]", "no such column") for option, name in wrong],
+        )
 
 
 def check_names(names: list[str]) -> None:
