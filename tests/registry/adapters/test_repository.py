@@ -147,6 +147,12 @@ async def test_stale_versions_are_given_up_and_others_are_not(store: Store) -> N
         assert (await repository.newest_ready("w", "m")) is not None
 
 
+async def _mark(repository: SqlRepository) -> None:
+    """Mark a model's versions as about to be deleted, as a deletion does before it looks for their users."""
+    until = datetime.now(UTC) + timedelta(hours=1)
+    await repository.mark_deleting(await repository.all_versions("w", "m"), until)
+
+
 async def test_promotion_and_deletion_at_the_same_time_leave_no_alias_of_nothing(store: Store) -> None:
     for _ in range(5):
         version = await _make_ready(store)
@@ -157,6 +163,7 @@ async def test_promotion_and_deletion_at_the_same_time_leave_no_alias_of_nothing
 
         async def delete(ref: str = version.ref) -> None:
             async with store.writing() as repository:
+                await _mark(repository)
                 await registry.delete_version(repository, "w", ref)
 
         await asyncio.gather(promote(), delete(), return_exceptions=True)
@@ -191,6 +198,7 @@ async def test_removed_model_names_the_objects_to_delete(store: Store) -> None:
         await repository.set_artifact(other, Artifact("model.onnx", "a" * 64, 3, "theirs"))
         await registry.promote(repository, "w", "m@1", "champion", "", "me")
     async with store.writing() as repository:
+        await _mark(repository)
         assert await registry.delete_model(repository, "w", "m", "me") == ["mine"]
     async with store.reading() as repository:
         assert await repository.find_model("w", "m") is None

@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -107,7 +108,10 @@ class Histories(RuleBasedStateMachine):
     def delete_version(self, number: int) -> None:
         async def act() -> None:
             async with self.store.writing() as repository:
-                await registry.delete_version(repository, "w", f"{self.model}@{number}")
+                ref = f"{self.model}@{number}"
+                version = await registry.find_version(repository, "w", ref)
+                await repository.mark_deleting([version], datetime.now(UTC) + timedelta(hours=1))
+                await registry.delete_version(repository, "w", ref)
 
         if number in self.deleted:
             self._refused(act(), NotFound)
