@@ -137,7 +137,7 @@ async def _ask_for_rows(house: House, worker: Worker, name: str) -> str:
 
 
 async def _ask_over_rest(house: House, worker: Worker, port: int, name: str) -> tuple[int, list[float]]:
-    """Return the status and the numbers of a prediction over REST."""
+    """Return the status of a prediction over REST, and its numbers, or when to try again, seconds."""
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 1.0]}]}
     url = f"https://localhost:{port}/v2/models/{name}/infer"
     request = urllib.request.Request(url, json.dumps(body).encode(), dict(worker.metadata))
@@ -148,7 +148,7 @@ async def _ask_over_rest(house: House, worker: Worker, port: int, name: str) -> 
             with urllib.request.urlopen(request, context=trusted) as answer:
                 return answer.status, json.loads(answer.read())["outputs"][0]["data"]
         except urllib.error.HTTPError as error:
-            return error.code, []
+            return error.code, [float(error.headers["retry-after"])] if "retry-after" in error.headers else []
 
     return await asyncio.to_thread(ask)
 
@@ -158,26 +158,37 @@ async def test_what_has_no_room_says_what_is_missing(registry_house: House) -> N
     await house.start_deployments(scheduler_address=f"localhost:{port}")
     await house.start_scheduler(private_port=port)
     await _register(house, 0.5)
-    async with house.worker("w1", worker_cores=1.0) as worker:
+    rest = _free_port()
+    async with house.worker("w1", worker_cores=1.0, rest_port=rest) as worker:
         await house.deployments.create("m@1", "big", resources={"cores": 3.0, "memory_bytes": 1 << 20})
         await until(lambda: _has_reason(house, "big", "TOO_LARGE"), "the reason to be told", 60.0)
         await house.deployments.create("m@1", "first", resources={"cores": 0.8})
         await house.deployments.until("first", 1, seconds=60.0)
-        await house.deployments.create("m@1", "second", resources={"cores": 0.5})
-        await until(lambda: _has_reason(house, "second", "NO_ROOM"), "the reason to be told", 60.0)
-        found = await house.deployments.get("second")
+        await house.deployments.create("m@1", "m", resources={"cores": 0.5})
+        await until(lambda: _has_reason(house, "m", "NO_ROOM"), "the reason to be told", 60.0)
+        found = await house.deployments.get("m")
         assert found.state == PENDING
         assert "lacks 0.3 of 0.5 cores" in found.message
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
-            await worker.infer("second")
+            await worker.infer("m")
         error = statuses.from_rpc_error(refusal.value)
         assert isinstance(error, Unavailable)
         assert (error.reason, error.retry_seconds) == ("NO_ROOM", 10.0)
         assert "lacks 0.3 of 0.5 cores" in error.message
+        assert await _ask_over_rest(house, worker, rest, "m") == (503, [10.0])
+        await _refuse_to_load(house, worker, "m")
         # Room is found, and the reason goes.
         await house.deployments.delete("first")
-        found = await house.deployments.until("second", 1, seconds=60.0)
+        found = await house.deployments.until("m", 1, seconds=60.0)
         assert found.waiting_reason == ""
+
+
+async def _refuse_to_load(house: House, worker: Worker, name: str) -> None:
+    """A load does not wait for room that is not there."""
+    request = pb.RepositoryModelLoadRequest(model_name=name)
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await worker.stub.RepositoryModelLoad(request, metadata=bearer(house.make_token("developer")), timeout=60.0)
+    assert statuses.from_rpc_error(refusal.value).reason == "NO_ROOM"
 
 
 async def _has_reason(house: House, name: str, reason: str) -> bool:

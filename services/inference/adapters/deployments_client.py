@@ -7,7 +7,7 @@ import grpc
 from lepton.v1 import inference_pb2 as pb
 from lepton.v1.inference_pb2_grpc import InferenceServiceStub
 from servicekit.auth import Identity, act_as
-from servicekit.errors import AlreadyExists, FailedPrecondition
+from servicekit.errors import AlreadyExists, FailedPrecondition, Unavailable
 from services.inference.convert import tuning_from_proto
 from services.inference.domain.tuning import Tuning
 from services.inference.serving.locating import Holder, Location
@@ -31,6 +31,7 @@ class DeploymentsClient:
         Raises:
             NotFound: there is no such model, or none of its versions is READY.
             FailedPrecondition: it cannot be loaded.
+            Unavailable: no worker has room for it.
         """
         with contextlib.suppress(AlreadyExists):
             await self._stub.CreateDeployment(pb.CreateDeploymentRequest(deployment=pb.Deployment(name=name)))
@@ -39,6 +40,8 @@ class DeploymentsClient:
                 return
             if answer.deployment.state == pb.DEPLOYMENT_STATE_FAILED:
                 raise FailedPrecondition(f"model {name!r}: {answer.deployment.message}", reason="MODEL_NOT_LOADED")
+            if reason := answer.deployment.waiting_reason:
+                raise Unavailable(f"model {name!r}: {answer.deployment.message}", reason=reason, retry_seconds=10.0)
 
     async def delete(self, name: str) -> None:
         """Delete a deployment.
