@@ -34,3 +34,10 @@ async def house(registered: House) -> House:
     """A whole house, without workers."""
     await registered.start_scheduler()
     return registered
+
+
+@pytest.fixture
+async def lapsing_house(registered: House) -> House:
+    """The same with leases short enough to wait for their end."""
+    await registered.start_scheduler(lease_seconds=5.0)
+    return registered

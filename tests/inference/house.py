@@ -202,7 +202,8 @@ class House:
                 training_address=f"localhost:{owners.port}",
                 resync_seconds=1.0,
                 grace_seconds=0.5,
-                **more,
+                # Outlasts the pauses of a busy machine.
+                **{"lease_seconds": 20.0, **more},
             )
         )
         self.scheduler = await self.stack.enter_async_context(running_scheduler(settings))

@@ -95,19 +95,19 @@ async def test_acknowledged_deployment_and_its_fact_survive_the_services_death(r
     assert [fact.deployment.etag for fact in heard] == [made.etag]
 
 
-async def test_killed_worker_leaves_its_clients_to_the_other_and_comes_back(house: House) -> None:
-    await house.developer.register("m")
-    await house.deployments.create("m@1")
+async def test_killed_worker_leaves_its_clients_to_the_other_and_comes_back(lapsing_house: House) -> None:
+    await lapsing_house.developer.register("m")
+    await lapsing_house.deployments.create("m@1")
     port = _free_port()
-    settings = house.worker_environment(port=port)
+    settings = lapsing_house.worker_environment(port=port)
     with contextlib.ExitStack() as workers:
         first, _ = (
-            workers.enter_context(_process(house.folder / f"{name}.log", settings, "worker", "--id", name))
+            workers.enter_context(_process(lapsing_house.folder / f"{name}.log", settings, "worker", "--id", name))
             for name in ("w1", "w2")
         )
-        await until(lambda: _hold(house, {"w1", "w2"}), "both workers to hold the model")
+        await until(lambda: _hold(lapsing_house, {"w1", "w2"}), "both workers to hold the model")
         async with contextlib.AsyncExitStack() as connections:
-            clients = [await connections.enter_async_context(house.client(port)) for _ in range(8)]
+            clients = [await connections.enter_async_context(lapsing_house.client(port)) for _ in range(8)]
             for client in clients:
                 assert await client.infer("m") == ("1", 1.5)
             first.kill()
@@ -115,9 +115,9 @@ async def test_killed_worker_leaves_its_clients_to_the_other_and_comes_back(hous
             # Those who were connected to the dead one come to the other; nobody waits for its lease to lapse.
             for client in clients:
                 await until(lambda client=client: _answers(client), "every client to be answered")  # type: ignore[misc]
-            await until(lambda: _hold(house, {"w2"}), "the dead worker to be missed")
-            workers.enter_context(_process(house.folder / "w1.log", settings, "worker", "--id", "w1"))
-            await until(lambda: _hold(house, {"w1", "w2"}), "the worker to be back")
+            await until(lambda: _hold(lapsing_house, {"w2"}), "the dead worker to be missed")
+            workers.enter_context(_process(lapsing_house.folder / "w1.log", settings, "worker", "--id", "w1"))
+            await until(lambda: _hold(lapsing_house, {"w1", "w2"}), "the worker to be back")
             for client in clients:
                 assert await client.infer("m") == ("1", 1.5)
 

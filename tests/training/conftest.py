@@ -21,6 +21,13 @@ async def house(
 
 @pytest.fixture
 async def busy_house(house: House) -> House:
-    """The same with a scheduler: jobs go to workers."""
+    """The same with a scheduler: jobs go to workers, whose leases outlast the pauses of a busy machine."""
     await house.start_scheduler()
+    return house
+
+
+@pytest.fixture
+async def lapsing_house(house: House) -> House:
+    """The same with leases short enough to wait for their end."""
+    await house.start_scheduler(lease_seconds=4.0)
     return house

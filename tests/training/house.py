@@ -269,7 +269,7 @@ class House:
         """Return a client of the service."""
         return People(await self._public(self.training.port), bearer(self.make_token(role, workspace)))
 
-    async def start_scheduler(self) -> None:
+    async def start_scheduler(self, lease_seconds: float = 20.0) -> None:
         """Run a scheduler that leads, with nobody who wants replicas."""
         owners = Owners()
         await self.stack.enter_async_context(running_owners(owners, self.credentials, self.nats))
@@ -281,7 +281,7 @@ class House:
                 training_address=f"localhost:{self.training.private_port}",
                 resync_seconds=1.0,
                 grace_seconds=0.5,
-                lease_seconds=3.0,
+                lease_seconds=lease_seconds,
             )
         )
         scheduler = await self.stack.enter_async_context(running_scheduler(settings))

@@ -61,19 +61,19 @@ async def test_job_whose_child_is_killed_ends_as_one_that_never_was(busy_house: 
 
 @pytest.mark.slow
 async def test_job_whose_worker_is_killed_goes_on_elsewhere(
-    busy_house: House, capfd: pytest.CaptureFixture[str]
+    lapsing_house: House, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    rows = await _rows(busy_house)
-    async with busy_house.worker_process("w1", checkpoint_seconds=0.1) as worker:
-        whole = await _undisturbed(busy_house, rows)
-        job = await busy_house.people.create(family="mlp", model="cut", dataset=rows, hyperparameters=LONG)
-        cut = await busy_house.people.until(job.name, lambda found: found.progress > 0.4)
+    rows = await _rows(lapsing_house)
+    async with lapsing_house.worker_process("w1", checkpoint_seconds=0.1) as worker:
+        whole = await _undisturbed(lapsing_house, rows)
+        job = await lapsing_house.people.create(family="mlp", model="cut", dataset=rows, hyperparameters=LONG)
+        cut = await lapsing_house.people.until(job.name, lambda found: found.progress > 0.4)
         assert cut.checkpoint.size_bytes > 0
         await worker.kill()
-    async with busy_house.worker("w2"):
-        done = await busy_house.people.ended(job.name)
+    async with lapsing_house.worker("w2"):
+        done = await lapsing_house.people.ended(job.name)
     assert (done.state, done.worker, done.attempts) == (SUCCEEDED, "w2", 2), done
-    assert await _digests(busy_house, done.version) == whole
+    assert await _digests(lapsing_house, done.version) == whole
     assert "going on from its checkpoint" in capfd.readouterr().err
 
 

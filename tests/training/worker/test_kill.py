@@ -14,18 +14,18 @@ from tests.training.house import QUEUED, SUCCEEDED, House, WorkerProcess, is_run
 LONG = {"solver": '"gradient_descent"', "epochs": "3000"}
 
 
-async def test_killed_worker_leaves_no_child_and_its_job_succeeds_elsewhere_once(busy_house: House) -> None:
-    async with busy_house.worker_process("w1") as worker:
-        job = await busy_house.people.create(model="line", hyperparameters=LONG)
-        first = await busy_house.people.until(job.name, lambda found: found.progress > 0.06)
+async def test_killed_worker_leaves_no_child_and_its_job_succeeds_elsewhere_once(lapsing_house: House) -> None:
+    async with lapsing_house.worker_process("w1") as worker:
+        job = await lapsing_house.people.create(model="line", hyperparameters=LONG)
+        first = await lapsing_house.people.until(job.name, lambda found: found.progress > 0.06)
         children = await _children(worker, 2)
         await worker.kill()
         await until(lambda: not any(map(is_running, children)), "children to follow their worker")
-    async with busy_house.worker_process("w2"):
-        done = await busy_house.people.ended(job.name)
+    async with lapsing_house.worker_process("w2"):
+        done = await lapsing_house.people.ended(job.name)
     assert (done.state, done.worker, done.attempts) == (SUCCEEDED, "w2", 2), done
     assert done.epoch > first.epoch
-    versions = await busy_house.versions("line")
+    versions = await lapsing_house.versions("line")
     assert [version.state for version in versions].count(registry_pb2.VERSION_STATE_READY) == 1
     assert done.version == f"line@{versions[-1].number}"
 
@@ -46,23 +46,23 @@ async def test_worker_killed_after_it_registered_makes_no_second_version(busy_ho
 
 
 @pytest.mark.slow
-async def test_paused_worker_that_comes_back_cannot_end_what_was_given_to_another(busy_house: House) -> None:
-    async with busy_house.worker_process("w1") as first:
-        job = await busy_house.people.create(model="line", hyperparameters=LONG)
-        await busy_house.people.until(job.name, lambda found: found.progress > 0.06)
+async def test_paused_worker_that_comes_back_cannot_end_what_was_given_to_another(lapsing_house: House) -> None:
+    async with lapsing_house.worker_process("w1") as first:
+        job = await lapsing_house.people.create(model="line", hyperparameters=LONG)
+        await lapsing_house.people.until(job.name, lambda found: found.progress > 0.06)
         children = await _children(first, 2)
         for pid in (first.process.pid, *children):
             os.kill(pid, signal.SIGSTOP)
-        async with busy_house.worker_process("w2"):
-            taken = await busy_house.people.until(job.name, lambda found: found.worker == "w2")
+        async with lapsing_house.worker_process("w2"):
+            taken = await lapsing_house.people.until(job.name, lambda found: found.worker == "w2")
             # The first's lease lapsed; it wakes up and finds out.
             for pid in (first.process.pid, *children):
                 os.kill(pid, signal.SIGCONT)
-            done = await busy_house.people.ended(job.name)
+            done = await lapsing_house.people.ended(job.name)
     assert (done.state, done.worker, done.epoch) == (SUCCEEDED, "w2", taken.epoch), done
-    versions = await busy_house.versions("line")
+    versions = await lapsing_house.versions("line")
     assert [version.state for version in versions].count(registry_pb2.VERSION_STATE_READY) == 1
-    assert (await busy_house.developer.get(done.version)).lineage.job_epoch == taken.epoch
+    assert (await lapsing_house.developer.get(done.version)).lineage.job_epoch == taken.epoch
 
 
 async def test_worker_that_is_asked_to_stop_gives_its_job_back(busy_house: House) -> None:
