@@ -64,3 +64,7 @@ def test_size_is_the_models_own() -> None:
     version.artifacts.add(name="state.safetensors", size_bytes=100)
     found = version_from_proto(version)
     assert (found.ref, found.size_bytes, found.is_ready) == ("m@3", 7, True)
+    # What the graph reads weights from is loaded with it.
+    version.artifacts.add(name="model.onnx.data", size_bytes=5 << 30)
+    version.weight_files.append("model.onnx.data")
+    assert version_from_proto(version).size_bytes == (5 << 30) + 7

@@ -12,6 +12,7 @@ from typing import TypedDict
 from services.registry.domain.versions import Refusal, Tensor, Verdict
 
 _MODEL = "model.onnx"
+_REMEDY = ": bring an example of a short request, or have LEPTON_VERIFY_SECONDS of the registry raised"
 # How a model grows when it is loaded: the file, its parsed graph, the optimised one and packed weights.
 _MODEL_FACTOR = 6
 
@@ -78,7 +79,9 @@ class ChildVerifier:
                     answer = await child.stdout.read()
                     code = await child.wait()
             except TimeoutError:
-                return _refused("VERIFIER_TIMEOUT", f"trying the model took longer than {self._wall_seconds:g} s")
+                return _refused(
+                    "VERIFIER_TIMEOUT", f"trying the model took longer than {self._wall_seconds:g} s{_REMEDY}"
+                )
             finally:
                 # Also where the caller went away: nothing of a call outlives it.
                 if child.returncode is None:
@@ -149,7 +152,7 @@ def _verdict(out: bytes, code: int) -> Verdict:
 
 def _without_answer(code: int) -> Verdict:
     if code == -signal.SIGXCPU:
-        return _refused("VERIFIER_TIMEOUT", "trying the model took too much processor time")
+        return _refused("VERIFIER_TIMEOUT", f"trying the model took too much processor time{_REMEDY}")
     if code == -signal.SIGKILL:
         # Not by us: the kernel ends processes like this when a machine or a container runs out of memory.
         return _refused("VERIFIER_OUT_OF_MEMORY", "trying the model took more memory than there is")

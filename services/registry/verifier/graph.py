@@ -14,6 +14,7 @@ from services.registry.verifier.signature import named, read_signature
 from services.registry.verifier.trial import try_samples
 
 MODEL = "model.onnx"
+_MOST_WARNINGS = 100
 
 
 def try_model(files: Mapping[str, bytes | bytearray], known: Mapping[str, str]) -> dict[str, object]:
@@ -46,7 +47,7 @@ def try_model(files: Mapping[str, bytes | bytearray], known: Mapping[str, str]) 
     return {
         "inputs": signature.tensors_in,
         "outputs": signature.tensors_out,
-        "warnings": [*signature.warnings, *warnings],
+        "warnings": [*signature.warnings, *warnings][:_MOST_WARNINGS],
         "sample_failure": failure,
         "weight_files": list(weights),
     }

@@ -22,4 +22,8 @@ def is_about_memory(text: str) -> bool:
 
 def out_of_memory(what: str) -> Refused:
     """Return the refusal of what took too much memory."""
-    return Refused("VERIFIER_OUT_OF_MEMORY", f"{what} took more memory than is allowed")
+    return Refused(
+        "VERIFIER_OUT_OF_MEMORY",
+        f"{what} took more memory than is allowed: bring an example of a small request, or have "
+        "LEPTON_VERIFY_MEMORY_BYTES of the registry raised",
+    )

@@ -11,7 +11,8 @@ from servicekit.sample_tensors import Array, SampleInput, has_rows, samples, wit
 from services.registry.verifier.refusal import is_about_memory, out_of_memory
 
 _ROWS = 3
-# Of the tries after the first, which may ask for more than the model is made for.
+# Within the time that the registry gives the child. Tries after the first may ask for more than the model is made for.
+_FIRST_SECONDS = 25.0
 _TRY_SECONDS = 10.0
 _TRIES_SECONDS = 15.0
 _REMEDY = "Upload the version with an example of a request, which is then tried instead"
@@ -73,9 +74,9 @@ def _run(session: Any, sample: Mapping[str, Array], outputs: Sequence[str], what
     import onnxruntime as ort
 
     options = ort.RunOptions()
-    timer = threading.Timer(_TRY_SECONDS, setattr, (options, "terminate", True))
-    if not is_first:
-        timer.start()
+    seconds = _FIRST_SECONDS if is_first else _TRY_SECONDS
+    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+    timer.start()
     try:
         session.run(list(outputs), dict(sample), options)
     except MemoryError:
@@ -85,6 +86,8 @@ def _run(session: Any, sample: Mapping[str, Array], outputs: Sequence[str], what
     except Exception as error:
         if is_about_memory(str(error)) and is_first:
             raise out_of_memory(what) from error
+        if options.terminate:
+            return f"{what} took longer than {seconds:g} s"
         return f"{what} failed: {last_line(str(error))}"
     finally:
         timer.cancel()
