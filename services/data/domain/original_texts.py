@@ -9,6 +9,8 @@ Steps that keep rows keep it, and steps that compute a column drop it.
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from services.data.domain.columns import SERIES
+
 # A NUL is in no column's name: see `check_names`.
 _PREFIX = "\0text of "
 
@@ -52,7 +54,7 @@ def differing(texts: pa.Array, values: pa.Array) -> pa.Array:
         texts: as in the file; null for a missing value.
         values: what was read from them.
     """
-    if pa.types.is_string(values.type):
+    if pa.types.is_string(values.type) or values.type == SERIES:
         return pa.nulls(len(values), pa.string())
     same = pc.fill_null(pc.equal(texts, canonical(values)), False)
     return pc.if_else(same, pa.scalar(None, pa.string()), texts)

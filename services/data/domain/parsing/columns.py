@@ -81,7 +81,7 @@ class ColumnReading:
     def read(self, texts: pa.Array) -> tuple[pa.Array, pa.Array | None]:
         """Return a batch's values, and its companion where texts are kept."""
         values = without(texts, self.missing)
-        found = self.parse(values)
+        found = self.parse(values) if values.null_count < len(values) else pa.nulls(len(values), self.kind)
         if not self.keeps_texts:
             return found, None
         # `None` is a missing number and a text: its text is kept.
@@ -353,7 +353,10 @@ def parse_as(texts: pa.Array, kind: pa.DataType, written: NumberFormat, zone: st
         return pc.cast(as_doubles(texts, written), kind)
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return _as_temporal(_any_order(texts, zone), kind)
-    return pc.cast(pc.utf8_trim_whitespace(texts), kind)
+    if pa.types.is_time(kind):
+        whole = pc.binary_join_element_wise("1970-01-01", pc.utf8_trim_whitespace(texts), " ")
+        return pc.cast(as_times(whole, "ymd"), kind)
+    raise pa.ArrowInvalid("texts of no such type")
 
 
 def first_misfit(values: pa.Array, parse: Parse) -> int | None:

@@ -136,7 +136,7 @@ def _file(open_file: OpenFile, columns: _Columns, readings: list[ColumnReading |
 
     def rows() -> Batches:
         for batch in _texts(open_file, columns):
-            read = [reading.read(batch.column(place)) for place, _, reading in kept]
+            read = [_read(reading, name, batch.column(place)) for place, name, reading in kept]
             arrays = [values for values, _ in read] + [texts for _, texts in read if texts is not None]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
@@ -144,6 +144,19 @@ def _file(open_file: OpenFile, columns: _Columns, readings: list[ColumnReading |
     default = ({*MISSING}, {*MISSING} - {NONE})
     missing = {name: tuple(reading.missing.to_pylist()) for _, name, reading in kept}
     return ReadFile(schema, rows(), notes, {name: texts for name, texts in missing.items() if {*texts} not in default})
+
+
+def _read(reading: ColumnReading, name: str, texts: pa.Array) -> tuple[pa.Array, pa.Array | None]:
+    try:
+        return reading.read(texts)
+    except pa.ArrowInvalid as error:
+        # A time that microseconds hold, in a column that others made one of nanoseconds.
+        raise InvalidArgument(
+            f"column {name!r} holds values that no type holds together: import it as text with types={{{name!r}: "
+            "'string'}",
+            reason="COLUMN_TYPE_MISMATCH",
+            metadata={"column": name},
+        ) from error
 
 
 class _Unterminated(Exception):

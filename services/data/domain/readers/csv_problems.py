@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from servicekit.errors import InvalidArgument
 from services.data.domain.readers.dialect import Dialect
-from services.data.domain.readers.source import BLOCK_BYTES, OpenFile, empty, first_line, skip_mark
+from services.data.domain.readers.source import BLOCK_BYTES, OpenFile, empty, skip_mark
 
 # The most that one value may hold; the library's own limit is far lower. Set here, for its parser is ours alone.
 csv.field_size_limit(BLOCK_BYTES)
@@ -134,4 +134,8 @@ def _too_long(line: int) -> InvalidArgument:
 
 
 def _bad(error: BaseException) -> InvalidArgument:
-    return InvalidArgument(f"the file cannot be read as CSV: {first_line(error)}", reason="BAD_CSV")
+    # Not the library's words: they hold the row.
+    return InvalidArgument(
+        "the file cannot be read as CSV: give delimiter, quote, escape or encoding where they are not the usual ones",
+        reason="BAD_CSV",
+    )
