@@ -161,7 +161,8 @@ class ImportOptions(_message.Message):
     COMPRESSION_FIELD_NUMBER: _builtins.int
     like: _builtins.str
     """A dataset version, as name@number or the name alone for the newest: its columns' types and missing texts are used as
-    if they were given here. Empty: an existing dataset's newest version is followed where values fit.
+    if they were given here. Empty: an existing dataset's newest version is followed where values fit; its columns of
+    texts are not where other options say how numbers, dates and missing values are written.
     """
     decimal: _builtins.str
     """The decimal mark of numbers; empty means a point."""
@@ -448,6 +449,7 @@ class DatasetVersion(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """The dataset's id."""
     number: _builtins.int
@@ -488,6 +490,10 @@ class DatasetVersion(_message.Message):
         version are read by them.
         """
 
+    @_builtins.property
+    def options(self) -> Global___ImportOptions:
+        """The options that the import was given."""
+
     def __init__(
         self,
         *,
@@ -504,10 +510,11 @@ class DatasetVersion(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
         missing: _abc.Mapping[_builtins.str, Global___MissingTexts] | None = ...,
+        options: Global___ImportOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "recipe", b"recipe"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "options", b"options", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "create_time", b"create_time", "dataset", b"dataset", "digest", b"digest", "label", b"label", "missing", b"missing", "notes", b"notes", "number", b"number", "parent", b"parent", "recipe", b"recipe", "rows", b"rows", "size_bytes", b"size_bytes", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "create_time", b"create_time", "dataset", b"dataset", "digest", b"digest", "label", b"label", "missing", b"missing", "notes", b"notes", "number", b"number", "options", b"options", "parent", b"parent", "recipe", b"recipe", "rows", b"rows", "size_bytes", b"size_bytes", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -86,6 +86,33 @@ def options_from_proto(message: data_pb2.ImportOptions) -> ImportOptions:
     )
 
 
+def options_to_proto(options: ImportOptions) -> data_pb2.ImportOptions:
+    """Return the message of what a caller says of a file."""
+    message = data_pb2.ImportOptions(
+        types=options.types,
+        like=options.like,
+        column_missing=_missing_to_proto(options.column_missing),
+        decimal=options.decimal,
+        thousands=options.thousands,
+        quote=options.quote,
+        escape=options.escape,
+        no_header=options.no_header,
+        names=options.names,
+        skip=options.skip,
+        comment=options.comment,
+        date_formats=options.date_formats,
+        zone=options.zone,
+        compression=options.compression,
+    )
+    if options.missing is not None:
+        message.missing.CopyFrom(data_pb2.MissingTexts(texts=options.missing))
+    return message
+
+
+def _missing_to_proto(missing: Mapping[str, tuple[str, ...]]) -> dict[str, data_pb2.MissingTexts]:
+    return {name: data_pb2.MissingTexts(texts=texts) for name, texts in missing.items()}
+
+
 def _missing_from_proto(message: Mapping[str, data_pb2.MissingTexts]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(texts.texts) for name, texts in message.items()}
 
@@ -127,7 +154,8 @@ def version_to_proto(version: DatasetVersion) -> data_pb2.DatasetVersion:
         parent=version.provenance.parent,
         source=version.provenance.source,
         notes=version.provenance.notes,
-        missing={name: data_pb2.MissingTexts(texts=texts) for name, texts in version.provenance.missing.items()},
+        missing=_missing_to_proto(version.provenance.missing),
+        options=options_to_proto(version.provenance.options),
     )
     message.create_time.FromDatetime(version.create_time)
     return message
@@ -146,6 +174,7 @@ def version_from_proto(message: data_pb2.DatasetVersion, workspace: str, table: 
         message.parent,
         tuple(message.notes),
         _missing_from_proto(message.missing),
+        options_from_proto(message.options),
     )
     created = message.create_time.ToDatetime(tzinfo=UTC)
     return DatasetVersion(workspace, message.dataset, message.number, content, provenance, created)

@@ -95,6 +95,16 @@ def test_later_files_follow_the_datasets_types_or_another_version(connection: Co
         lepton.Dataset.import_file(test, delimitr=";", connection=connection)  # type: ignore[call-arg]
 
 
+def test_other_options_correct_what_was_text_before(connection: Connection, tmp_path: Path) -> None:
+    path = tmp_path / "komma.csv"
+    path.write_text("p;q\n1,5;x\n")
+    first = lepton.Dataset.import_file(path, connection=connection)
+    second = lepton.Dataset.import_file(path, decimal=",", connection=connection)
+    third = lepton.Dataset.import_file(path, decimal=",", connection=connection)
+    assert [one.message.columns[0].arrow_type for one in (first, second, third)] == ["string", "double", "double"]
+    assert [one.message.number for one in (first, second, third)] == [1, 2, 2]
+
+
 def test_dates_of_texts_are_parsed_by_a_step(connection: Connection, platform: Platform, tmp_path: Path) -> None:
     path = tmp_path / "days.csv"
     path.write_text("day,n\n01/02/2020,1\n02/02/2020,2\n")

@@ -76,6 +76,7 @@ class Datasets:
             InvalidArgument: the file is broken; the message says where.
             NotFound: there is no version that it is to be like.
         """
+        given = wanted.options
         wanted = await self._with_known(workspace, wanted)
         found: list[ReadFile] = []
 
@@ -85,7 +86,7 @@ class Datasets:
 
         content = await self._tables.write(workspace, make)
         notes = (*_notes_on_like(wanted.options, content), *found[-1].notes)[:_MOST_NOTES]
-        return content, replace(wanted.provenance, notes=notes, missing=found[-1].missing)
+        return content, replace(wanted.provenance, notes=notes, missing=found[-1].missing, options=given)
 
     async def _with_known(self, workspace: str, wanted: Import) -> Import:
         """Return an import with the columns of the version that it is to be like, else of the dataset's newest."""
@@ -101,6 +102,9 @@ class Datasets:
         columns = {name: column for name, column in columns.items() if name not in options.types}
         missing = {} if options.missing is not None else dict(version.provenance.missing)
         missing |= options.column_missing
+        if not options.like and not options.writes_as(version.provenance.options):
+            # Other options are a correction of what was read as text before.
+            columns = {name: column for name, column in columns.items() if column.arrow_type != "string"}
         options = replace(options, known_missing=missing)
         options = replace(options, likes=columns) if options.like else replace(options, known=columns)
         return replace(wanted, options=options)

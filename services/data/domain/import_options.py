@@ -15,6 +15,7 @@ from services.data.domain.parsing.times import check_format, check_zone
 _THOUSANDS = ("", ".", ",", " ", "'", "_", "\u00a0", "\u202f", "\u2019")
 COMPRESSIONS = ("", "none", "gzip", "bz2", "xz", "zstd", "zip")
 ALL_COLUMNS = "*"
+_WRITING = ("decimal", "thousands", "date_formats", "zone", "missing", "column_missing")
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,10 @@ class ImportOptions:
     def missing_of(self, column: str) -> tuple[str, ...] | None:
         """Return the texts that are missing values of a column; None for the default list."""
         return self.column_missing.get(column, self.known_missing.get(column, self.missing))
+
+    def writes_as(self, other: "ImportOptions") -> bool:
+        """Return whether two files write numbers, dates and missing values alike, as far as is said."""
+        return all(getattr(self, name) == getattr(other, name) for name in _WRITING)
 
     @cached_property
     def arrow_types(self) -> dict[str, pa.DataType]:

@@ -116,6 +116,7 @@ class Provenance:
         parent: the version that the steps started from, as name@number.
         notes: what the import decided and the user may want otherwise.
         missing: the texts that were missing values, by column, where they are not the default list.
+        options: what the caller said of the file.
     """
 
     label: str = ""
@@ -124,6 +125,7 @@ class Provenance:
     parent: str = ""
     notes: tuple[str, ...] = ()
     missing: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    options: ImportOptions = field(default_factory=ImportOptions)
 
 
 @dataclass(frozen=True)
