@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from lepton import errors
 from lepton.connection import Connection
+from lepton.interrupts import deployment_goes_on
 from lepton.v1 import common_pb2, inference_pb2
 from lepton.workers import why_unplaced
 
@@ -20,7 +21,18 @@ def wait_until(
     Raises:
         DeadlineExceeded: it was not in time; the message says what it was waiting for.
         FailedPrecondition: the version cannot be served; the message says why.
+        Interrupted: Ctrl-C was pressed; the deployment goes on.
     """
+    with deployment_goes_on(name):
+        return _wait_until(connection, name, is_enough, timeout_seconds)
+
+
+def _wait_until(
+    connection: Connection,
+    name: str,
+    is_enough: Callable[[inference_pb2.Deployment], bool],
+    timeout_seconds: float,
+) -> inference_pb2.Deployment:
     deadline = time.monotonic() + timeout_seconds
     present = _status(connection, name)
     while not is_enough(present):

@@ -13,6 +13,7 @@ import pandas as pd
 from lepton import errors, names, progress
 from lepton.arguments import build, one_of
 from lepton.connection import Connection, current
+from lepton.interrupts import job_goes_on, job_may_be_queued
 from lepton.reports import Report
 from lepton.v1 import training_pb2
 
@@ -70,7 +71,8 @@ class Job:
         """
         connection = connection or current()
         request = training_pb2.CreateJobRequest(spec=spec, request_id=names.request_id())
-        return cls(connection, connection.training.CreateJob(request))
+        with job_may_be_queued():
+            return cls(connection, connection.training.CreateJob(request))
 
     @classmethod
     def get(cls, name: str, *, connection: Connection | None = None) -> "Job":
@@ -234,10 +236,13 @@ class Job:
         Raises:
             JobFailed: it failed; the reason and message are the job's.
             Cancelled: it was stopped.
+            Interrupted: Ctrl-C was pressed: the job goes on, unless it is pressed once more at the prompt that a
+                terminal shows.
         """
-        with progress.share(f"{self.message.spec.family or 'evaluation'}") as show:
-            for update in self.watch():
-                show(update.progress, update.message)
+        with job_goes_on(self.name, self.cancel):
+            with progress.share(f"{self.message.spec.family or 'evaluation'}") as show:
+                for update in self.watch():
+                    show(update.progress, update.message)
         return self.result()
 
     def result(self) -> "Job":

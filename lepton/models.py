@@ -247,7 +247,8 @@ class Model:
         return base_version(given, self.connection).ref
 
     def _run(self, spec: training_pb2.JobSpec) -> None:
-        self.job = Job.submit(spec, connection=self.connection).wait()
+        self.job = Job.submit(spec, connection=self.connection)
+        self.job.wait()
         self.version = ModelVersion.get(self.job.version, connection=self.connection)
         # Of whoever called fit.
         self.job.warn(stacklevel=3)

@@ -1,8 +1,26 @@
 """The commands of `lepton`: one noun a module; every command has `--json`, and help with examples."""
 
+import sys
+from typing import Any
+
 import typer
+from typer.core import TyperGroup
+
+
+class _Group(TyperGroup):
+    """The commands; Ctrl-C in one prints what goes on on the platform, and exits with 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            if message := getattr(error, "message", ""):
+                print(message, file=sys.stderr)
+            raise SystemExit(130) from None
+
 
 app = typer.Typer(
+    cls=_Group,
     name="lepton",
     help="Data in, a governed and monitored gRPC endpoint out.",
     epilog="Start with `lepton up`, then `lepton data import german_credit.csv --label creditability`.",

@@ -14,6 +14,7 @@ from lepton.cli.user_files import check_output
 from lepton.connection import current
 from lepton.datasets import Dataset
 from lepton.event_files import write_runs
+from lepton.interrupts import job_goes_on
 from lepton.jobs import Job, families
 from lepton.models import check_declared_label
 from lepton.pretrained import base_version
@@ -261,9 +262,14 @@ def _warn(job: Job) -> None:
 def _follow(job: Job, as_json: bool, *, aside: bool = False) -> None:
     """Show a job's updates until it ends; aside, on stderr, where stdout is for what comes of it."""
     console = Console(stderr=True)
-    if console.is_terminal and not as_json:
-        curves.follow(job.name, job.watch(), console)
-        return
+    with job_goes_on(job.name):
+        if console.is_terminal and not as_json:
+            curves.follow(job.name, job.watch(), console)
+            return
+        _print_updates(job, as_json, aside)
+
+
+def _print_updates(job: Job, as_json: bool, aside: bool) -> None:
     for update in job.watch():
         if as_json:
             typer.echo(json.dumps(vars(update), default=str), err=aside)
