@@ -92,6 +92,25 @@ $(FUZZ_VENV)/installed:
 	$(FUZZ_VENV)/bin/pip install --quiet 'atheris==3.0.0'
 	touch $@
 
+# The oldest versions that pyproject.toml allows the SDK, in an environment of their own; what those depend on is new.
+LOWEST_VENV := .venv-lowest
+LOWEST_TOOLS := pytest pytest-asyncio pytest-timeout hypothesis pillow 'cryptography>=45' 'pyjwt>=2.11'
+# They test what only the platform has.
+LOWEST_IGNORED := tests/lepton/test_embedded.py tests/lepton/test_model_files.py
+.PHONY: test-lowest
+test-lowest: $(LOWEST_VENV)/installed  ## The SDK's tests with the oldest versions of its dependencies.
+	$(LOWEST_VENV)/bin/python -m pytest -q --noconftest -W default::DeprecationWarning \
+	    $(addprefix --ignore=,$(LOWEST_IGNORED)) tests/lepton
+
+$(LOWEST_VENV)/installed: pyproject.toml
+	rm -rf $(LOWEST_VENV)
+	$(PYTHON) -m venv $(LOWEST_VENV)
+	$(LOWEST_VENV)/bin/pip install --quiet uv
+	$(LOWEST_VENV)/bin/uv pip install --quiet --python $(LOWEST_VENV)/bin/python --resolution lowest-direct \
+	    --requirement pyproject.toml
+	$(LOWEST_VENV)/bin/uv pip install --quiet --python $(LOWEST_VENV)/bin/python $(LOWEST_TOOLS)
+	touch $@
+
 .PHONY: check
 check: lint types arrows contract stubs  ## Lint, format, types, arrows, contract, stubs.
 

@@ -1,5 +1,6 @@
 """What gets installed: the SDK needs its own few dependencies alone, and CI runs what the README says."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -78,3 +79,25 @@ def test_constraints_pin_everything_and_torch_for_any_build() -> None:
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     assert pins["torch"] == "2.13.0"
     assert not [name for name, version in pins.items() if "+" in version]
+
+
+def test_stubs_run_with_the_oldest_versions_that_are_allowed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bounds = dict(requirement.split(">=") for requirement in project["dependencies"])
+    stubs = ROOT / "lepton" / "v1"
+    made = {
+        "protobuf": [
+            re.findall(r"Protobuf Python Version: ([\d.]+)", path.read_text()) for path in stubs.glob("*_pb2.py")
+        ],
+        "grpcio": [
+            re.findall(r"GRPC_GENERATED_VERSION = '([\d.]+)'", path.read_text()) for path in stubs.glob("*_pb2_grpc.py")
+        ],
+    }
+    for name, found in made.items():
+        (version,) = {version for versions in found for version in versions}
+        assert all(len(versions) == 1 for versions in found)
+        assert _numbers(version) <= _numbers(bounds[name]), f"{name}: stubs need {version}"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
