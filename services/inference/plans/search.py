@@ -11,6 +11,7 @@ import onnx
 
 from servicekit.errors import FailedPrecondition
 from services.inference.domain.tuning import Wish
+from services.inference.independence import analyse, read_model
 from services.inference.plans.build import Feed, NotBuilt, build
 from services.inference.plans.candidates import LEAST_ROWS, PLAIN, Candidate, Hardware, worth_trying
 from services.inference.plans.choice import LEAST_GAIN, Timing, best_threads, in_order, speedup
@@ -68,6 +69,8 @@ class Tried:
         candidate: which one.
         content: its graph.
         session: ONNX Runtime's.
+        why_mixed: why its rows are not shown to be independent: it serves without batches then, and is measured and
+            judged so. Empty where they are.
         timing: how long its runs take.
         quality: how good it is; None where that was not judged.
         outcome: for people.
@@ -76,6 +79,7 @@ class Tried:
     candidate: Candidate
     content: bytes
     session: Any
+    why_mixed: str
     timing: Timing
     quality: Quality | None = None
     outcome: str = ""
@@ -206,7 +210,8 @@ class _Search:
         )
         if candidate.provider and session.get_providers()[0] != candidate.provider:
             raise NotBuilt(f"not built: {candidate.provider} does not load here")
-        return Tried(candidate, content, session, Timing(candidate, {}))
+        why_mixed = analyse(read_model(content), _tensor_outputs(session)).why
+        return Tried(candidate, content, session, why_mixed, Timing(candidate, {}))
 
     def _sample(self, session: Any) -> Feed:
         """Return rows to time runs with: the most frequent kind of the evaluation data, else made up."""
@@ -262,12 +267,19 @@ class _Search:
         if tried.candidate.is_lossless and not same_but_rounding(expected, found):
             raise NotBuilt("not taken: its outputs differ from the model's beyond rounding")
 
+    def _runner(self, tried: Tried, feed: Feed) -> Callable[[], object]:
+        """Return what runs a plan on some rows, as it serves them."""
+        names = _tensor_outputs(tried.session)
+        # Where the graph fixes its batch, that is what a request has.
+        if not tried.why_mixed or len(self._batches()) == 1:
+            return lambda: tried.session.run(names, feed)
+        rows = lone_rows(feed)
+        return lambda: [tried.session.run(names, row) for row in rows]
+
     def _time(self, tried: Sequence[Tried]) -> None:
         batches = [rows for rows in _TRIED_ROWS if rows in self._batches()] or [self._batches()[0]]
         feeds = {rows: tiled(self._feed, rows) for rows in batches}
-        runs = {
-            (index, rows): _runner(each.session, feeds[rows]) for index, each in enumerate(tried) for rows in batches
-        }
+        runs = {(index, rows): self._runner(each, feeds[rows]) for index, each in enumerate(tried) for rows in batches}
         taken = in_turn(runs, self._left(_TIMED), self._clock)
         for index, each in enumerate(tried):
             each.timing = Timing(each.candidate, {rows: taken[index, rows] for rows in batches})
@@ -312,10 +324,10 @@ class _Search:
         task = find_task(outputs, self._question.task, self._question.classes, truth)
         groups = _thinned(_judged(self._evidence.groups), self._judged_rows(plain))
         labels = None if truth is None or _is_apart(task, truth) else [truth[p] for g in groups for p in g.places]
-        before = self._answers(plain.session, task.output, groups)
+        before = self._answers(plain, task.output, groups)
 
         def judged(tried: Tried) -> Quality:
-            after = before if tried is plain else self._answers(tried.session, task.output, groups)
+            after = before if tried is plain else self._answers(tried, task.output, groups)
             return judge(task, before, after, labels)
 
         return judged
@@ -324,9 +336,9 @@ class _Search:
         seconds = min(taken / rows for rows, taken in plain.timing.seconds.items())
         return int(_JUDGING * self._question.seconds / seconds)
 
-    def _answers(self, session: Any, output: str, groups: Sequence[Group]) -> Array:
-        parts = []
-        rows = self._batches()[0] if len(self._batches()) == 1 else _JUDGED_ROWS
+    def _answers(self, tried: Tried, output: str, groups: Sequence[Group]) -> Array:
+        parts, session = [], tried.session
+        rows = self._batches()[0] if len(self._batches()) == 1 else 1 if tried.why_mixed else _JUDGED_ROWS
         for group in groups:
             for start in range(0, len(group.places), rows):
                 feed = {name: values[start : start + rows] for name, values in group.feed.items()}
@@ -359,12 +371,14 @@ class _Search:
         else:
             gain = self._found.speedups[chosen.candidate.name]
             self._found.message = f"{gain:.2f} times as fast as the plain plan; {judged}"
+            if chosen.why_mixed:
+                self._found.message += f"; measured and served without batches: {chosen.why_mixed}"
 
     def _curve(self, plain: Tried, chosen: Tried) -> None:
         """Measure both plans batch by batch, and the chosen one with more threads."""
         for rows in self._batches():
             feed = tiled(self._feed, rows)
-            runs = {"plain": _runner(plain.session, feed), "chosen": _runner(chosen.session, feed)}
+            runs = {"plain": self._runner(plain, feed), "chosen": self._runner(chosen, feed)}
             taken = in_turn(runs, min(self._left(1.0), time.monotonic() + 1.0), self._clock)
             self._found.plain_seconds[rows], self._found.seconds[rows] = taken["plain"], taken["chosen"]
             if taken["plain"] > _LONGEST_RUN_SECONDS or time.monotonic() > self._left(1.0):
@@ -380,7 +394,7 @@ class _Search:
             return self._threads
         feed = tiled(self._feed, self._batches()[0])
         counts = [self._threads, *(2**power for power in range(1, 4) if self._threads < 2**power <= most)]
-        runs = {count: _runner(self._open(chosen.candidate, chosen.content, count).session, feed) for count in counts}
+        runs = {count: self._runner(self._open(chosen.candidate, chosen.content, count), feed) for count in counts}
         return best_threads(in_turn(runs, min(self._left(1.0), time.monotonic() + 2.0), time.perf_counter))
 
 
@@ -400,9 +414,10 @@ def _run(session: Any, feed: Feed) -> list[Array]:
     return [np.asarray(found) for found in session.run(_tensor_outputs(session), feed)]
 
 
-def _runner(session: Any, feed: Feed) -> Callable[[], object]:
-    names = _tensor_outputs(session)
-    return lambda: session.run(names, feed)
+def lone_rows(feed: Feed) -> list[Feed]:
+    """Return the rows of a run, each as a run of its own."""
+    count = len(next(iter(feed.values()))) if feed else 1
+    return [{name: values[place : place + 1] for name, values in feed.items()} for place in range(count)]
 
 
 def _tensor_outputs(session: Any) -> list[str]:

@@ -21,6 +21,7 @@ from services.inference.adapters.registry_client import RegistryClient
 from services.inference.adapters.training_client import TrainingClient
 from services.inference.convert import tuning_to_proto
 from services.inference.domain.tuning import Tuning, TuningMode, Wish, resolve
+from services.inference.independence import analyse, read_model
 from services.inference.plans.candidates import PLAIN, Hardware, find_candidate
 from services.inference.plans.child import NoAnswer, ask
 from services.inference.plans.evidence import find_source, frames
@@ -200,6 +201,9 @@ class Tuner:
         if built.graph_sha256 != stored.graph_sha256 or not content:
             _log.info("plan is measured anew: its graph came out otherwise", deployment=case.key[1], plan=stored.name)
             return False
+        if stored.batch_rows > 1 and not await asyncio.to_thread(_is_by_row, content):
+            _log.info("plan is measured anew: it was measured with batches", deployment=case.key[1], plan=stored.name)
+            return False
         try:
             await self._apply(case, stored, content)
         except FailedPrecondition as error:
@@ -332,6 +336,10 @@ class Tuner:
             await asyncio.sleep(self._limits.quiet_seconds)
             if time.process_time() - before < 0.5 * self._limits.quiet_seconds:
                 return
+
+
+def _is_by_row(content: bytes) -> bool:
+    return analyse(read_model(content)).is_independent
 
 
 def _holds(plan: pb.Plan, case: _Case) -> bool:

@@ -13,7 +13,7 @@ from servicekit.errors import FailedPrecondition, InvalidArgument, ResourceExhau
 from services.inference.adapters.data_client import DataClient
 from services.inference.predict.answers import read_answers, wanted_outputs
 from services.inference.predict.rows import check_takes_columns
-from services.inference.predict.running import Run
+from services.inference.predict.running import Run, run_rows
 from services.inference.predict.tables import answer_columns, batch_to_arrays, missing_columns, types_to_read
 from services.inference.predict.unknown import UnknownValues
 from services.inference.serving.model import Array, LoadedModel
@@ -103,7 +103,7 @@ class Scorer:
         until = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
-                return await self._run(model, inputs, names)
+                return await run_rows(self._run, model, inputs, names)
             except ResourceExhausted as error:
                 wait = error.retry_seconds or _WAIT_SECONDS
                 if time.monotonic() + wait > until:

@@ -4,6 +4,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from itertools import chain
 
 from lepton.v1 import prediction_pb2 as pb
 from lepton.v1 import prediction_pb2_grpc
@@ -13,11 +14,11 @@ from servicekit.rpc import Context, bounded_timeout
 from services.inference.predict.answers import read_answers, to_predictions, wanted_outputs
 from services.inference.predict.aside import Aside
 from services.inference.predict.rows import rows_to_arrays
-from services.inference.predict.running import Run
+from services.inference.predict.running import Run, asks_singly
 from services.inference.predict.scoring import Scorer
 from services.inference.predict.unknown import UnknownValues
 from services.inference.serving.forwarding import Forwarder
-from services.inference.serving.model import Array, Item, LoadedModel
+from services.inference.serving.model import Array, Item, LoadedModel, Preprocessing
 from services.inference.serving.servicer import is_marked_call, sticky_key_of_call
 from services.inference.serving.table import ServingTable
 
@@ -147,7 +148,7 @@ class PredictionServicer(prediction_pb2_grpc.PredictionServiceServicer):
             )
         with _refusals_counted(model):
             _check_texts_together(kind, model)
-        batches = model.preprocessing.batches(_items(request, kind))
+        batches = _batches(model.preprocessing, _items(request, kind), one_by_one=asks_singly(model))
         predictions: list[pb.Prediction] = []
         while True:
             with _refusals_counted(model):
@@ -171,6 +172,13 @@ def _refusals_counted(model: LoadedModel) -> Iterator[None]:
 
 def _predictions(model: LoadedModel, arrays: list[Array], rows: int) -> list[pb.Prediction]:
     return to_predictions(read_answers(model, arrays, rows))
+
+
+def _batches(preprocessing: Preprocessing, items: Sequence[Item], *, one_by_one: bool) -> Iterator[dict[str, Array]]:
+    """Yield the inputs of as many items as run together; of one each where rows may change each other's answers."""
+    if not one_by_one:
+        return preprocessing.batches(items)
+    return chain.from_iterable(preprocessing.batches(items[place : place + 1]) for place in range(len(items)))
 
 
 def _items(request: pb.PredictRequest, kind: str) -> Sequence[Item]:

@@ -429,4 +429,5 @@ def _is_finite(array: Array) -> bool:
 
 def _check_rows(form: Form, arrays: list[Array], rows: int, works: int) -> None:
     if works > 1 and any(array.shape[:1] != (rows,) for array in arrays):
+        form.model.refuse_batches("an output does not have one row for each row of a batch")
         raise Internal(f"model {form.model.deployment!r} does not answer a batch by rows", reason="MODEL_FAULT")

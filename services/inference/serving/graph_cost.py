@@ -6,8 +6,10 @@ thousand times as long as another of the same shape.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-import onnx
+if TYPE_CHECKING:
+    import onnx
 
 _KNOWN_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
 # Loops, generation, decoders of images, and attention that reads lengths from a tensor.
@@ -58,7 +60,7 @@ _SIZES: dict[str, Sequence[int]] = {
 _SHAPES_ALONE = frozenset(("Shape", "Size"))
 
 
-def has_value_dependent_cost(model: onnx.ModelProto) -> bool:
+def has_value_dependent_cost(model: "onnx.ModelProto") -> bool:
     """Return whether the time of a run may depend on the values of the inputs, not on their shapes alone.
 
     Args:
@@ -73,12 +75,12 @@ def has_value_dependent_cost(model: onnx.ModelProto) -> bool:
 
 
 class _Scan:
-    def __init__(self, functions: Iterable[onnx.FunctionProto]) -> None:
+    def __init__(self, functions: "Iterable[onnx.FunctionProto]") -> None:
         self._functions = {(function.domain, function.name): function for function in functions}
         # By function and the places of its inputs that hold values: is it unbounded, and which outputs hold values.
         self._known: dict[tuple[str, str, frozenset[int]], tuple[bool, list[bool]]] = {}
 
-    def is_unbounded(self, nodes: Iterable[onnx.NodeProto], values: set[str]) -> bool:
+    def is_unbounded(self, nodes: "Iterable[onnx.NodeProto]", values: set[str]) -> bool:
         """Follow the inputs' values through nodes; `values` grows by the tensors that depend on them."""
         for node in nodes:
             places = frozenset(place for place, name in enumerate(node.input) if name in values)
@@ -94,14 +96,14 @@ class _Scan:
                 values.update(node.output)
         return False
 
-    def _is_unbounded_node(self, node: onnx.NodeProto, places: frozenset[int], values: set[str]) -> bool:
+    def _is_unbounded_node(self, node: "onnx.NodeProto", places: frozenset[int], values: set[str]) -> bool:
         if node.domain not in _KNOWN_DOMAINS or node.op_type in _UNBOUNDED:
             return True
         if places.intersection(_SIZES.get(node.op_type, ())):
             return True
         return any(self.is_unbounded(body.node, set(values)) for body in _bodies(node))
 
-    def _of_function(self, function: onnx.FunctionProto, places: frozenset[int]) -> tuple[bool, list[bool]]:
+    def _of_function(self, function: "onnx.FunctionProto", places: frozenset[int]) -> tuple[bool, list[bool]]:
         key = function.domain, function.name, places
         if key not in self._known:
             values = {name for place, name in enumerate(function.input) if place in places}
@@ -110,5 +112,5 @@ class _Scan:
         return self._known[key]
 
 
-def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    return [item.g for item in node.attribute if item.type == onnx.AttributeProto.GRAPH]
+def _bodies(node: "onnx.NodeProto") -> "list[onnx.GraphProto]":
+    return [item.g for item in node.attribute if item.HasField("g")]

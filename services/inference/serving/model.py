@@ -228,6 +228,11 @@ class LoadedModel:
         """Whether the thread that calls a run does its work."""
         return self.provider == "CPUExecutionProvider"
 
+    def refuse_batches(self, why: str) -> None:
+        """Run each request by itself from now on: a batch came out otherwise than the graph promised."""
+        self.is_by_row, self.why_mixed = False, why
+        self.forms.clear()
+
     def expected_seconds(self, rows: int) -> float:
         """Return how long a run of some rows may take, by what runs took before."""
         return max(self.run_seconds, self.row_seconds * rows)

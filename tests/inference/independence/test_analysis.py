@@ -7,16 +7,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from services.inference.independence import analyse, read_model
 from tests.inference.graph_texts import graph_of
-from tests.inference.independence.zoo import INDEPENDENT, MIXED, compare_with_lone_rows, graph, rows_of
+from tests.inference.independence.zoo import INDEPENDENT, MIXED, compare_with_lone_rows, graph, rows_of, session_of
 
 
 @pytest.mark.parametrize("name", INDEPENDENT)
 def test_independent_rows_are_shown_to_be_so_and_are(name: str) -> None:
     content, random = graph(name), np.random.default_rng(1)
     assert analyse(read_model(content)).why == ""
+    session = session_of(content)
     for counts in ((1, 1), (2, 1, 3)):
-        parts = [rows_of(content, random, count) for count in counts]
-        assert compare_with_lone_rows(content, parts) == ""
+        parts = [rows_of(session, random, count) for count in counts]
+        assert compare_with_lone_rows(session, parts) == ""
 
 
 @pytest.mark.parametrize("name", MIXED)
