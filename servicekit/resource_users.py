@@ -18,6 +18,7 @@ _PAGE = 1000
 # A job that starts between two lists is in the third.
 _STATES = ("QUEUED", "RUNNING", "QUEUED")
 _MOST_NAMED = 10
+_PLURALS = {"alias": "aliases", "deployment": "deployments", "job": "jobs"}
 
 
 @dataclass(frozen=True, order=True)
@@ -154,9 +155,10 @@ def refuse_if_used(what: str, users: Iterable[ResourceUser], reason: str) -> Non
     more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
     kinds = sorted({user.kind for user in found})
     raise FailedPrecondition(
-        f"{what} is in use: {named}{more}. Change or delete these first, or delete it with force, which breaks them",
+        f"{what} is in use: {named}{more}. Change, delete or cancel these first, or delete it with force, which breaks "
+        "them",
         reason=reason,
-        metadata={f"{kind}s": ",".join(user.name for user in found if user.kind == kind) for kind in kinds},
+        metadata={_PLURALS[kind]: ",".join(user.name for user in found if user.kind == kind) for kind in kinds},
     )
 
 

@@ -225,6 +225,19 @@ async def test_with_nats_away_requests_are_passed_on_all_the_same(house: House) 
         house.nats.start()
 
 
+async def test_with_the_inference_service_away_models_are_served_and_nothing_is_called_unknown(house: House) -> None:
+    await _register(house, 0.5)
+    await house.deployments.create("m@1")
+    async with house.worker("w1", inference_address="localhost:1") as worker:
+        await house.deployments.until("m", 1, seconds=60.0)
+        assert await worker.infer("m") == ("1", 2.5)
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await worker.infer("nobody")
+        error = statuses.from_rpc_error(refusal.value)
+        assert isinstance(error, Unavailable)
+        assert (error.reason, error.retry_seconds) == ("DIRECTORY_AWAY", 1.0)
+
+
 async def test_lookups_are_shared_and_one_that_began_before_a_request_is_not_joined() -> None:
     began, exists, turn = 0, False, asyncio.Event()
 

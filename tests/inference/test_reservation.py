@@ -5,10 +5,23 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.inference.domain.deployments import LEAST_CORES, LEAST_MEMORY_BYTES, Resources
+from lepton.v1 import scheduler_pb2
+from lepton.v1.scheduler_pb2_grpc import SchedulerServiceStub
+from servicekit.auth import Identity, act_as
+from servicekit.database import open_database
+from servicekit.events import connect
+from servicekit.rpc import open_channel
+from servicekit.state import State
+from services.inference.adapters.repository import SqlRepository
+from services.inference.adapters.tables import kit
+from services.inference.domain.deployments import LEAST_CORES, LEAST_MEMORY_BYTES, Deployment, Resources
 from services.inference.domain.reservation import Trends, follow
+from services.inference.observation import Changes, Observer
+from services.inference.reservations import ReservationFollower
 from services.inference.serving.usage import CoreMeter, MemoryMeter
+from tests.inference.house import House, until
 from tests.inference.test_deployments import deployment
+from tests.inference.test_worker import _register
 
 _SMALL = replace(deployment(), resources=Resources(LEAST_CORES, LEAST_MEMORY_BYTES))
 
@@ -80,3 +93,46 @@ def test_memory_is_known_of_a_load_that_no_other_overlaps() -> None:
     with meter.measuring(7) as nothing:
         pass
     assert nothing.size_bytes >= 7
+
+
+async def test_a_reservation_that_is_not_used_is_given_back_to_the_cluster(house: House) -> None:
+    await _register(house, 0.5)
+    await house.deployments.create("m@1")
+    await house.deployments.create("m@1", "declared", resources={"cores": 0.5, "memory_bytes": 1 << 28})
+    now = 0.0
+    async with (
+        house.worker(),
+        open_database(house.database("inference"), "services.inference.migrations") as database,
+        connect(house.process_settings("inference"), "follower") as nats,
+    ):
+        state = State(database, kit, SqlRepository)
+        await house.deployments.until("m", 1, seconds=60.0)
+        await house.deployments.until("declared", 1, seconds=60.0)
+        async with state.writing() as repository:
+            large = replace(await repository.find("default", "m"), resources=Resources(1.0, 1 << 30))
+            await repository.save_reserved(large)
+        async with Observer(state, nats, Changes()) as observer:
+            follower = ReservationFollower(state, observer, 3600.0, lambda: now)
+            await until(lambda: _is_measured(observer, large), "the replica to be measured", 60.0)
+            await follower.look()
+            assert (await house.deployments.get("m")).resources.cores == 1.0
+            now = 601.0
+            await follower.look()
+        found = (await house.deployments.get("m")).resources
+        assert found.cores == LEAST_CORES
+        assert LEAST_MEMORY_BYTES <= found.memory_bytes < 1 << 29
+        assert (await house.deployments.get("declared")).resources.cores == 0.5
+        await until(lambda: _allocates(house, 0.5 + LEAST_CORES), "the scheduler to hear of it", 60.0)
+
+
+async def _is_measured(observer: Observer, item: Deployment) -> bool:
+    return observer.used(item) is not None
+
+
+async def _allocates(house: House, cores: float) -> bool:
+    async with open_channel(
+        f"localhost:{house.scheduler.private_port}", house.process_settings("inference")
+    ) as channel:
+        with act_as(Identity.for_service("default", "inference")):
+            listed = await SchedulerServiceStub(channel).ListWorkers(scheduler_pb2.ListWorkersRequest())
+    return bool(abs(listed.workers[0].allocated.cores - cores) < 1e-6)
