@@ -13,7 +13,7 @@ from services.inference.serving.model import NUMPY_TYPES, Array, LoadedModel
 from services.inference.serving.session import PROVIDERS
 
 # Sizes for dimensions that vary: dimensions of one name have one size. Most graphs take any; images may want more.
-_SIZES = (7, 16, 33, 64, 224, 1)
+_SIZES = (7, 33, 16, 64, 224, 1)
 # Values of whole numbers: of few tokens, of flags, none.
 _HIGHS = (50, 2, 1)
 # Rows of the requests that share a run, and how large their floats are.
@@ -27,6 +27,7 @@ _TOLERANCES = {"f2": 1e-2, "f4": 3e-5, "f8": 1e-10}
 _DEVICE_TOLERANCES = {"f2": 3e-2, "f4": 5e-3, "f8": 1e-7}
 
 Feeds = dict[str, Array]
+_Maker = Callable[[int, float], Feeds]
 
 
 def find_mixing(model: LoadedModel, known: Feeds, seconds: float = _LONGEST_SECONDS) -> str:
@@ -40,25 +41,30 @@ def find_mixing(model: LoadedModel, known: Feeds, seconds: float = _LONGEST_SECO
     random = np.random.default_rng(0)
     ends = time.monotonic() + seconds
     tried = 0
-    for make in _makers(model, random, known):
-        if not _runs(model, make(1, 1.0)):
+    for makers in _makers(model, random, known):
+        make = next((make for make in makers if _runs(model, make(1, 1.0))), None)
+        if make is None:
             continue
+        compared = 0
         for counts, magnitudes in _TRIALS:
             found = _compare(model, [make(rows, size) for rows, size in zip(counts, magnitudes, strict=True)])
-            if found or time.monotonic() > ends:
+            if found:
                 return found
-        tried += 1
+            compared += found is not None
+            if compared and time.monotonic() > ends:
+                return ""
+        tried += compared > 0
         if tried == _ENOUGH_SIZES:
             break
     return "" if tried else "no random input could be run"
 
 
-def _makers(model: LoadedModel, random: np.random.Generator, known: Feeds) -> Iterator[Callable[[int, float], Feeds]]:
-    """Yield ways to make rows, given how many and how large their floats are, the most telling first."""
-    for size in _SIZES:
-        for high in _HIGHS:
-            yield partial(_rows, model, random, size, high)
-    yield partial(_like, random, known)
+def _makers(model: LoadedModel, random: np.random.Generator, known: Feeds) -> Iterator[list[_Maker]]:
+    """Yield ways to make rows, given how many and how large their floats are: of each length some, likeliest first."""
+    varies = any(size < 0 for spec in model.inputs.values() for size in spec.shape[1:])
+    for size in _SIZES if varies else _SIZES[:1]:
+        yield [partial(_rows, model, random, size, high) for high in _HIGHS]
+    yield [partial(_like, random, known)]
 
 
 def _like(random: np.random.Generator, known: Feeds, rows: int, magnitude: float) -> Feeds:
@@ -96,14 +102,15 @@ def _runs(model: LoadedModel, feeds: Feeds) -> bool:
     return True
 
 
-def _compare(model: LoadedModel, parts: list[Feeds]) -> str:
+def _compare(model: LoadedModel, parts: list[Feeds]) -> str | None:
+    """Return what differs between lone answers and those of a shared run; empty for nothing, None where it failed."""
     together = {name: np.concatenate([part[name] for part in parts]) for name in model.inputs}
     try:
         alone = [model.session.run(list(model.outputs), part) for part in parts]
         answers = model.session.run(list(model.outputs), together)
     except Exception:
         # Each random row may be wrong for the model by itself; so this says nothing, unless it takes no batch at all.
-        return "" if _takes_batches(model, parts[0]) else "it does not take several rows"
+        return None if _takes_batches(model, parts[0]) else "it does not take several rows"
     rows = sum(_count(part) for part in parts)
     for place, (name, answer) in enumerate(zip(model.outputs, answers, strict=True)):
         if answer.shape[:1] != (rows,):
