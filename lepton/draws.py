@@ -1,10 +1,10 @@
 """Seeded draws of rows, as the platform's split draws them: the same rows, fraction and seed give the same parts.
 
-The platform draws while rows stream by (`services/data/domain/draws.py`), and the SDK stands alone, so the definition
-is here twice; a property test holds both to the same rows. A row is drawn if a pseudo-random permutation of the places
-in its group takes its place below the number of rows wanted. The permutation is a Feistel network over the places (Luby
-and Rackoff, 1988) that is repeated until it is back among them; words are mixed by splitmix64's finalizer (Steele, Lea
-and Flood, 2014).
+The platform draws while rows stream by (`services/data/domain/draws.py`). The SDK imports no service, so the
+definition is here twice; a property test holds both to the same rows. A row is drawn if a pseudo-random permutation
+of the places in its group takes its place below the number of rows wanted. The permutation is a Feistel network over
+the places (Luby and Rackoff, 1988) that is repeated until it is back among them; words are mixed by splitmix64's
+finalizer (Steele, Lea and Flood, 2014).
 """
 
 import numpy as np

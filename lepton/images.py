@@ -1,6 +1,6 @@
 """Images as the rows of a dataset: PNG or JPEG files, in base64, with their labels.
 
-Files of other image formats are converted to PNG. What operating systems put beside files is left out.
+Files of other image formats are converted to PNG. Files that operating systems add are left out.
 """
 
 import base64

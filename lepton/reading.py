@@ -52,7 +52,7 @@ class ReadOptions(TypedDict, total=False):
         comment: lines that begin with it are skipped.
         dates: a format of strptime such as "%d.%m.%Y" for all columns that fit it; by column: values must fit.
         zone: of times without one, such as "Europe/Berlin"; they are stored as UTC.
-        compression: gzip, bz2, xz, zstd, zip (of one file) or none; by default told by the file.
+        compression: gzip, bz2, xz, zstd, zip (of one file) or none; by default detected.
     """
 
     format: str
@@ -106,7 +106,7 @@ def file_header(path: Path, name: str | None, options: ReadOptions, connection: 
         connection: the platform, for what `like` names.
 
     Raises:
-        InvalidArgument: the format cannot be told, or an option is unknown or of another type.
+        InvalidArgument: the format is unknown, or an option is unknown or of another type.
     """
     check_options(options)
     stem, ending, _ = _parts(path)
@@ -178,7 +178,7 @@ def _parts(path: Path) -> tuple[str, str, str]:
 
 
 def _ending_in(path: Path) -> str:
-    """Return the ending of the only file of an archive; empty where it cannot be told."""
+    """Return the ending of the only file of an archive; empty where it is unknown."""
     try:
         with zipfile.ZipFile(path) as archive:
             inside = [PurePosixPath(name).suffix.lower() for name in archive.namelist() if "__MACOSX" not in name]

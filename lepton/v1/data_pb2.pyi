@@ -181,7 +181,7 @@ class ImportOptions(_message.Message):
     zone: _builtins.str
     """The time zone of times without one, such as Europe/Berlin; they are stored as UTC. Empty: they stay without a zone."""
     compression: _builtins.str
-    """gzip, bz2, xz, zstd, zip (of one file) or none; empty: told by the file's first bytes. Not for Parquet and Arrow."""
+    """gzip, bz2, xz, zstd, zip (of one file) or none; empty: detected by the file's first bytes. Not for Parquet and Arrow."""
     @_builtins.property
     def types(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Arrow type name (string, int64, double, bool, timestamp[us], ...) by column. A value that does not fit is refused with

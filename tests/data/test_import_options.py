@@ -142,7 +142,7 @@ def test_delimiter_is_found(content: str, rows: dict[str, list[object]], note: s
     assert any(note in one for one in found.notes) if note else not found.notes
 
 
-def test_delimiter_that_divides_nothing_is_told() -> None:
+def test_delimiter_that_divides_nothing_is_reported() -> None:
     _, found = _file("a;b\n1;2\n", delimiter=",")
     assert "2 by a semicolon" in found.notes[0]
     with pytest.raises(InvalidArgument, match="2 by a semicolon") as refusal:
@@ -206,7 +206,7 @@ def test_blank_header_gets_a_name(content: str, names: list[str], note: str) -> 
         (["31.12.20"], "string", "31.12.20"),
     ],
 )
-def test_dates_that_can_be_told_are_times(values: list[str], kind: str, first: str) -> None:
+def test_unambiguous_dates_are_times(values: list[str], kind: str, first: str) -> None:
     found = _column(values)
     assert (found[0], str(found[1][0])) == (kind, first)
 
@@ -267,7 +267,7 @@ def test_given_types_are_taken_or_all_misfits_are_named() -> None:
     assert "secret" not in refusal.value.message
 
 
-def test_earlier_types_are_kept_where_values_fit_and_else_told() -> None:
+def test_earlier_types_are_kept_where_values_fit_and_reported_where_not() -> None:
     known = {"c": KnownColumn("string", "d@1"), "n": KnownColumn("double", "d@1"), "m": KnownColumn("int64", "d@1")}
     table, found = _file("c,n,m\n7,1,x\n8,2,5\n", known=known)
     assert table.to_pydict() == {"c": ["7", "8"], "n": [1.0, 2.0], "m": ["x", "5"]}
@@ -333,10 +333,10 @@ def test_broken_archive_is_refused(packed: bytes, reason: str) -> None:
 
 
 def test_file_that_unpacks_to_far_more_than_its_size_is_refused() -> None:
-    bomb = gzip.compress(bytes(300 << 20), compresslevel=1)
+    bomb = _zstd(bytes(300 << 20))
     with decompressed(lambda: io.BytesIO(bomb), "")() as file, pytest.raises(InvalidArgument) as refusal:
         while file.read(1 << 20):
-            """Goes on to the limit."""
+            """Reads up to the limit."""
     assert refusal.value.reason == "DECOMPRESSED_TOO_LARGE"
 
 

@@ -108,11 +108,11 @@ def test_other_options_correct_what_was_text_before(connection: Connection, tmp_
 def test_dates_of_texts_are_parsed_by_a_step(connection: Connection, platform: Platform, tmp_path: Path) -> None:
     path = tmp_path / "days.csv"
     path.write_text("day,n\n01/02/2020,1\n02/02/2020,2\n")
-    with pytest.warns(ImportNote, match="cannot be told apart"):
+    with pytest.warns(ImportNote, match="are ambiguous"):
         dataset = lepton.Dataset.import_file(path, connection=connection)
     (parsed,) = dataset.transform(lepton.steps.parse_dates("day", "%d/%m/%Y"))
     assert [str(one) for one in parsed.to_arrow()["day"].to_pylist()] == ["2020-02-01 00:00:00", "2020-02-02 00:00:00"]
-    with pytest.raises(errors.InvalidArgument, match="cannot be told apart") as refusal:
+    with pytest.raises(errors.InvalidArgument, match="are ambiguous") as refusal:
         dataset.transform(lepton.steps.parse_dates("day"))
     assert refusal.value.reason == "AMBIGUOUS_DATES"
     with pytest.raises(errors.InvalidArgument, match="data row 1") as refusal:

@@ -291,10 +291,12 @@ def check_columns(wanted: list[str], columns: tuple[Column, ...]) -> None:
         InvalidArgument: it lacks one.
     """
     names = [column.name for column in columns]
-    unknown = next((name for name in wanted if name not in names), None)
-    if unknown is not None:
+    known = set(names)
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
         raise InvalidArgument(
-            f"there is no column {unknown!r}: the table has {', '.join(names[:50])}", reason="UNKNOWN_COLUMN"
+            f"there is no column {', '.join(map(repr, unknown[:20]))}: the table has {', '.join(names[:50])}",
+            reason="UNKNOWN_COLUMN",
         )
 
 

@@ -49,7 +49,7 @@ class ImportOptions:
         comment: begins lines to skip; empty for none.
         date_formats: of strptime, by column; `*` for every column that fits.
         zone: of times without one; empty: they stay without.
-        compression: one of COMPRESSIONS; empty: told by the first bytes.
+        compression: one of COMPRESSIONS; empty: detected by the first bytes.
         known: columns of the dataset's newest version, whose types are kept where values fit.
         known_missing: the missing texts of that version's columns, where they are not the default list.
         likes: columns of the version that `like` names, whose types values must fit.
@@ -105,12 +105,12 @@ class ImportOptions:
     @cached_property
     def known_types(self) -> dict[str, pa.DataType]:
         """Return the types of the dataset's newest version."""
-        return {name: parse_type(column.arrow_type) for name, column in self.known.items()}
+        return _types_of(self.known)
 
     @cached_property
     def like_types(self) -> dict[str, pa.DataType]:
         """Return the types of the version that the file is to be like."""
-        return {name: parse_type(column.arrow_type) for name, column in self.likes.items()}
+        return _types_of(self.likes)
 
     def check(self) -> None:
         """Check the options by themselves.
@@ -139,3 +139,7 @@ class ImportOptions:
                 f"a date format and a type that is no time are given for {', '.join(map(repr, both))}",
                 reason="BAD_OPTIONS",
             )
+
+
+def _types_of(columns: Mapping[str, KnownColumn]) -> dict[str, pa.DataType]:
+    return {name: parse_type(column.arrow_type) for name, column in columns.items()}

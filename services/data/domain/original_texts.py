@@ -1,4 +1,4 @@
-"""The texts of an imported file, kept beside the values that were read from them.
+"""The texts of an imported file, kept with the values that were read from them.
 
 A text file's column that was read as numbers, booleans or times has a companion column of strings where the text of
 some row is not the canonical text of its value: "1.50", "True", " 5", "2020-01-01". The companion holds such a text,

@@ -49,13 +49,13 @@ class ParseDates:
             fitting = [order for order in self._orders if first_misfit(texts, self._parser(order)) is None]
             if not fitting:
                 row = first_misfit(texts, self._parser(self._orders[0])) or 0
-                wanted = "time of the format" if self._written else "time that can be told (give a format)"
+                wanted = "time of the format" if self._written else "date (give a format)"
                 raise BadValue(self._name, row, f"is not a valid {wanted}").after(seen)
             self._orders = fitting
             seen += batch.num_rows
         if len(self._orders) > 1:
             raise InvalidArgument(
-                f"the day and month of column {self._name!r} cannot be told apart: give a format, such as %d/%m/%Y or "
+                f"the day and month of column {self._name!r} are ambiguous: give a format, such as %d/%m/%Y or "
                 "%m/%d/%Y",
                 reason="AMBIGUOUS_DATES",
                 metadata={"column": self._name},

@@ -377,10 +377,11 @@ def _places(groups: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 def _known(schema: pa.Schema, names: object) -> list[str]:
     wanted = [str(name) for name in names] if isinstance(names, list | tuple) else []
-    unknown = next((name for name in wanted if schema.get_field_index(name) < 0 or is_companion(name)), None)
-    if unknown is not None:
+    unknown = [name for name in wanted if schema.get_field_index(name) < 0 or is_companion(name)]
+    if unknown:
         raise InvalidArgument(
-            f"there is no column {unknown!r}: the table has {', '.join(listed(schema.names)[:50])}",
+            f"there is no column {', '.join(map(repr, unknown[:20]))}: the table has "
+            f"{', '.join(listed(schema.names)[:50])}",
             reason="UNKNOWN_COLUMN",
         )
     return list(dict.fromkeys(wanted))

@@ -2,7 +2,7 @@
 
 A column is of the narrowest type that holds every one of its values exactly, wherever in the file they stand. It stays
 text where a number would lose something: leading zeros (00501), integers beyond 64 bits, more digits than a double has,
-dates whose day and month cannot be told apart. Blanks around numbers count for nothing; a column without any value is
+dates whose day and month are ambiguous. Blanks around numbers count for nothing; a column without any value is
 of strings. A type that is given is taken, or its first value that does not fit is reported. A type that an earlier
 version has is kept where all values fit.
 """
@@ -282,7 +282,7 @@ class ColumnInference:
         if self._rule.given is not None or self._rule.is_date_given:
             return self._given()
         if len(self._orders) > 1:
-            self._kind, self._parse, self.why_text = _TEXT, _as_is, "dates whose day and month cannot be told apart"
+            self._kind, self._parse, self.why_text = _TEXT, _as_is, "dates whose day and month are ambiguous"
         known = self._rule.known
         if known is not None and known != self._kind and (self._misfit_row is None or known == _TEXT):
             self.looks_otherwise = self._kind is not None

@@ -17,7 +17,7 @@ from services.data.domain.import_options import ImportOptions
 from services.data.domain.parsing.missing import MISSING
 from services.data.domain.readers.arrow_file import read_arrow
 from services.data.domain.readers.csv_file import read_csv
-from services.data.domain.readers.dialect import told_delimiter
+from services.data.domain.readers.dialect import declared_delimiter
 from services.data.domain.readers.encodings import as_utf8
 from services.data.domain.readers.given_types import with_options
 from services.data.domain.readers.json_lines import read_json_lines
@@ -59,8 +59,8 @@ def read_file(
         open_file = as_utf8(decompressed(open_file, options.compression), encoding)
     if file_format is FileFormat.CSV:
         quote = {"": '"', "none": ""}.get(options.quote, options.quote)
-        if not delimiter and (told := told_delimiter(open_file)):
-            delimiter, options = told, replace(options, skip=max(options.skip, 1))
+        if not delimiter and (declared := declared_delimiter(open_file)):
+            delimiter, options = declared, replace(options, skip=max(options.skip, 1))
         found = read_csv(without_lines(open_file, options.skip, options.comment, quote), delimiter, options)
     else:
         found = with_options(*_TYPED[file_format](open_file), options)

@@ -13,7 +13,7 @@ from services.data.domain.readers.source import OpenFile, skip_mark
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _SAMPLE_BYTES = 64 << 10
 _SAMPLE_ROWS = 200
-_TOLD = re.compile(rb"sep=([,;|\t])\r?\n")
+_DECLARED = re.compile(rb"sep=([,;|\t])\r?\n")
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ def find_dialect(open_file: OpenFile, delimiter: str, options: ImportOptions) ->
     return Dialect(found, quote, options.escape), notes
 
 
-def told_delimiter(open_file: OpenFile) -> str:
-    """Return the delimiter that a first line such as `sep=;` tells, as spreadsheets write it; empty for none."""
+def declared_delimiter(open_file: OpenFile) -> str:
+    """Return the delimiter that a first line such as `sep=;` declares, as spreadsheets write it; empty for none."""
     with open_file() as file:
         skip_mark(file)
-        found = _TOLD.match(file.read(8))
+        found = _DECLARED.match(file.read(8))
     return found[1].decode() if found else ""
 
 

@@ -37,12 +37,12 @@ def decompressed(open_file: OpenFile, compression: str) -> OpenFile:
 
     Args:
         open_file: opens it as it is.
-        compression: gzip, bz2, xz, zstd, zip or none; empty: told by the first bytes.
+        compression: gzip, bz2, xz, zstd, zip or none; empty: detected by the first bytes.
 
     Raises:
         InvalidArgument: it is not compressed like this, is damaged, or unpacks to far more than its size.
     """
-    kind = compression or _told(open_file)
+    kind = compression or _detected(open_file)
     if kind in ("", "none"):
         return open_file
     with open_file() as file:
@@ -65,7 +65,7 @@ def without_lines(open_file: OpenFile, skip: int, comment: str, quote: str) -> O
     return lambda: _buffered(lambda: _blanked(open_file, skip, comment.encode(), quote.encode()))
 
 
-def _told(open_file: OpenFile) -> str:
+def _detected(open_file: OpenFile) -> str:
     with open_file() as file:
         beginning = file.read(6)
     return next((kind for mark, kind in _MARKS.items() if beginning.startswith(mark)), "")
