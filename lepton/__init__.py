@@ -78,6 +78,7 @@ _MODULES = (
     "evaluation",
     "frames",
     "images",
+    "interrupts",
     "jobs",
     "models",
     "names",

@@ -200,12 +200,15 @@ def _checked_field(kind: Callable[..., Any], name: str, value: Any) -> Any:
     except (TypeError, ValueError, OverflowError):
         wanted = _WANTED.get(fields[name].cpp_type, "another value")
         raise errors.InvalidArgument(
-            f"{name} takes {wanted}, got {_described(value)}", reason="BAD_ARGUMENT", violations=((name, wanted),)
+            f"{name} takes {wanted}, got {_described(value, fields[name].cpp_type)}",
+            reason="BAD_ARGUMENT",
+            violations=((name, wanted),),
         ) from None
 
 
 # By protobuf's FieldDescriptor.CPPTYPE_*.
 _WHOLE = range(1, 5)
+_TEXT = 9
 _WANTED = {
     1: "a whole number between -2**31 and 2**31 - 1",
     2: "a whole number between -2**63 and 2**63 - 1",
@@ -218,11 +221,11 @@ _WANTED = {
 }
 
 
-def _described(value: object) -> str:
+def _described(value: object, wanted: int) -> str:
     if isinstance(value, Integral) and not isinstance(value, bool):
         return "another number"
     if isinstance(value, str):
-        return "text, or text with a lone surrogate"
+        return "a text with a lone surrogate" if wanted == _TEXT else "a text"
     return f"a {type(value).__name__}"
 
 

@@ -54,9 +54,12 @@ def to_table(frame: pd.DataFrame) -> pa.Table:
     look like ids which were rounded already.
 
     Raises:
+        WrongType: it is no DataFrame.
         InvalidArgument: BAD_COLUMNS: a name is there twice, or of several levels, or there is no column. BAD_COLUMN: a
             column holds values of several types, or of one that a dataset does not have; the message names it.
     """
+    if not isinstance(frame, pd.DataFrame):
+        raise errors.WrongType(f"expected a DataFrame, got a {type(frame).__name__}", reason="BAD_ARGUMENT")
     names = column_names(frame)
     columns = [_to_column(name, frame.iloc[:, place]) for place, name in enumerate(names)]
     return pa.table(columns, names=names)

@@ -20,8 +20,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lepton import names, progress, steps
-from lepton.arguments import build, to_names
+from lepton import errors, names, progress, steps
+from lepton.arguments import as_list, build, to_names
 from lepton.arrow_frames import to_frame, to_table
 from lepton.connection import Connection, current
 from lepton.deletions import describe_broken
@@ -118,7 +118,8 @@ class Dataset:
         pq.write_table(to_table(frame), content, compression="zstd")
         size = content.tell()
         content.seek(0)
-        header = data_pb2.ImportHeader(
+        header = build(
+            data_pb2.ImportHeader,
             dataset=name,
             format=data_pb2.FILE_FORMAT_PARQUET,
             request_id=names.request_id(),
@@ -182,9 +183,24 @@ class Dataset:
             recipe: steps, as `lepton.steps` makes them.
             name: the new dataset's id; by default this one's with `-clean` (or `-train`) behind.
             test_name: the id for the second part of a split; by default this one's with `-test` behind.
+
+        Raises:
+            WrongType: an argument is no step.
+            InvalidArgument: a step cannot be applied, or `test_name` is given without a split.
         """
+        given = [step for item in recipe for step in as_list(item, "recipe", (str, data_pb2.Step))]
+        for step in given:
+            if not isinstance(step, data_pb2.Step):
+                raise errors.WrongType(
+                    f"transform takes steps, such as lepton.steps.drop_missing(), got a {type(step).__name__}",
+                    reason="BAD_ARGUMENT",
+                )
+        recipe = tuple(given)
         splits = bool(recipe) and recipe[-1].HasField("split")
-        request = data_pb2.TransformDatasetRequest(
+        if test_name and not splits:
+            raise errors.InvalidArgument("test_name is of a split: add steps.split(0.2)", reason="BAD_ARGUMENT")
+        request = build(
+            data_pb2.TransformDatasetRequest,
             source=self.ref,
             recipe=data_pb2.Recipe(steps=recipe),
             dataset=name or names.to_id(self.message.dataset[:56] + ("-train" if splits else "-clean")),

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from lepton import tracing
+from lepton import errors, tracing
 from lepton.jobs import Job
 from lepton.models import Data, Model, as_dataset
 from lepton.reports import Report
@@ -81,21 +81,29 @@ class Evaluation(Mapping[str, float]):
         return table if matrix is None else table + matrix.to_html()
 
 
-def evaluate(model: Model | ModelVersion, data: Data) -> Evaluation:
+def evaluate(model: Model | ModelVersion | str, data: Data) -> Evaluation:
     """Score a trained model on some rows; the scores are recorded on the platform.
 
     Warns (`errors.DataWarning`) of rows that the model was trained on: scores on them say nothing of new ones; of
     categories that it does not know; and of metrics that these rows do not define, which are left out.
 
     Args:
-        model: a trained model, or a version of one.
+        model: a trained model, a version of one, or its name@number.
         data: rows with the target column.
 
     Raises:
         FailedPrecondition: the model is not trained yet.
+        WrongType: the model or the data is of another type.
         JobFailed: the rows cannot be scored; the message says why.
     """
     version = model.trained_version() if isinstance(model, Model) else model
+    if isinstance(version, str):
+        version = ModelVersion.get(version)
+    if not isinstance(version, ModelVersion):
+        raise errors.WrongType(
+            f"model must be a trained model, a version or 'name@number', got a {type(model).__name__}",
+            reason="BAD_ARGUMENT",
+        )
     with tracing.span("lepton.evaluate"):
         dataset = as_dataset(data, version.connection)
         spec = training_pb2.JobSpec(kind=training_pb2.JOB_KIND_EVALUATE, dataset=dataset.ref, base_version=version.ref)

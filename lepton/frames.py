@@ -175,14 +175,18 @@ class Frame(pd.DataFrame):
 
         Raises:
             InvalidArgument: the fraction is not between 0 and 1, or one part would have no rows.
-            KeyError: there is no such column.
+            MissingColumn: there is no such column; it is a KeyError, too.
         """
+        step = steps.split(test_fraction, seed=seed, stratify=stratify)
+        test_fraction, seed = step.split.test_fraction, step.split.seed
         if not 0 < test_fraction < 1:
             raise errors.InvalidArgument(
                 f"test_fraction must lie between 0 and 1, got {test_fraction}", reason="BAD_RECIPE"
             )
         groups = np.zeros(len(self), np.int64)
         if stratify is not None:
+            if stratify not in self.columns:
+                raise errors.MissingColumn(f"no column {stratify!r} to stratify by", reason="MISSING_COLUMN")
             # Missing values are a group, as on the platform.
             groups = pd.factorize(self[stratify], use_na_sentinel=False)[0].astype(np.int64)
         in_test = second_part(groups, test_fraction, seed)
@@ -191,7 +195,6 @@ class Frame(pd.DataFrame):
                 f"of {len(self):,} rows the second part would hold {int(in_test.sum()):,}, and one part none",
                 reason="EMPTY_PART",
             )
-        step = steps.split(test_fraction, seed=seed, stratify=stratify or "")
         return self._record(self[~in_test], step), self._record(self[in_test], step)
 
     def _record(self, result: Any, step: data_pb2.Step) -> Any:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 import pandas as pd
 
 from lepton import errors, names, tracing
-from lepton.arguments import build, to_json_value, to_name, unknown
+from lepton.arguments import build, to_json_value, to_mapping, to_name, unknown
 from lepton.connection import Connection, current
 from lepton.datasets import Dataset
 from lepton.frames import Frame, check_label, with_lineage
@@ -99,7 +99,7 @@ class Model:
         """
         with tracing.span("lepton.fit"):
             spec = self._fit_spec(data, target, evaluation_data, resources)
-            spec.workers = workers
+            spec.MergeFrom(build(training_pb2.JobSpec, workers=workers))
             self._run(spec)
         return self
 
@@ -182,7 +182,7 @@ class Model:
         with tracing.span("lepton.tune"):
             spec = self._fit_spec(data, target, evaluation_data, resources)
             spec.kind = training_pb2.JOB_KIND_TUNE
-            spec.search.CopyFrom(to_search(space, sampler, pruner, metric, budget or Budget()))
+            spec.search.CopyFrom(to_search(space, sampler, pruner, metric, Budget() if budget is None else budget))
             self._run(spec)
         return self
 
@@ -404,6 +404,7 @@ def to_resources(wanted: dict[str, float] | None) -> common_pb2.Resources | None
     Raises:
         InvalidArgument: a resource is unknown, or no number.
     """
+    wanted = to_mapping(wanted or {}, "resources")
     if not wanted:
         return None
     for name in wanted:

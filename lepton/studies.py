@@ -49,6 +49,10 @@ def to_search(
     Raises:
         InvalidArgument: the sampler or pruner is unknown, or a value has no JSON form.
     """
+    if not isinstance(budget, Budget):
+        raise errors.WrongType(
+            f"budget takes a Budget, such as Budget(trials=20), got a {type(budget).__name__}", reason="BAD_ARGUMENT"
+        )
     if sampler:
         one_of(sampler, _SAMPLERS, "sampler")
     if pruner:

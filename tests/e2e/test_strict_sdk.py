@@ -37,7 +37,14 @@ def test_one_name_is_a_name_and_a_lost_label_an_error(connection: Connection, tm
     path.write_text("x,y,xy,z\n1,2,3,4\n5,6,7,8\n")
     dataset = lepton.Dataset.import_file(path, label="y", connection=connection)
     assert dataset.transform(steps.drop_columns("xy"))[0].columns == ("x", "y", "z")
+    assert dataset.transform([steps.drop_columns(["xy"])])[0].columns == ("x", "y", "z")  # type: ignore[arg-type]
     assert list(dataset.to_pandas("xy").columns) == ["xy"]
+    with pytest.raises(errors.WrongType, match="transform takes steps"):
+        dataset.transform("drop")  # type: ignore[arg-type]
+    with pytest.raises(errors.InvalidArgument, match="test_name is of a split"):
+        dataset.transform(steps.drop_missing(), test_name="unused")
+    with pytest.raises(errors.WrongType, match="model must be a trained model"):
+        lepton.evaluate(5, dataset)  # type: ignore[arg-type]
     (without,) = dataset.transform(steps.drop_columns("y"), name="names-without")
     for data in (without, lepton.load_data(path, label="y", connection=connection).drop(columns="y")):
         with pytest.raises(errors.InvalidArgument, match="say which column to predict") as refused:

@@ -202,6 +202,10 @@ def test_unknown_choices_are_named_with_the_nearest() -> None:
     for make, match in cases:
         with pytest.raises(errors.InvalidArgument, match=match):
             make()
+    with pytest.raises(errors.InvalidArgument, match="resources takes a dict"):
+        to_resources(5)  # type: ignore[arg-type]
+    with pytest.raises(errors.WrongType, match="budget takes a Budget"):
+        to_search({}, "grid", "none", "", 5)  # type: ignore[arg-type]
     memory = to_resources({"memory_bytes": 2e9})
     assert memory is not None
     assert memory.memory_bytes == 2_000_000_000

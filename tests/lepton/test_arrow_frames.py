@@ -122,6 +122,9 @@ def test_names_of_columns_are_checked() -> None:
         frame.columns = columns if isinstance(columns, pd.Index) else pd.Index(columns)
         with pytest.raises(errors.InvalidArgument, match=message):
             to_table(frame)
+    for other in ([1], pd.Series([1]), np.zeros((1, 1))):
+        with pytest.raises(errors.WrongType, match="expected a DataFrame"):
+            to_table(other)  # type: ignore[arg-type]
     with pytest.raises(errors.InvalidArgument, match="no columns"):
         to_table(pd.DataFrame(index=[1, 2]))
 

@@ -182,6 +182,20 @@ def test_split_is_exact_seeded_and_stratified() -> None:
         frame.split(0.5, stratify="nope")
 
 
+def test_arguments_of_a_split_are_checked() -> None:
+    frame = with_lineage(pd.DataFrame({"x": range(8)}), "d@1", "")
+    assert len(frame.split(np.float64(0.5), seed=np.int64(3))[0]) == 4  # type: ignore[arg-type]
+    for arguments, match in (
+        (("a",), "test_fraction takes a number"),
+        ((2,), "between 0 and 1"),
+        ((0.5, "q"), "seed takes a whole number"),
+        ((0.5, 0, "nope"), "no column 'nope'"),
+    ):
+        named = dict(zip(("test_fraction", "seed", "stratify"), arguments, strict=False))
+        with pytest.raises(errors.InvalidArgument, match=match):
+            frame.split(**named)  # type: ignore[arg-type]
+
+
 def test_fingerprint_knows_values_types_and_names() -> None:
     frame = pd.DataFrame({"x": [1, 2]})
     assert fingerprint(frame) == fingerprint(frame.copy())
