@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from servicekit.brain_floats import BRAIN_FLOAT
+
 Array = np.ndarray[Any, Any]
 
 # A size, what the graph calls it, or None for a variable dimension without a name.
 Dimension = int | str | None
 
-_NUMPY = {"BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64"}
+_NUMPY: dict[str, Any] = {"BF16": BRAIN_FLOAT, "BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64"}
 _BATCH = re.compile(r"n|b|bs|batch.*|.*_?batch(_?size)?|num_?(rows|samples)|rows|samples|unk__0", re.IGNORECASE)
 _SEQUENCE = re.compile(r".*(seq|len|time|step|token|frame|sample|word|char|past|context|audio|length).*", re.IGNORECASE)
 _IMAGE = re.compile(r".*(height|width|rows|cols|image|pixel).*|h|w", re.IGNORECASE)

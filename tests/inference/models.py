@@ -18,6 +18,7 @@ KINDS = {
     "UINT32": TensorProto.UINT32,
     "UINT64": TensorProto.UINT64,
     "FP16": TensorProto.FLOAT16,
+    "BF16": TensorProto.BFLOAT16,
     "FP32": TensorProto.FLOAT,
     "FP64": TensorProto.DOUBLE,
     "BYTES": TensorProto.STRING,

@@ -46,6 +46,8 @@ def _typed(datatype: str, array: Any) -> pb.ModelInferRequest:
 def _arrays(datatype: str) -> st.SearchStrategy[Any]:
     if datatype == "BYTES":
         return arrays.arrays(object, _shapes, elements=_texts)
+    if datatype == "BF16":
+        return arrays.arrays(np.int8, _shapes).map(lambda found: found.astype(NUMPY_TYPES["BF16"]))
     if datatype == "FP16":
         # Within bounds: without, most that is drawn rounds to an infinity and is drawn anew.
         return arrays.arrays(np.float16, _shapes, elements=st.floats(-1000, 1000, width=16))

@@ -21,10 +21,10 @@ def test_model_that_cannot_be_served_is_refused_with_a_reason(content: bytes) ->
 
 
 def test_types_that_onnx_runtime_does_not_hand_out_are_refused_by_name() -> None:
-    value = [helper.make_tensor_value_info(name, TensorProto.BFLOAT16, ["n"]) for name in ("x", "y")]
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT8E4M3FN, ["n"]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", value[:1], value[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    with pytest.raises(FailedPrecondition, match="bfloat16"):
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    with pytest.raises(FailedPrecondition, match="float8e4m3fn"):
         load_model("d", registry_pb2.Version(number=1), model.SerializeToString())
 
 

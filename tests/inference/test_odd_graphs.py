@@ -1,5 +1,7 @@
 """Graphs that say little of their tensors: any rank, optional inputs, no inputs; asked as their callers ask."""
 
+import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +13,12 @@ from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
 from lepton.v1 import registry_pb2
 from services.inference.open_inference import grpc_service_pb2 as pb
+from services.inference.rest.codec import build_reply as build_body
+from services.inference.rest.codec import parse_request
+from services.inference.serving.codec import parse_inputs
 from services.inference.serving.loading import load_model
 from services.inference.serving.model import LoadedModel
-from services.inference.serving.replies import to_raw
+from services.inference.serving.replies import build_reply, to_raw
 from services.inference.serving.table import Entry, ServingTable
 from tests.inference.fronts import LANES, serving
 from tests.inference.house import refused
@@ -47,6 +52,53 @@ def no_input() -> LoadedModel:
     """Return a model of a constant."""
     node = helper.make_node("Constant", [], ["y"], value=numpy_helper.from_array(np.array([1.0, 2.0], np.float32)))
     return _loaded("no-input", node, [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])])
+
+
+def brain_floats() -> LoadedModel:
+    """Return a model that gives back bfloat16, and as FP32."""
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT)],
+        "brain-floats",
+        [helper.make_tensor_value_info("x", TensorProto.BFLOAT16, ["rows", 2])],
+        [
+            helper.make_tensor_value_info("y", TensorProto.BFLOAT16, ["rows", 2]),
+            helper.make_tensor_value_info("wide", TensorProto.FLOAT, ["rows", 2]),
+        ],
+    )
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+    return load_model("brain-floats", registry_pb2.Version(number=1, digest="d"), content)
+
+
+@pytest.mark.parametrize("fast_lane", LANES)
+async def test_bfloat16_goes_both_ways(platform_files: Path, make_token: MakeToken, fast_lane: bool) -> None:
+    table, token = ServingTable(), bearer(make_token("viewer"))
+    table.set("default", "brain-floats", Entry({1: brain_floats()}))
+    # 1, -2.5, infinity and the largest number.
+    bits = np.array([[0x3F80, 0xC020], [0x7F80, 0x7F7F]], np.uint16)
+    wide = (bits.astype(np.uint32) << 16).view(np.float32)
+    request = pb.ModelInferRequest(raw_input_contents=[bits.tobytes()])
+    request.inputs.add(name="x", datatype="BF16", shape=[2, 2])
+    async with serving(table, platform_files, token, fast_lane=fast_lane) as served:
+        for _ in range(2):
+            replies = await asyncio.gather(*[served.infer("brain-floats", request=request) for _ in range(4)])
+            for reply in replies:
+                assert [tensor.datatype for tensor in reply.outputs] == ["BF16", "FP32"]
+                assert list(reply.raw_output_contents) == [bits.tobytes(), wide.tobytes()]
+        wanted = pb.ModelInferRequest()
+        wanted.CopyFrom(request)
+        wanted.outputs.add(name="y").parameters["classification"].int64_param = 1
+        classes = await served.infer("brain-floats", request=wanted)
+        assert b"1.000000:0" in classes.raw_output_contents[0]
+
+
+def test_bfloat16_is_numbers_in_json() -> None:
+    model = brain_floats()
+    document = {"inputs": [{"name": "x", "datatype": "BF16", "shape": [1, 2], "data": [-2.5, "Infinity"]}]}
+    request, wanted = parse_request(json.dumps(document).encode(), None, "brain-floats", "")
+    inputs = parse_inputs(request, model)
+    arrays = model.run(inputs, ["y"])
+    body, _ = build_body(build_reply(request, model, ["y"], arrays), wanted)
+    assert json.loads(body)["outputs"][0]["data"] == [-2.5, "Infinity"]
 
 
 def _request(name: str, array: np.ndarray | None = None, *, typed: bool = False) -> pb.ModelInferRequest:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.batches import Form, Payload, Work
-from services.inference.serving.codec import are_known, element_count, is_base64, timeout_seconds
-from services.inference.serving.model import NUMPY_TYPES, InputSpec, LoadedModel
+from services.inference.serving.codec import WIRE_TYPES, are_known, element_count, is_base64, timeout_seconds
+from services.inference.serving.model import InputSpec, LoadedModel
 
 # Wire tags: field number and type 2, which is bytes with a length.
 _NAME, _ID, _RAW_INPUT = 0x0A, 0x1A, 0x3A
@@ -270,8 +270,7 @@ def _text(request_id: bytes) -> str:
 def _tensor(tensor: "pb.ModelInferRequest.InferInputTensor", model: LoadedModel) -> Tensor:
     spec = model.inputs[tensor.name]
     count = element_count(tuple(tensor.shape), spec, model)
-    # The session's own item size: FP16 is two bytes here and on the wire.
-    size = -1 if spec.datatype == "BYTES" else count * NUMPY_TYPES[spec.datatype]().itemsize
+    size = -1 if spec.datatype == "BYTES" else count * WIRE_TYPES[spec.datatype].itemsize
     return Tensor(list(model.inputs).index(tensor.name), size, count, spec)
 
 

@@ -20,7 +20,7 @@ from services.inference.plans.measure import in_turn, processor_clock
 from services.inference.plans.quality import Quality, Task, find_task, judge, same_but_rounding
 from services.inference.plans.rows import Group, Tensor, synthetic, tiled
 from services.inference.serving.batch_cost import best_batch, fit_cost
-from services.inference.serving.session import ORT_DATATYPES, open_session
+from services.inference.serving.session import INPUT_DATATYPES, ORT_DATATYPES, open_session
 
 Array = np.ndarray[Any, Any]
 
@@ -403,7 +403,7 @@ def tensors_of(session: Any) -> list[Tensor]:
     return [
         Tensor(
             item.name,
-            ORT_DATATYPES[item.type],
+            INPUT_DATATYPES[item.type],
             tuple(size if isinstance(size, int) and size >= 0 else -1 for size in item.shape),
         )
         for item in session.get_inputs()

@@ -29,6 +29,7 @@ from services.inference.serving.replies import to_raw
 
 # Python reads a number that is too large as an infinity, and a hook for each number takes long.
 _MAY_OVERFLOW = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{300}")
+_UNTYPED = ("BF16", "FP16")
 _BINARY_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 
 
@@ -72,7 +73,7 @@ def parse_request(
     sizes = [_binary_size(item) for item in inputs]
     position = 0
     # One request is raw or typed as a whole, and half floats have no typed form.
-    is_raw = any(size is not None or item.get("datatype") == "FP16" for item, size in zip(inputs, sizes, strict=True))
+    is_raw = any(size is not None for size in sizes) or any(item.get("datatype") in _UNTYPED for item in inputs)
     for item, size in zip(inputs, sizes, strict=True):
         tensor = _tensor(request, item)
         if size is not None:

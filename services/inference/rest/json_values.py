@@ -11,7 +11,7 @@ from services.inference.serving.model import NUMPY_TYPES
 _DEEPEST = 32
 # Whole numbers beyond may have been another number before they became a double.
 _EXACT = 2.0**53
-_FLOATS = frozenset(("FP16", "FP32", "FP64"))
+_FLOATS = frozenset(("BF16", "FP16", "FP32", "FP64"))
 _NOT_FINITE = frozenset(("NaN", "Infinity", "-Infinity"))
 
 
@@ -66,7 +66,8 @@ def is_whole_number(value: Any) -> bool:
 def to_json(array: Any) -> list[Any]:
     """Return an array of numbers as JSON has it: NaN and the infinities as texts."""
     values: list[Any] = array.tolist()
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    # "V" is bfloat16's.
+    if array.dtype.kind in "fV" and not np.isfinite(array).all():
         return [value if abs(value) < np.inf else _text_of(value) for value in values]
     return values
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from servicekit.brain_floats import BRAIN_FLOAT
 from services.inference.serving.model import Array, OutputSpec
 
 _DISCRETE = "OUSbiu"
@@ -43,6 +44,8 @@ def agreeing_rows(
         tolerance: how far apart two numbers, or vectors, may be, relative to the larger one.
         rows: of the request; None to take the largest first dimension of the outputs.
     """
+    expected = {name: _plain(array) for name, array in expected.items()}
+    found = {name: _plain(array) for name, array in found.items()}
     names = [name for name in expected if name in found and _are_comparable(expected[name], found[name])]
     if not names:
         return None
@@ -53,6 +56,11 @@ def agreeing_rows(
     for name in _deciding(names, specs, expected, rows):
         agree &= _agree(specs[name], expected[name], found[name], tolerance, rows)
     return rows, int(agree.sum())
+
+
+def _plain(array: Array) -> Array:
+    """Return bfloat16 as a type that NumPy compares."""
+    return array.astype(np.float32) if isinstance(array, np.ndarray) and array.dtype == BRAIN_FLOAT else array
 
 
 def _are_comparable(one: object, other: object) -> bool:

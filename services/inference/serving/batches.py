@@ -137,6 +137,9 @@ def to_payload(array: Array | None, spec: InputSpec) -> Payload:
     """Return an input as batches take it; None for one that is left out."""
     if array is None:
         return None
+    if spec.datatype == "BF16":
+        # No buffer of it can be had.
+        return array.tobytes()
     return array.reshape(-1).tolist() if spec.datatype == "BYTES" else np.ascontiguousarray(array)
 
 

@@ -28,7 +28,7 @@ TYPED_FIELDS = {
     "BYTES": "bytes_contents",
 }
 _NARROW = frozenset(("INT8", "INT16", "UINT8", "UINT16"))
-DATATYPES = frozenset((*NUMPY_TYPES, "BYTES", "BF16"))
+DATATYPES = frozenset((*NUMPY_TYPES, "BYTES"))
 WIRE_TYPES = {name: np.dtype(kind).newbyteorder("<") for name, kind in NUMPY_TYPES.items()}
 _LENGTH = struct.Struct("<I")
 # A request of the largest size cannot name more elements; a product beyond is an overflow in waiting.

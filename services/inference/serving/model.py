@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import onnxruntime as ort
 
+from servicekit.brain_floats import BRAIN_FLOAT
 from servicekit.errors import InvalidArgument
 from services.inference.serving.release_statistics import ReleaseStatistics
 from services.inference.serving.run_errors import run_error
@@ -288,6 +289,7 @@ NUMPY_TYPES: dict[str, Any] = {
     "UINT32": np.uint32,
     "UINT64": np.uint64,
     "FP16": np.float16,
+    "BF16": BRAIN_FLOAT.type,
     "FP32": np.float32,
     "FP64": np.float64,
 }

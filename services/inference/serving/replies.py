@@ -34,8 +34,8 @@ def build_reply(
     """
     reply = pb.ModelInferResponse(model_name=request.model_name, model_version=model.version, id=request.id)
     is_raw = is_raw_request(request) or not typed_mirrors
-    # Never mixed: half floats have no typed field, and so the whole reply is raw.
-    is_raw = is_raw or any(model.outputs[name].datatype == "FP16" for name in names)
+    # Never mixed: floats of two bytes have no typed field, and so the whole reply is raw.
+    is_raw = is_raw or any(model.outputs[name].datatype in ("FP16", "BF16") for name in names)
     wanted = {output.name: wanted_classes(output, model) for output in request.outputs}
     for name, array in zip(names, arrays, strict=True):
         spec = model.outputs[name]
@@ -72,6 +72,9 @@ def classify(array: Array, count: int, labels: tuple[str, ...], *, is_by_row: bo
         labels: of the classes; empty for none.
         is_by_row: whether the first axis is rows.
     """
+    if array.dtype.kind == "V":
+        # bfloat16: NumPy writes no such numbers.
+        array = array.astype(np.float32)
     has_one_class = array.ndim == 0 or (array.ndim == 1 and is_by_row)
     rows = array.reshape(*array.shape, 1) if has_one_class else array
     classes = rows.shape[-1]

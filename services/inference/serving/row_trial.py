@@ -86,7 +86,7 @@ def _rows(model: LoadedModel, random: np.random.Generator, size: int, high: int,
             found[spec.name] = random.choice(np.array(sorted(spec.known or _TEXTS), dtype=object), shape)
         elif spec.datatype == "BOOL":
             found[spec.name] = random.random(shape) < 0.5
-        elif spec.datatype.startswith("FP"):
+        elif spec.datatype in ("BF16", "FP16", "FP32", "FP64"):
             values = random.normal(size=shape) * magnitude
             found[spec.name] = values.astype(NUMPY_TYPES[spec.datatype])
         else:

@@ -5,6 +5,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from servicekit.brain_floats import BRAIN_FLOAT_TENSOR, with_brain_floats
 from servicekit.errors import FailedPrecondition
 from servicekit.gpus import Gpu, freest, read_gpus
 from servicekit.onnx_text import load_problem
@@ -36,6 +37,8 @@ ORT_DATATYPES = {
 }
 # An optional tensor as an input is a tensor that may be left out; as an output it is nothing that a reply can carry.
 INPUT_DATATYPES = {**ORT_DATATYPES, **{f"optional({kind})": name for kind, name in ORT_DATATYPES.items()}}
+# No optional ones: the interface that takes bfloat16 knows tensors alone.
+ORT_DATATYPES[BRAIN_FLOAT_TENSOR] = INPUT_DATATYPES[BRAIN_FLOAT_TENSOR] = "BF16"
 
 
 def open_session(
@@ -83,8 +86,13 @@ def open_session(
         )
     except Exception as error:
         raise FailedPrecondition(load_problem(str(error))[1], reason="LOAD_FAILED") from error
-    on_processor = session.get_providers()[0] == _CPU
-    return session if on_processor else BoundSession(session, "cuda", device, captures=captures)
+    try:
+        whole = with_brain_floats(session)
+    except ValueError as error:
+        raise FailedPrecondition(f"the model cannot be served: {error}", reason="LOAD_FAILED") from error
+    if whole is not session or session.get_providers()[0] == _CPU:
+        return whole
+    return BoundSession(session, "cuda", device, captures=captures)
 
 
 def cuda_options(gpus: list[Gpu], device: int, *, captures: bool, gpu_share: float) -> dict[str, str]:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from servicekit.brain_floats import with_brain_floats
 from servicekit.model_example import EXAMPLE_ARTIFACT
 from servicekit.onnx_graph import NotAGraph, read_values, unzip_maps
 from servicekit.onnx_text import load_problem
@@ -37,7 +38,9 @@ def try_model(files: Mapping[str, bytes | bytearray], known: Mapping[str, str]) 
         raise Refused("NOT_ONNX", f"the file is not an ONNX model: {error}") from error
     weights = _weights(files)
     try:
-        session = _load(inline_inner(unzipped.content, weights), weights)
+        session = with_brain_floats(_load(inline_inner(unzipped.content, weights), weights))
+    except ValueError as error:
+        raise Refused("UNSUPPORTED_TYPE", f"{error}: export the model with a Cast to FP32 beside it") from error
     except Refused as refused:
         raise named(refused, values) from refused
     signature = read_signature(session, values, unzipped.labels, known)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from servicekit.brain_floats import BRAIN_FLOAT_TENSOR
 from servicekit.onnx_graph import GraphValue, GraphValues
 from servicekit.sample_tensors import SampleInput
 from services.registry.verifier.refusal import Refused
@@ -26,6 +27,8 @@ _DATATYPES = {
 }
 # An optional tensor is served where it is an input: a request may leave it out.
 _INPUT_DATATYPES = {**_DATATYPES, **{f"optional({kind})": name for kind, name in _DATATYPES.items()}}
+# No optional ones: the interface that takes bfloat16 knows tensors alone.
+_DATATYPES[BRAIN_FLOAT_TENSOR] = _INPUT_DATATYPES[BRAIN_FLOAT_TENSOR] = "BF16"
 _MOST_LABELS = 1000
 _COMPLEX = "complex"
 
