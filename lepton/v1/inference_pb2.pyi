@@ -622,7 +622,9 @@ class Canary(_message.Message):
     compare_percent: _builtins.float
     """Share of the other's requests that are run on the canary, too, to compare the answers, percent; 0 means 10."""
     tolerance: _builtins.float
-    """How far apart two numbers may be and still agree, relative to the larger one; 0 means 0.01."""
+    """How far apart two numbers may be and still agree, relative to the larger one; 0 means 0.01. Rounding never counts:
+    1e-7, or 8 units in the last place (of 32 bits, or 16) of the output's largest value.
+    """
     state: Global___CanaryState.ValueType
     """Where it stands."""
     message: _builtins.str
@@ -700,7 +702,9 @@ class Shadow(_message.Message):
     percent: _builtins.float
     """Share of the requests answered by the deployment's own version that are run on it, too, percent; 0 means 100."""
     tolerance: _builtins.float
-    """How far apart two numbers may be and still agree, relative to the larger one; 0 means 0.01."""
+    """How far apart two numbers may be and still agree, relative to the larger one; 0 means 0.01. Rounding never counts:
+    1e-7, or 8 units in the last place (of 32 bits, or 16) of the output's largest value.
+    """
     window: _builtins.int
     """Numbers the time over which answers are compared."""
     def __init__(

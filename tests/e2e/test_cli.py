@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+from tests.support import onnx_models
 from tests.support.platform import Platform
 
 CREDIT = Path(__file__).parents[2] / "examples" / "credit" / "german_credit.csv"
@@ -81,3 +82,26 @@ def test_bad_user_files_are_one_line_each(platform: Platform, tmp_path: Path) ->
         failed = platform.lepton("predict", "nothing", *arguments, check=False)
         assert (failed.returncode, len(failed.stderr.splitlines())) == (1, 1), failed.stderr
         assert match in failed.stderr
+
+
+def test_resources_are_declared_shown_and_kept_and_a_served_version_is_not_deleted(
+    platform: Platform, tmp_path: Path
+) -> None:
+    path = tmp_path / "small.onnx"
+    path.write_bytes(onnx_models.linear_model((1.0, 1.0), 0.5))
+    platform.lepton("models", "upload", "small", str(path))
+    platform.lepton("deploy", "small@1", "--memory", "32MiB", "--replicas", "1")
+    # What is not given stays.
+    platform.lepton("deploy", "small@1", "--cores", "0.05")
+    shown = json.loads(platform.lepton("deployments", "show", "small", "--json").stdout)
+    assert shown["declared_resources"] == {"cores": 0.05, "memory_bytes": str(32 << 20)}
+    assert shown["resources"] == shown["declared_resources"]
+    assert "reserves 0.05 cores, 32 MiB memory (declared)" in platform.lepton("deployments", "show", "small").stdout
+    refused = platform.lepton("deploy", "small@1", "--memory", "32MX", check=False)
+    assert (refused.returncode, "such as 512MiB or 2GiB" in refused.stderr) == (1, True)
+    in_use = platform.lepton("models", "delete", "small@1", check=False)
+    assert in_use.returncode == 1
+    assert "small@1 is in use: deployment small serves version 1" in in_use.stderr
+    forced = platform.lepton("models", "delete", "small@1", "--force", "--json")
+    assert json.loads(forced.stdout)["broken"] == ["deployment small serves version 1"]
+    platform.lepton("deployments", "delete", "small")

@@ -114,7 +114,8 @@ def _waits(canary: Canary, incumbent: Measured, measured: Measured) -> str:
         return f"requests to the present version: {incumbent.requests} of {least}"
     compared = measured.compared + measured.compare_failed
     if canary.min_agreement and compared < least:
-        return f"answers to compare: {compared} of {least}"
+        left_out = f" ({measured.compare_dropped} were left out)" if measured.compare_dropped else ""
+        return f"answers to compare: {compared} of {least}{left_out}"
     if measured.seconds < canary.step_seconds:
         return f"its time: {measured.seconds:.0f} of {canary.step_seconds:g} s"
     return ""

@@ -345,9 +345,12 @@ def observe(deployment: Deployment, replicas: Iterable[SeenReplica], waiting: Wa
     if len(ready) >= deployment.replicas and not behind:
         return Observed(DeploymentState.READY, len(ready), "", providers)
     reason = waiting.reason if waiting is not None else ""
-    lacks = f"; {waiting.message}" if waiting is not None else ""
-    older = {item.number for item in others}
     failed = [replica for replica in wanted if replica.state is ReplicaState.FAILED]
+    lacks = f"; {waiting.message}" if waiting is not None else ""
+    lacks += (
+        f"; version {deployment.number} cannot be loaded on {failed[0].worker}: {failed[0].message}" if failed else ""
+    )
+    older = {item.number for item in others}
     if failed and not ready:
         message = f"version {deployment.number} cannot be loaded on {failed[0].worker}: {failed[0].message}"
         return Observed(DeploymentState.FAILED, 0, message, {}, reason)
