@@ -75,16 +75,28 @@ def _end_of_function(text: str, start: int) -> int:
         place = end
         # Not yet the arguments: `(anonymous namespace)::f(...)`, `operator()(...)`, a lambda's `::<lambda()>`.
         if text[place : place + 1] in (" ", "\n", ""):
-            after = text[place:].lstrip()
-            return place + (len(text) - place - len(after)) + (6 if after.startswith("const ") else 0)
+            return _end_of_details(text, place)
     word = re.compile(r"\S*").match(text, start)
     return word.end() if word else start
 
 
-def _closing(text: str, opening: int) -> int | None:
+def _end_of_details(text: str, place: int) -> int:
+    """Return where `const` and `[with T = ...]` end, which may follow the arguments."""
+    while True:
+        after = text[place:].lstrip()
+        place = len(text) - len(after)
+        if after.startswith("const "):
+            place += len("const ")
+        elif after.startswith("[with ") and (end := _closing(text, place, "[]")) is not None:
+            place = end
+        else:
+            return place
+
+
+def _closing(text: str, opening: int, pair: str = "()") -> int | None:
     depth = 0
     for place in range(opening, len(text)):
-        depth += (text[place] == "(") - (text[place] == ")")
+        depth += (text[place] == pair[0]) - (text[place] == pair[1])
         if depth == 0:
             return place + 1
     return None

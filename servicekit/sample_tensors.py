@@ -23,6 +23,8 @@ _NUMPY: dict[str, Any] = {"BF16": BRAIN_FLOAT, "BOOL": "bool", "FP16": "float16"
 _BATCH = re.compile(r"n|b|bs|batch.*|.*_?batch(_?size)?|num_?(rows|samples)|rows|samples|unk__0", re.IGNORECASE)
 _SEQUENCE = re.compile(r".*(seq|len|time|step|token|frame|sample|word|char|past|context|audio|length).*", re.IGNORECASE)
 _IMAGE = re.compile(r".*(height|width|rows|cols|image|pixel).*|h|w", re.IGNORECASE)
+# Ends the name of a dimension that counts a sequence's items, or all their rows: a size of its own, and no batch.
+RAGGED = "__lepton_ragged"
 _SEQUENCE_SIZE, _IMAGE_SIZE = 8, 64
 # What the variable dimensions besides the batch are, try after try; None leaves each its usual size.
 _SIZES = (None, 1, 16, 224, 512)
@@ -51,8 +53,8 @@ def batch_dimension(inputs: Sequence[SampleInput]) -> str:
 
     Empty where no dimension with a name is.
     """
-    first = Counter(item.shape[0] for item in inputs if item.shape and isinstance(item.shape[0], str))
-    names = {size for item in inputs for size in item.shape or () if isinstance(size, str)}
+    first = Counter(item.shape[0] for item in inputs if item.shape and _is_named(item.shape[0]))
+    names = {size for item in inputs for size in item.shape or () if isinstance(size, str) and _is_named(size)}
     by_convention = sorted(name for name in names if _BATCH.fullmatch(name))
     for name, _ in first.most_common():
         if name in by_convention:
@@ -60,6 +62,10 @@ def batch_dimension(inputs: Sequence[SampleInput]) -> str:
     if by_convention:
         return by_convention[0]
     return str(first.most_common(1)[0][0]) if first else ""
+
+
+def _is_named(size: Dimension) -> bool:
+    return isinstance(size, str) and not size.endswith(RAGGED)
 
 
 def has_rows(inputs: Sequence[SampleInput]) -> bool:
@@ -129,6 +135,8 @@ def _size(shape: tuple[Dimension, ...], axis: int, batch: str, rows: int, size: 
         return rows
     if dimension is None and axis == 0:
         return rows
+    if isinstance(dimension, str) and dimension.endswith(RAGGED):
+        return 1
     if size is not None:
         return size
     name = dimension if isinstance(dimension, str) else ""

@@ -44,8 +44,8 @@ def report(outcomes: Sequence[Outcome]) -> str:
     counts = Counter(outcome.kind for outcome in outcomes)
     lines = [
         f"ONNX Runtime {ort.__version__} runs {len(outcomes):,} cases; the platform answers {counts['equal']:,} the "
-        f"same, {counts['wrong']} otherwise; {counts['refused']} are "
-        f"refused at registration, {counts['failed']} when asked.",
+        f"same, {counts['wrong']} otherwise; {counts['refused']} are refused at registration, {counts['failed']} when "
+        f"asked, and {counts['not carried']} have inputs that no request carries.",
         "",
         "| case | what became of it | why |",
         "| --- | --- | --- |",

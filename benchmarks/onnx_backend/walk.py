@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.onnx_backend.cases import Array, Case, difference
+from benchmarks.onnx_backend.cases import Array, Case, difference, flattened
 from lepton import errors, names, open_inference
 from lepton.connection import Connection
 from lepton.v1 import common_pb2, inference_pb2
@@ -25,7 +25,7 @@ class Outcome:
 
     Args:
         name: of the case.
-        kind: equal, refused, failed or wrong.
+        kind: equal, refused, not carried, failed or wrong.
         why: the reason and message of the refusal, or the difference.
         warnings: of the version.
         left_out: outputs that the platform does not serve.
@@ -102,8 +102,13 @@ def _ask(case: Case, version: ModelVersion, connection: Connection) -> Outcome:
     left_out = tuple(name for name in case.outputs if name not in {spec.name for spec in signature.outputs})
     for place, request in enumerate(case.requests):
         # Twice: the first request of a form takes another path than those that follow.
+        try:
+            values = flattened(request)
+        except ValueError:
+            why = "the rows of its items differ in shape: there is no tensor of them"
+            return Outcome(case.name, "not carried", why, warned, left_out)
         for _ in range(2):
-            inputs = [(spec, _as_sent(request[spec.name], spec.datatype)) for spec in signature.inputs]
+            inputs = [(spec, _as_sent(values[spec.name], spec.datatype)) for spec in signature.inputs]
             try:
                 found = _infer(connection, version.message.model, inputs)
             except errors.LeptonError as error:

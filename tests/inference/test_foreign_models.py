@@ -31,8 +31,19 @@ def test_outputs_that_no_reply_carries_are_left_out_and_not_run() -> None:
     model = load_model("d", VERSION, foreign.with_sequence())
     assert list(model.outputs) == ["y"]
     assert model.run({"x": np.ones((1, 2), np.float32)}, ["y"])[0].tolist() == [[2.0, 2.0]]
-    with pytest.raises(FailedPrecondition, match="no tensor"):
-        load_model("d", VERSION, onnx_models.sequence_model())
+
+
+def test_sequences_are_rows_and_lengths() -> None:
+    model = load_model("d", VERSION, foreign.of_sequences())
+    assert list(model.inputs) == ["xs", "xs_lengths"]
+    assert list(model.outputs) == ["ys", "ys_lengths"]
+    rows = np.arange(12, dtype=np.float32).reshape(6, 2)
+    # Requests of another form than the warm-up's, and one without items.
+    for lengths in ([6], [1, 5], [2, 1, 0, 3]):
+        found = model.run({"xs": rows, "xs_lengths": np.array(lengths, np.int64)}, list(model.outputs))
+        assert found[0].tolist() == (rows + 1).tolist()
+        assert found[1].tolist() == lengths
+    assert not model.is_by_row
 
 
 def test_weights_of_several_files_come_from_memory() -> None:

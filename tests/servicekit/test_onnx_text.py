@@ -70,6 +70,7 @@ def test_signatures_with_nested_parentheses_are_cut() -> None:
     source = "/a/b.cc:12 std::unique_ptr<int> (anonymous namespace)::make(int, std::function<void(int)>) "
     assert last_line(f"[ONNXRuntimeError] : 1 : FAIL : begins {source}const it went wrong") == "begins it went wrong"
     assert last_line("x.h:3 f::operator()(int) wrong (a)") == "wrong (a)"
+    assert last_line("a.cc:3 void f(int) const [with T = X<int[2]>; U = V] wrong [a]") == "wrong [a]"
     assert last_line("Node '/model/layer.0/Add' failed") == "Node '/model/layer.0/Add' failed"
     assert last_line("") == "no reason given"
 

@@ -52,6 +52,20 @@ def takes_sequence() -> bytes:
     return graph([node], [given], [value("y", TensorProto.FLOAT, ["N", 2])])
 
 
+def of_sequences() -> bytes:
+    """Return a graph that adds 1 to every item of a sequence of tensors [rows, 2]: ys[i] = xs[i] + 1."""
+    body = helper.make_graph(
+        [helper.make_node("Add", ["item", "one"], ["more"])],
+        "body",
+        [value("item", TensorProto.FLOAT, ["rows", 2])],
+        [value("more", TensorProto.FLOAT, ["rows", 2])],
+        [numpy_helper.from_array(np.ones(1, np.float32), "one")],
+    )
+    node = helper.make_node("SequenceMap", ["xs"], ["ys"], body=body)
+    given = helper.make_tensor_sequence_value_info("xs", TensorProto.FLOAT, ["rows", 2])
+    return graph([node], [given], [helper.make_tensor_sequence_value_info("ys", TensorProto.FLOAT, ["rows", 2])])
+
+
 def of_frames(size: int = 512) -> bytes:
     """Return a graph that says it takes [batch, samples], and takes frames of one size alone: y is their mean."""
     nodes = [

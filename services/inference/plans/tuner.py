@@ -14,7 +14,7 @@ from lepton.v1 import inference_pb2 as pb
 from lepton.v1 import registry_pb2, scheduler_pb2
 from servicekit.auth import ALL_WORKSPACES, Identity, act_as
 from servicekit.errors import FailedPrecondition, LeptonError, NotFound
-from servicekit.onnx_graph import unzip_maps
+from servicekit.onnx_sequences import to_servable
 from services.inference.adapters.data_client import DataClient
 from services.inference.adapters.deployments_client import DeploymentsClient
 from services.inference.adapters.registry_client import RegistryClient
@@ -239,7 +239,7 @@ class Tuner:
         if version.digest != case.replica.digest:
             raise FailedPrecondition(f"{case.replica.model}@{version.number} changed", reason="DIGEST_MISMATCH")
         # As it is served: plans are measured on the outputs that replies carry.
-        return version, unzip_maps(await self._registry.model(version)).content
+        return version, to_servable(await self._registry.model(version)).content
 
     async def _source(self, case: _Case, version: registry_pb2.Version) -> tuple[Source | None, str]:
         if case.wish.mode is not TuningMode.WITHIN_LOSS:

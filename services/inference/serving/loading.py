@@ -5,7 +5,7 @@ from typing import Any
 
 from lepton.v1 import common_pb2, registry_pb2
 from servicekit.errors import FailedPrecondition
-from servicekit.onnx_graph import unzip_maps
+from servicekit.onnx_sequences import to_servable
 from servicekit.onnx_weights import inline_inner
 from servicekit.sample_tensors import Dimension, SampleInput
 from services.inference.adapters.registry_client import Beside
@@ -32,7 +32,7 @@ def load_model(
 ) -> LoadedModel:
     """Load a version and try it on a request. Blocks.
 
-    Outputs that no reply can carry are left out; those that were ZipMaps are tensors.
+    Outputs that no reply can carry are left out; ZipMaps and sequences that are served are tensors.
 
     Args:
         deployment: whose it is.
@@ -51,9 +51,9 @@ def load_model(
         FailedPrecondition: ONNX Runtime cannot load it.
     """
     beside = beside or Beside()
-    unzipped = unzip_maps(content)
+    servable = to_servable(content)
     session = open_session(
-        inline_inner(unzipped.content, beside.weights),
+        inline_inner(servable.content, beside.weights),
         threads,
         optimization,
         provider,
@@ -62,14 +62,14 @@ def load_model(
         weights=beside.weights,
     )
     # A session shows neither nodes nor whether a tensor without dimensions is a scalar or of any rank.
-    graph = read_model(unzipped.content)
+    graph = read_model(servable.content)
     signature = version.signature
     specs = {spec.name: spec for spec in signature.inputs}
     any_rank = {value.name for value in (*graph.graph.input, *graph.graph.output) if _is_any_rank(value)}
     inputs = {item.name: _input(item, specs.get(item.name), signature, any_rank) for item in session.get_inputs()}
     batches = {spec.batch for spec in inputs.values()} - {None}
     outputs = {
-        item.name: _output(item, unzipped.labels.get(item.name) or tuple(signature.classes), batches, any_rank)
+        item.name: _output(item, servable.labels.get(item.name) or tuple(signature.classes), batches, any_rank)
         for item in session.get_outputs()
         if item.type in ORT_DATATYPES
     }

@@ -6,7 +6,8 @@ from typing import Any
 
 from servicekit.brain_floats import with_brain_floats
 from servicekit.model_example import EXAMPLE_ARTIFACT
-from servicekit.onnx_graph import NotAGraph, read_values, unzip_maps
+from servicekit.onnx_graph import NotAGraph, read_values
+from servicekit.onnx_sequences import to_servable
 from servicekit.onnx_text import load_problem
 from servicekit.onnx_weights import give_weights, inline_inner
 from services.registry.verifier.external import files_read
@@ -33,17 +34,18 @@ def try_model(files: Mapping[str, bytes | bytearray], known: Mapping[str, str]) 
     """
     model = bytes(files[MODEL])
     try:
-        values, unzipped = read_values(model), unzip_maps(model)
+        servable = to_servable(model)
+        values = read_values(servable.content)
     except NotAGraph as error:
         raise Refused("NOT_ONNX", f"the file is not an ONNX model: {error}") from error
     weights = _weights(files)
     try:
-        session = with_brain_floats(_load(inline_inner(unzipped.content, weights), weights))
+        session = with_brain_floats(_load(inline_inner(servable.content, weights), weights))
     except ValueError as error:
         raise Refused("UNSUPPORTED_TYPE", f"{error}: export the model with a Cast to FP32 beside it") from error
     except Refused as refused:
-        raise named(refused, values) from refused
-    signature = read_signature(session, values, unzipped.labels, known)
+        raise named(refused, values, servable) from refused
+    signature = read_signature(session, values, servable, known)
     names = [str(item["name"]) for item in signature.tensors_out]
     example = bytes(files[EXAMPLE_ARTIFACT]) if EXAMPLE_ARTIFACT in files else None
     failure, warnings = try_samples(session, signature.inputs, names, example)

@@ -6,6 +6,7 @@ from typing import Any
 
 from servicekit.brain_floats import BRAIN_FLOAT_TENSOR
 from servicekit.onnx_graph import GraphValue, GraphValues
+from servicekit.onnx_sequences import Servable
 from servicekit.sample_tensors import SampleInput
 from services.registry.verifier.refusal import Refused
 
@@ -49,25 +50,26 @@ class GraphSignature:
     warnings: list[str]
 
 
-def read_signature(
-    session: Any, values: GraphValues, labels: Mapping[str, tuple[str, ...]], known: Mapping[str, str]
-) -> GraphSignature:
+def read_signature(session: Any, values: GraphValues, servable: Servable, known: Mapping[str, str]) -> GraphSignature:
     """Return the signature of a loaded graph.
 
     Args:
         session: ONNX Runtime's.
         values: what the file declares: ONNX Runtime shows an unknown rank like a scalar.
-        labels: the classes of outputs that were ZipMaps.
+        servable: what was changed so that it can be served.
         known: a text that each input of texts takes, as far as known.
 
     Raises:
         Refused: an input, or every output, is nothing that the wire can carry.
     """
+    labels = servable.labels
     declared = {item.name: item for item in (*values.inputs, *values.outputs)}
     taken, given = list(session.get_inputs()), _distinct(session.get_outputs())
     for item in taken:
         if item.type not in _INPUT_DATATYPES:
-            raise Refused("UNSUPPORTED_TYPE", f"input {item.name!r} is a {item.type}, {_remedy(item.type)}")
+            raise Refused(
+                "UNSUPPORTED_TYPE", f"input {item.name!r} is a {item.type}, {_remedy(item.type, is_input=True)}"
+            )
     kept = [item for item in given if item.type in _DATATYPES]
     if not kept:
         raise Refused("UNSUPPORTED_TYPE", _without_outputs(given))
@@ -81,14 +83,23 @@ def read_signature(
         inputs,
         [_described(item, declared.get(item.name), ()) for item in taken],
         [_described(item, declared.get(item.name), labels.get(item.name, ())) for item in kept],
-        [_unzipped(name, found) for name, found in labels.items()] + left_out,
+        [_unzipped(name, found) for name, found in labels.items()]
+        + [_flattened(name, lengths) for name, lengths in servable.lengths.items()]
+        + left_out,
     )
 
 
-def named(refused: Refused, values: GraphValues) -> Refused:
+def named(refused: Refused, values: GraphValues, servable: Servable) -> Refused:
     """Return a refusal to load, or one that names inputs and outputs of a type that ONNX Runtime lacks."""
     unknown = [item for item in values.inputs if item.kind == "tensor" and str(item) not in _DATATYPES]
     unknown += [item for item in values.outputs if item.element.startswith(_COMPLEX)]
+    if not unknown and servable.lengths:
+        names = ", ".join(map(repr, servable.lengths))
+        return Refused(
+            "UNSUPPORTED_TYPE",
+            f"{names}: sequences, which requests and replies cannot carry, and the graph does not load with tensors in "
+            f"their place: export the model so. {refused.message}",
+        )
     if not unknown:
         return refused
     names = ", ".join(f"{item.name!r} is a {item}" for item in unknown)
@@ -106,17 +117,27 @@ def _without_outputs(given: Sequence[Any]) -> str:
     return "; ".join(f"output {item.name!r} is a {item.type}, {_remedy(item.type)}" for item in given)
 
 
-def _remedy(kind: str) -> str:
+def _remedy(kind: str, *, is_input: bool = False) -> str:
     """Return why the wire cannot carry a type, and what to do."""
+    why = "and requests and replies carry tensors alone"
+    if is_input and not kind.startswith("tensor("):
+        return f"{why}: export the model with one tensor for it, or one a part"
     if "map(" in kind:
-        return (
-            "and requests and replies carry tensors alone: convert scikit-learn models with options={'zipmap': False}"
-        )
+        return f"{why}: convert scikit-learn models with options={{'zipmap': False}}"
     if kind.startswith("seq("):
-        return "and requests and replies carry tensors alone: export one tensor, by ConcatFromSequence for instance"
+        return f"{why}: export one tensor, by ConcatFromSequence for instance"
     if kind.startswith("optional("):
-        return "and requests and replies carry tensors alone: export the model without optional values"
+        return f"{why}: export the model without optional values"
     return "which requests and replies cannot carry: export the model with a Cast to FP32 or FP16 beside it"
+
+
+def _flattened(name: str, lengths: str) -> str:
+    if not lengths:
+        return f"{name!r}, a sequence of scalars, is served as one tensor"
+    return (
+        f"{name!r}, a sequence of tensors, is served as two: {name!r} has the rows of all items one after the other, "
+        f"{lengths!r} how many rows each item has; items whose rows differ in shape cannot be served"
+    )
 
 
 def _unzipped(name: str, labels: tuple[str, ...]) -> str:

@@ -108,20 +108,25 @@ def test_sequence_output_beside_a_tensor_is_left_out_with_a_remedy() -> None:
     assert "ConcatFromSequence" in warning
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (foreign.takes_sequence(), ("input 'xs'", "seq(tensor(float))", "one tensor")),
-        (onnx_models.sequence_model(), ("output 'prediction'", "ConcatFromSequence")),
-    ],
-    ids=["input", "only-output"],
-)
-def test_what_no_request_or_reply_carries_is_named_with_its_remedy(content: bytes, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("content", [foreign.takes_sequence(), onnx_models.sequence_model(), foreign.of_sequences()])
+def test_sequence_is_two_tensors_where_there_is_no_other_way(content: bytes) -> None:
     verdict = _verify(content)
+    assert (verdict.refusal, verdict.sample_failure) == (None, "")
+    names = [tensor.name for tensor in (*verdict.inputs, *verdict.outputs)]
+    assert len(verdict.warnings) == sum(name.endswith("_lengths") for name in names) > 0
+    for warning in verdict.warnings:
+        assert "how many rows each item has" in warning
+
+
+def test_optional_sequence_is_refused_with_what_to_do() -> None:
+    kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    given = helper.make_value_info("xs", helper.make_optional_type_proto(kind))
+    node = helper.make_node("OptionalHasElement", ["xs"], ["y"])
+    verdict = _verify(foreign.graph([node], [given], [foreign.value("y", TensorProto.BOOL, [])]))
     assert verdict.refusal is not None
     assert verdict.refusal.reason == "UNSUPPORTED_TYPE"
-    for word in words:
-        assert word in verdict.refusal.message
+    for words in ("input 'xs'", "optional(seq(tensor(float)))", "one tensor"):
+        assert words in verdict.refusal.message
 
 
 def test_unknown_rank_is_told_from_a_scalar() -> None:
