@@ -92,6 +92,10 @@ def _fitted(datatype: str, array: Array, item: SampleInput) -> Array:
         raise BadExample(f"input {item.name!r} has shape {wanted}, the example {list(array.shape)}")
     if datatype == item.datatype:
         return array
+    if item.datatype == "BF16" and array.dtype.kind in "iuf":
+        import ml_dtypes
+
+        return array.astype(ml_dtypes.bfloat16)
     kind = np.dtype(_NUMPY[item.datatype]) if item.datatype in _NUMPY else None
     if kind is not None and array.dtype.kind in "iuf" and kind.kind in "iuf":
         with np.errstate(all="ignore"):

@@ -39,6 +39,7 @@ def test_every_datatype_is_read_nested_or_flat() -> None:
 def test_number_of_another_width_is_taken_where_it_fits() -> None:
     found = read_example(_request(x={"datatype": "FP64"}, k={"datatype": "INT64"}), INPUTS)
     assert (found["x"].dtype, found["k"].dtype) == (np.float32, np.int8)
+    assert read_example(_request(), [*INPUTS[:3], SampleInput("half", "BF16", None)])["half"].dtype.name == "bfloat16"
     assert read_example(_request(half={"datatype": "INT64", "data": [3]}), INPUTS)["half"].tolist() == [[3.0]]
 
 
