@@ -38,9 +38,14 @@ _MOST_PROBLEMS = 16
 _NAMES = {
     "missing": "a missing value, where training had none",
     "boolean": "a truth value",
+    "integer": "a whole number",
+    "number": "a number",
+    "text": "a text",
+}
+# Of the right kind, and still none of the input's values.
+_UNFIT = {
     "integer": "a whole number out of range",
     "number": "a fraction, or a number beyond what a double holds exactly",
-    "text": "a text",
 }
 
 
@@ -142,8 +147,8 @@ def _checked(column: "pd.Series[Any]", spec: common_pb2.TensorSpec, first_row: i
             items.append(takes[kind](plain))
         except (KeyError, ValueError):
             items.append(0)
-            got = "an infinity" if kind == "number" and math.isinf(plain) else _NAMES.get(kind)
-            problems.append((row + first_row, got or f"a {type(value).__name__}"))
+            got = (_UNFIT if kind in takes else _NAMES).get(kind) or f"a {type(value).__name__}"
+            problems.append((row + first_row, "an infinity" if kind == "number" and math.isinf(plain) else got))
             if len(problems) == _MOST_PROBLEMS:
                 break
     if problems:

@@ -14,7 +14,7 @@ import pandas as pd
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from lepton import errors, names, plans, progress, releases, tracing
-from lepton.arguments import build, to_names
+from lepton.arguments import build, to_name, to_names
 from lepton.connection import Connection, current
 from lepton.datasets import Dataset
 from lepton.deployment_states import COLUMNS, is_settled, to_row, wait_until
@@ -144,11 +144,16 @@ class Deploy(Predicting):
             DeadlineExceeded: the deployment was not ready in time.
         """
         ref = dataset.ref if isinstance(dataset, Dataset) else dataset
+        if not isinstance(ref, str):
+            raise errors.WrongType(
+                f"score takes a Dataset or 'name@number', got a {type(dataset).__name__}: rows go to predict",
+                reason="BAD_ARGUMENT",
+            )
         request = build(
             prediction_pb2.ScoreDatasetRequest,
             dataset=ref,
             deployment=self.name,
-            version=version,
+            version=to_name(version, "version"),
             output=name or names.to_id(ref.partition("@")[0][:56] + "-scored"),
             columns=to_names(columns),
             batch_rows=batch_rows,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from numbers import Real
 
 from lepton import errors
 from lepton.connection import Connection
@@ -21,8 +22,11 @@ def wait_until(
     Raises:
         DeadlineExceeded: it was not in time; the message says what it was waiting for.
         FailedPrecondition: the version cannot be served; the message says why.
+        InvalidArgument: the timeout is no number of seconds.
         Interrupted: Ctrl-C was pressed; the deployment goes on.
     """
+    if isinstance(timeout_seconds, bool) or not isinstance(timeout_seconds, Real) or not timeout_seconds >= 0:
+        raise errors.InvalidArgument("timeout_seconds takes a number of seconds, 0 or more", reason="BAD_ARGUMENT")
     with deployment_goes_on(name):
         return _wait_until(connection, name, is_enough, timeout_seconds)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lepton import open_inference, progress, served_frames, tracing, typed_files, typed_rows, unknown_categories
-from lepton.arguments import as_list
+from lepton.arguments import as_list, to_name
 from lepton.connection import Connection
 from lepton.deployment_states import serves_something, wait_until
 from lepton.images import read_image
@@ -60,6 +60,7 @@ class Predicting:
             serving = self._until_serving(timeout_seconds)
             signature = self._serving_version(serving).signature
             data = served_frames.with_names(data, signature)
+            version = to_name(version, "version")
             single = served_frames.single_input(signature.inputs[0], data)
             if single is not None:
                 columns = served_frames.text_columns(signature, single, data)
@@ -218,7 +219,7 @@ class Predicting:
     def _ask(
         self, request: prediction_pb2.PredictRequest, version: str, timeout_seconds: float
     ) -> tuple[Sequence[prediction_pb2.Prediction], common_pb2.Signature]:
-        request.deployment, request.version = self.name, version
+        request.deployment, request.version = self.name, to_name(version, "version")
         with tracing.span("lepton.predict"):
             signature = self._serving_version(self._until_serving(timeout_seconds)).signature
             answer = self.connection.prediction.Predict(request, timeout=timeout_seconds)

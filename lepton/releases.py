@@ -11,11 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from lepton.arguments import as_list, build, to_json_value, to_mapping
+from lepton.arguments import as_list, build, one_of, to_json_value, to_mapping
 from lepton.v1 import inference_pb2
 
 __all__ = ["to_canary", "to_traffic", "versions_frame"]
 
+_RULES = (
+    *("step_seconds", "min_requests", "max_error_rate_increase", "max_latency_ratio", "min_agreement"),
+    *("compare_percent", "tolerance"),
+)
 _COLUMNS = [
     "number",
     "role",
@@ -54,6 +58,8 @@ def to_canary(version: str, steps: Sequence[float] = (), **rules: Any) -> infere
         InvalidArgument: a rule is unknown or no number.
     """
     given = {name: value for name, value in rules.items() if value is not None}
+    for name in given:
+        one_of(name, _RULES, "rule")
     shares = [to_json_value(step, "steps") for step in as_list(steps, "steps")]
     return build(inference_pb2.Canary, version=version, steps=shares, **given)
 

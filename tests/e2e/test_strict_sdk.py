@@ -70,5 +70,11 @@ def test_frame_is_predicted_as_strictly_as_rows(connection: Connection) -> None:
             with pytest.raises(errors.InvalidArgument, match=rf"row 0, column '{column}'") as refused:
                 predict(bad)
             assert refused.value.reason == "BAD_ROW"
+    assert list(deployment.predict(good, version=1)["y"]) == list(found)  # type: ignore[arg-type]
+    for seconds in ("5", -1, float("nan")):
+        with pytest.raises(errors.InvalidArgument, match="timeout_seconds takes a number"):
+            deployment.predict(good, timeout_seconds=seconds)  # type: ignore[arg-type]
+    with pytest.raises(errors.WrongType, match="score takes a Dataset"):
+        deployment.score(good)  # type: ignore[arg-type]
     with pytest.raises(errors.InvalidArgument, match="column 'c' more than once"):
         deployment.predict(pd.concat([good, good[["c"]]], axis=1))

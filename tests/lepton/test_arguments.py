@@ -197,6 +197,7 @@ def test_unknown_choices_are_named_with_the_nearest() -> None:
         (lambda: to_resources({"core": 1}), "did you mean cores"),
         (lambda: to_resources({"cores": "two"}), "cores takes a number"),  # type: ignore[dict-item]
         (lambda: releases.to_canary("m@2", step_second=3), "did you mean step_seconds"),
+        (lambda: releases.to_canary("m@2", percent=3), "unknown rule 'percent'"),
         (lambda: Job.list(state="DONE"), "state 'DONE'.*SUCCEEDED"),
     )
     for make, match in cases:

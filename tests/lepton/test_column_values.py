@@ -1,5 +1,6 @@
 """A column of a frame is read by strict rules, whatever its dtype; a refusal names row and column."""
 
+import math
 from decimal import Decimal
 from typing import Any
 
@@ -65,6 +66,9 @@ def test_every_dtype_is_read_as_its_values(column: "pd.Series[Any]", datatype: s
     ("items", "datatype", "message"),
     [
         ([1, 1.9], "INT64", "row 1, column 'c': expected a whole number, got a fraction"),
+        ([1], "BOOL", "expected a truth value, got a whole number$"),
+        ([0.5], "BOOL", "expected a truth value, got a number$"),
+        ([math.inf], "INT64", "got an infinity"),
         (["False"], "BOOL", "row 0, column 'c': expected a truth value, got a text"),
         ([None], "BOOL", "expected a truth value, got a missing value"),
         (["1_000"], "INT64", "expected a whole number, got a text"),
