@@ -54,7 +54,7 @@ def to_moments(column: "pd.Series[Any]", spec: common_pb2.TensorSpec, first_row:
     Raises:
         InvalidArgument: a value is none, or is missing where training had one in every row.
     """
-    is_fractional = spec.datatype.startswith("FP")
+    is_fractional = spec.datatype.startswith(("FP", "BF"))
     moments = np.zeros(len(column), dtype=np.float64 if is_fractional else np.int64)
     for row, (value, missing) in enumerate(zip(column, column.isna(), strict=True)):
         if missing and is_fractional:

@@ -28,6 +28,8 @@ NUMPY_TYPES: dict[str, type[np.generic]] = {
     "FP16": np.float16,
     "FP32": np.float32,
     "FP64": np.float64,
+    # NumPy has no bfloat16; each of its numbers is one of these.
+    "BF16": np.float32,
 }
 # What fits the contract's integers.
 _LEAST, _MOST = -(2**63), 2**63 - 1
@@ -127,7 +129,7 @@ def _is_truth(spec: common_pb2.TensorSpec) -> bool:
 
 def _fits(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> bool:
     """Return whether every number of a NumPy column is one of the input's."""
-    if spec.datatype.startswith("FP"):
+    if spec.datatype.startswith(("FP", "BF")):
         return True
     values = column.to_numpy()
     if values.dtype.kind == "f" and not (np.abs(values) <= _EXACT).all():
@@ -158,7 +160,7 @@ def _checked(column: "pd.Series[Any]", spec: common_pb2.TensorSpec, first_row: i
 
 def _reader(spec: common_pb2.TensorSpec) -> tuple[str, dict[str, Callable[[Any], Any]]]:
     """Return what an input takes, for people, and by kind of value what makes it an item."""
-    is_float = spec.datatype.startswith("FP")
+    is_float = spec.datatype.startswith(("FP", "BF"))
     # NaN in an input that had none missing is refused by the services, unless the model was made elsewhere.
     missing: dict[str, Callable[[Any], Any]] = {"missing": lambda _: math.nan} if is_float else {}
     if _is_truth(spec):

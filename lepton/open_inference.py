@@ -152,10 +152,21 @@ def _encode(datatype: str, values: "np.ndarray[Any, Any]") -> bytes:
     if datatype == "BYTES":
         texts = [str(value).encode() for value in values.reshape(-1)]
         return b"".join(struct.pack("<I", len(text)) + text for text in texts)
-    return np.ascontiguousarray(values, dtype=np.dtype(NUMPY_TYPES[datatype]).newbyteorder("<")).tobytes()
+    whole = np.ascontiguousarray(values, dtype=np.dtype(NUMPY_TYPES[datatype]).newbyteorder("<"))
+    return _to_brain_floats(whole) if datatype == "BF16" else whole.tobytes()
+
+
+def _to_brain_floats(values: "np.ndarray[Any, Any]") -> bytes:
+    """Return the upper halves of floats, rounded to the nearest and to the even one of two."""
+    bits = values.view("<u4")
+    # In 64 bits: the carry of a large number does not wrap.
+    rounded = (bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(values), 0x7FC0, rounded).astype("<u2").tobytes()
 
 
 def _decode(datatype: str, content: bytes, shape: tuple[int, ...]) -> "np.ndarray[Any, Any]":
+    if datatype == "BF16":
+        return (np.frombuffer(content, dtype="<u2").astype("<u4") << 16).view("<f4").reshape(shape)
     if datatype != "BYTES":
         return np.frombuffer(content, dtype=np.dtype(NUMPY_TYPES[datatype]).newbyteorder("<")).reshape(shape)
     texts: list[str] = []

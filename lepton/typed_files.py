@@ -129,7 +129,7 @@ def _reader(spec: common_pb2.TensorSpec) -> tuple[Callable[[str], Any], str]:
         return _moment, "a date or time in ISO 8601"
     if spec.datatype == "BOOL" or spec.kind == common_pb2.COLUMN_KIND_BOOLEAN:
         return lambda text: _TRUTH[text.strip().lower()], "true or false"
-    if spec.datatype.startswith("FP"):
+    if spec.datatype.startswith(("FP", "BF")):
         return _number, "a number"
     return _whole, "a whole number"
 

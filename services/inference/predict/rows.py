@@ -71,7 +71,7 @@ def check_takes_columns(model: LoadedModel) -> None:
         FailedPrecondition: it does not: rows say too little of its tensors.
     """
     for spec in model.inputs.values():
-        if spec.shape not in _COLUMN_SHAPES and not spec.is_series:
+        if (spec.shape not in _COLUMN_SHAPES and not spec.is_series) or spec.datatype == "BF16":
             raise FailedPrecondition(
                 f"model {model.deployment!r} takes {spec.name!r} of shape {list(spec.shape)}, not one value a row: "
                 "send tensors by the Open Inference Protocol (ModelInfer)",

@@ -270,7 +270,8 @@ class LoadedModel:
             found: list[Array] = self.session.run(outputs, inputs, options)
         except UnicodeDecodeError as error:
             raise InvalidArgument(
-                f"model {self.deployment!r}: expected UTF-8 text, got bytes that its outputs cannot carry",
+                f"model {self.deployment!r} answers this input with bytes that are no UTF-8 text, which ONNX Runtime's "
+                "Python interface does not hand out: send UTF-8, or let the graph give numbers or base64",
                 reason="BAD_TENSOR",
             ) from error
         except Exception as error:
