@@ -74,7 +74,7 @@ test-all: check test-ray  ## Every check and every test.
 # a language that lacks something is skipped, and the report says what to install.
 .PHONY: test-clients
 test-clients: install  ## A client each in Go, Java, Node and Ruby, from a file to a prediction.
-	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then $(CURDIR)/tests/clients/install-debian.sh; fi
+	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then tests/clients/install-debian.sh || true; fi
 	$(PYTEST) --numprocesses 0 -rs -m clients tests/clients
 
 # Coverage-guided; the fuzzer has an environment of its own beside the project's, for it has wheels for few Pythons.

@@ -116,7 +116,7 @@ class People:
         try:
             async with asyncio.timeout(seconds):
                 while not condition(job := await self.get(name)):
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(0.05)
         except TimeoutError:
             raise AssertionError(f"waited {seconds:g} s, and the job is: {job}") from None
         return job

@@ -11,7 +11,7 @@ from servicekit.events import Event, connect
 from tests.training.house import QUEUED, SUCCEEDED, House, WorkerProcess, is_running, until
 
 # Some seconds: time enough to be killed.
-LONG = {"solver": '"gradient_descent"', "epochs": "2000"}
+LONG = {"solver": '"gradient_descent"', "epochs": "1000"}
 
 
 async def test_killed_worker_leaves_no_child_and_its_job_succeeds_elsewhere_once(lapsing_house: House) -> None:
