@@ -42,7 +42,8 @@ class Deploy(Predicting):
         gpus: accelerators that a replica reserves; a fraction shares one.
         resources: the same as a dict: cores, memory_bytes, gpus.
         tuning: what a new deployment wishes of execution plans: see `tune`; by default the platform's own setting.
-        batching: whether a new deployment may run rows of several requests together: see `batch`; auto or off.
+        batching: whether rows of several requests may be run together, auto or off: see `batch`; by default auto, and a
+            deployment that is there keeps what it has.
         connection: the platform; by default the model's, else the one in use.
     """
 
@@ -57,7 +58,7 @@ class Deploy(Predicting):
         gpus: float | None = None,
         resources: dict[str, float] | None = None,
         tuning: str | None = None,
-        batching: str = "auto",
+        batching: str | None = None,
         connection: Connection | None = None,
     ) -> None:
         self._version = model.trained_version() if isinstance(model, Model) else None
@@ -98,6 +99,7 @@ class Deploy(Predicting):
                 etag=present.etag,
                 replicas=self.replicas or 0,
                 resources=with_declared(present.declared_resources, self._resources),
+                batching=self._batching,
             )
             self.connection.inference.UpdateDeployment(
                 inference_pb2.UpdateDeploymentRequest(
@@ -114,6 +116,9 @@ class Deploy(Predicting):
             paths.append("replicas")
         if with_declared(present.declared_resources, self._resources) != present.declared_resources:
             paths.append("resources")
+        is_given = self._batching != common_pb2.BATCHING_UNSPECIFIED
+        if is_given and self._batching != (present.batching or common_pb2.BATCHING_AUTO):
+            paths.append("batching")
         return paths
 
     def score(

@@ -53,15 +53,17 @@ def to_tuning(
     )
 
 
-def to_batching(mode: str) -> "common_pb2.Batching.ValueType":
+def to_batching(mode: str | None) -> "common_pb2.Batching.ValueType":
     """Return whether rows of several requests may be run together.
 
     Args:
-        mode: auto or off.
+        mode: auto or off; None leaves it to the platform.
 
     Raises:
         InvalidArgument: the mode is unknown.
     """
+    if mode is None:
+        return common_pb2.BATCHING_UNSPECIFIED
     one_of(mode, list(_BATCHINGS), "batching")
     return _BATCHINGS[mode]
 

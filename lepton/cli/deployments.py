@@ -53,8 +53,11 @@ def deploy(
     ] = None,
     tuning: Annotated[str | None, typer.Option(help="How far to go for a faster execution plan: see tune.")] = None,
     batching: Annotated[
-        str, typer.Option(help="auto: requests share runs where rows are shown to be independent; off: never.")
-    ] = "auto",
+        str | None,
+        typer.Option(
+            help="auto (the default): requests share runs where rows are shown to be independent; off: never."
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="How long to wait for it to serve, seconds; 0 not at all.")] = 60,
     as_json: Json = False,
 ) -> None:
@@ -133,7 +136,10 @@ def show(name: Name, as_json: Json = False) -> None:
     bare.ClearField("statistics")
     show_message(bare, as_json, name)
     typer.echo(f"each replica reserves {describe(status.resources)}{_origin(status.declared_resources)}")
-    show_table(versions_frame(status), as_json, "no worker holds a version of it yet")
+    show_table(versions_frame(status).drop(columns="batching"), as_json, "no worker holds a version of it yet")
+    for item in status.statistics:
+        if item.batching:
+            typer.echo(f"version {item.number}: {item.batching}")
     for plan in status.plans:
         typer.echo(f"\nplan {plan.name} on {plan.hardware}: {plan.message}")
         speeds = (

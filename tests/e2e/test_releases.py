@@ -58,6 +58,10 @@ def test_versions_are_released_step_by_step_and_taken_back(platform: Platform) -
     assert deployment.status().response_cache_bytes == 1 << 20
     platform.lepton("deployments", "batch", "releases", "off")
     assert deployment.status().batching == common_pb2.BATCHING_OFF
+    # A repeat keeps it, unless it says otherwise.
+    for batching, expected in ((None, common_pb2.BATCHING_OFF), ("auto", common_pb2.BATCHING_AUTO)):
+        again_deployed = lepton.Deploy(model, batching=batching).save(version=deployment.status().version)
+        assert again_deployed.status().batching == expected
     bad = platform.lepton("deployments", "split", "releases", "nonsense", check=False)
     assert bad.returncode != 0
     assert "VERSION=PERCENT" in bad.stderr
