@@ -12,7 +12,7 @@ from tests.inference.models import identity
 from tests.support import onnx_models
 
 
-@pytest.mark.parametrize("content", [b"", b"no model", onnx_models.custom_domain_model(), onnx_models.sequence_model()])
+@pytest.mark.parametrize("content", [b"", b"no model", onnx_models.custom_domain_model()])
 def test_model_that_cannot_be_served_is_refused_with_a_reason(content: bytes) -> None:
     with pytest.raises(FailedPrecondition) as refusal:
         load_model("d", registry_pb2.Version(number=1), content)

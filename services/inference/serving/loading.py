@@ -5,6 +5,7 @@ from typing import Any
 
 from lepton.v1 import common_pb2, registry_pb2
 from servicekit.errors import FailedPrecondition
+from servicekit.onnx_graph import NotAGraph
 from servicekit.onnx_sequences import to_servable
 from servicekit.onnx_weights import inline_inner
 from servicekit.sample_tensors import Dimension, SampleInput
@@ -51,7 +52,10 @@ def load_model(
         FailedPrecondition: ONNX Runtime cannot load it.
     """
     beside = beside or Beside()
-    servable = to_servable(content)
+    try:
+        servable = to_servable(content)
+    except NotAGraph as error:
+        raise FailedPrecondition(f"the file is not an ONNX model: {error}", reason="LOAD_FAILED") from error
     session = open_session(
         inline_inner(servable.content, beside.weights),
         threads,

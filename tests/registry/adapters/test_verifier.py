@@ -70,10 +70,9 @@ async def test_model_of_one_fixed_row_is_tried_as_it_is() -> None:
         (onnx_models.external_data_model("/etc/hostname"), "LOAD_FAILED"),
         (onnx_models.hidden_external_data_model("/etc/hostname"), "LOAD_FAILED"),
         (onnx_models.custom_domain_model(), "LOAD_FAILED"),
-        (onnx_models.sequence_model(), "UNSUPPORTED_TYPE"),
         (onnx_models.greedy_model(), "VERIFIER_OUT_OF_MEMORY"),
     ],
-    ids=["text", "cut", "cut-marked", "external", "absolute", "hidden", "domain", "sequence", "greedy"],
+    ids=["text", "cut", "cut-marked", "external", "absolute", "hidden", "domain", "greedy"],
 )
 async def test_bad_model_is_refused_with_its_reason(content: bytes, reason: str) -> None:
     verdict = await _verify(content)
