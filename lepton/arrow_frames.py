@@ -40,11 +40,16 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 
     They are of pandas' Int64 and boolean kinds, where floats would round numbers beyond 2**53.
     """
-    frame: pd.DataFrame = table.to_pandas()
-    for place, field in enumerate(table.schema):
-        if field.type in _NULLABLE and table.column(place).null_count:
-            frame.isetitem(place, table.column(place).to_pandas(types_mapper=_NULLABLE.get).array)
-    return frame
+    places = range(table.num_columns)
+    kept = [place for place in places if table.field(place).type in _NULLABLE and table.column(place).null_count]
+    if not kept:
+        plain: pd.DataFrame = table.to_pandas()
+        return plain
+    others = sorted(set(places) - set(kept))
+    # Two conversions and not one a column: tables may have thousands.
+    parts = [table.select(others).to_pandas(), table.select(kept).to_pandas(types_mapper=_NULLABLE.get)]
+    together: pd.DataFrame = pd.concat(parts, axis=1)
+    return together.iloc[:, np.argsort([*others, *kept])]
 
 
 def to_table(frame: pd.DataFrame) -> pa.Table:
@@ -61,8 +66,15 @@ def to_table(frame: pd.DataFrame) -> pa.Table:
     if not isinstance(frame, pd.DataFrame):
         raise errors.WrongType(f"expected a DataFrame, got a {type(frame).__name__}", reason="BAD_ARGUMENT")
     names = column_names(frame)
-    columns = [_to_column(name, frame.iloc[:, place]) for place, name in enumerate(names)]
-    return pa.table(columns, names=names)
+    plain = pd.DataFrame(frame).set_axis(names, axis=1)
+    _warn_of_rounded_ids(plain)
+    odd = {place for place, dtype in enumerate(plain.dtypes) if not _is_plain(dtype)}
+    columns = {names[place]: _to_column(names[place], plain.iloc[:, place]) for place in sorted(odd)}
+    # The others in one conversion: frames may have thousands.
+    rest = plain.iloc[:, [place for place in range(len(names)) if place not in odd]]
+    table = pa.Table.from_pandas(rest, preserve_index=False)
+    columns |= dict(zip(table.column_names, table.columns, strict=True))
+    return pa.table([columns[name] for name in names], names=names)
 
 
 def column_names(frame: pd.DataFrame) -> list[str]:
@@ -89,6 +101,30 @@ def column_names(frame: pd.DataFrame) -> list[str]:
     if wrong is not None:
         raise _bad_columns(f"the name of column number {wrong + 1} holds a lone surrogate, which UTF-8 cannot encode")
     return names
+
+
+def _is_plain(dtype: Any) -> bool:
+    """Return whether Arrow takes every column of a type as it is."""
+    if isinstance(dtype, np.dtype):
+        return dtype.kind in "iubM" or (dtype.kind == "f" and dtype.itemsize <= 8)
+    return isinstance(dtype, pd.Int64Dtype | pd.BooleanDtype | pd.Float64Dtype)
+
+
+def _warn_of_rounded_ids(frame: pd.DataFrame) -> None:
+    doubles = frame.loc[:, (frame.dtypes == np.float64).to_numpy()]
+    if doubles.empty:
+        return
+    values = doubles.to_numpy()
+    with np.errstate(invalid="ignore"):
+        # Above 2**64 they are measurements rather than ids.
+        is_id = np.isnan(values) | ((np.abs(values) <= 2.0**64) & (values == np.floor(values)))
+        is_rounded = is_id.all(axis=0) & (np.abs(values) > _EXACT).any(axis=0)
+    for name in doubles.columns[is_rounded]:
+        warnings.warn(
+            f"column {name!r} holds whole numbers beyond 2**53 as floats, which are rounded: read ids as Int64 or text",
+            errors.DataWarning,
+            stacklevel=4,
+        )
 
 
 def _to_column(name: str, column: "pd.Series[Any]") -> pa.ChunkedArray:
@@ -133,22 +169,6 @@ def _check_dtype(name: str, column: "pd.Series[Any]") -> None:
         raise _bad_column(name, f"{dtype} values, which a dataset does not have: {remedy}")
     if isinstance(dtype, np.dtype) and dtype.kind == "f" and dtype.itemsize > 8:
         raise _bad_column(name, f"{dtype} values, which a dataset does not have: convert it with .astype('float64')")
-    if isinstance(dtype, np.dtype) and dtype.kind == "f" and _looks_like_rounded_ids(column.to_numpy()):
-        warnings.warn(
-            f"column {name!r} holds whole numbers beyond 2**53 as floats, which are rounded: read ids as Int64 or text",
-            errors.DataWarning,
-            stacklevel=5,
-        )
-
-
-def _looks_like_rounded_ids(values: "np.ndarray[Any, Any]") -> bool:
-    known = values[~np.isnan(values)]
-    # Above 2**64 they are measurements rather than ids.
-    return (
-        bool(len(known))
-        and bool((np.abs(known) <= 2.0**64).all() and (known == np.floor(known)).all())
-        and bool((np.abs(known) > _EXACT).any())
-    )
 
 
 def _checked_objects(name: str, column: "pd.Series[Any]") -> "pd.Series[Any]":

@@ -242,8 +242,11 @@ def check_label(frame: Frame) -> None:
 def fingerprint(frame: pd.DataFrame) -> int:
     """Return a hash of the frame's columns, types and rows; the index does not count."""
     header = tuple((str(name), str(dtype)) for name, dtype in frame.dtypes.items())
-    columns = [_hashes(frame.iloc[:, place]) for place in range(frame.shape[1])]
-    return hash((header, len(frame), tuple(columns)))
+    try:
+        rows = pd.util.hash_pandas_object(pd.DataFrame(frame), index=False).to_numpy().tobytes()
+    except (TypeError, ValueError):
+        rows = b"".join(_hashes(frame.iloc[:, place]) for place in range(frame.shape[1]))
+    return hash((header, len(frame), rows))
 
 
 def _hashes(column: "pd.Series[Any]") -> bytes:

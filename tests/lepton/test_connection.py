@@ -10,6 +10,7 @@ import pytest
 
 from lepton import errors
 from lepton.connection import Connection, connect
+from lepton.connection_errors import Origin, explain
 from lepton.embedded.credentials import create_credentials
 from lepton.v1 import data_pb2
 
@@ -82,6 +83,25 @@ def test_port_of_another_program_is_no_tls(folder: Path) -> None:
     server.stop(None).wait()
     assert failure.reason == "TLS_FAILED"
     assert "does not speak TLS" in failure.message
+
+
+def test_silence_is_no_refusal(folder: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        authority = (folder / "own" / "ca.pem").read_bytes()
+        with Connection("127.0.0.1", "token", authority, silent.getsockname()[1] - _OFFSET) as connection:
+            with pytest.raises(errors.DeadlineExceeded, match="no answer from 127"):
+                connection.data.ListDatasets(_LIST, timeout=0.5)
+
+
+def test_refused_token_is_told_with_where_it_came_from() -> None:
+    refused = errors.Unauthenticated("the token is expired", reason="TOKEN_EXPIRED", metadata={"a": "b"})
+    found = explain(refused, Origin("host", 8011, "ca.pem", "LEPTON_TOKEN"))
+    assert (type(found), found.reason, found.metadata) == (errors.Unauthenticated, "TOKEN_EXPIRED", {"a": "b"})
+    assert found.message == "the token is expired (the token is from LEPTON_TOKEN)"
+    own = errors.Unavailable("no room", reason="NO_ROOM", metadata={"deployment": "x"})
+    assert explain(own, Origin("host", 8011, "ca.pem", "LEPTON_TOKEN")) is own
 
 
 def test_unknown_name_is_told(folder: Path) -> None:
