@@ -297,6 +297,10 @@ def test_timeout_is_microseconds() -> None:
     for field in ("int64_param", "uint64_param"):
         setattr(request.parameters["timeout"], field, 1500)
         assert timeout_seconds(request) == 0.0015
+    request.parameters["timeout"].double_param = 1500.0
+    assert timeout_seconds(request) == 0.0015
+    request.parameters["timeout"].Clear()
+    assert timeout_seconds(request) is None
     request.parameters["timeout"].int64_param = 0
     assert timeout_seconds(request) is None
     for field, value in (("int64_param", -1), ("string_param", "1500"), ("double_param", 1.5), ("bool_param", True)):

@@ -174,7 +174,7 @@ def sticky_key_of(request: pb.ModelInferRequest) -> str:
     if STICKY_PARAMETER not in request.parameters:
         return ""
     parameter = request.parameters[STICKY_PARAMETER]
-    if parameter.WhichOneof("parameter_choice") != "string_param":
+    if parameter.WhichOneof("parameter_choice") not in ("string_param", None):
         raise InvalidArgument(f"parameter {STICKY_PARAMETER} must be a string", reason="BAD_PARAMETER")
     return parameter.string_param
 
@@ -392,13 +392,22 @@ def _is_asked_for(parameter: Any) -> bool:
 
 
 def _whole(parameter: Any, name: str, unit: str) -> int:
-    choice = parameter.WhichOneof("parameter_choice")
-    value = getattr(parameter, choice) if choice in ("int64_param", "uint64_param") else -1
+    value = _integer(parameter)
     if value < 0:
         raise InvalidArgument(
             f"parameter {name!r}: expected {unit}, an integer that is not below 0", reason="BAD_PARAMETER"
         )
-    return int(value)
+    return value
+
+
+def _integer(parameter: Any) -> int:
+    """Return a parameter's whole number, which some clients write as 1.0; 0 for an empty one, -1 for none."""
+    choice = parameter.WhichOneof("parameter_choice")
+    if choice is None:
+        return 0
+    value = getattr(parameter, choice)
+    is_whole = choice in ("int64_param", "uint64_param") or (choice == "double_param" and value.is_integer())
+    return int(value) if is_whole else -1
 
 
 def wanted_classes(output: "pb.ModelInferRequest.InferRequestedOutputTensor", model: LoadedModel) -> int:
@@ -409,7 +418,7 @@ def wanted_classes(output: "pb.ModelInferRequest.InferRequestedOutputTensor", mo
     """
     if _CLASSIFICATION not in output.parameters:
         return 0
-    count = output.parameters[_CLASSIFICATION].int64_param
+    count = _integer(output.parameters[_CLASSIFICATION])
     if count <= 0 or model.outputs[output.name].datatype == "BYTES":
         raise _refused(model, output.name, "classification as a positive int64 on a numeric output", str(count))
     return int(count)

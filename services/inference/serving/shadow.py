@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import onnxruntime as ort
 import structlog
 
 from servicekit.errors import LeptonError
@@ -26,6 +27,7 @@ _log = structlog.get_logger(__name__)
 _LINE_LENGTH = 32
 _LINE_BYTES = 64 << 20
 _LOWEST_PRIORITY = 19
+_LONGEST_SECONDS = 60.0
 
 
 class Shadow:
@@ -146,12 +148,32 @@ def _blame(model: LoadedModel, seconds: float, *, takes: bool) -> None:
         model.release.observe(seconds, INPUT_REJECTED)
 
 
+def _has_inputs(model: LoadedModel, inputs: Mapping[str, Array]) -> bool:
+    return all(name in inputs or spec.is_optional for name, spec in model.inputs.items())
+
+
+def _run(model: LoadedModel, inputs: Mapping[str, Array], names: list[str]) -> list[Array]:
+    """Return a version's answers; end a run that takes longer than any request may wait for.
+
+    Raises:
+        LeptonError: it failed, or was ended.
+    """
+    options = ort.RunOptions()
+    timer = threading.Timer(_LONGEST_SECONDS, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        return model.run({name: inputs[name] for name in model.inputs if name in inputs}, names, options)
+    finally:
+        timer.cancel()
+
+
 def _takes(own: LoadedModel, inputs: Mapping[str, Array]) -> bool:
     """Return whether a version answers some inputs."""
-    if not inputs.keys() >= own.inputs.keys():
+    if not _has_inputs(own, inputs):
         return False
     try:
-        own.run({name: inputs[name] for name in own.inputs}, list(own.outputs))
+        _run(own, inputs, list(own.outputs))
     except LeptonError:
         return False
     return True
@@ -170,9 +192,9 @@ def _compare(
         LeptonError: the other version failed on what the first one answered.
     """
     names = [name for name in answer if name in other.outputs]
-    if not names or not inputs.keys() >= other.inputs.keys():
+    if not names or not _has_inputs(other, inputs):
         return None
-    found = other.run({name: inputs[name] for name in other.inputs}, names)
+    found = _run(other, inputs, names)
     try:
         return agreeing_rows(
             model.outputs, answer, dict(zip(names, found, strict=True)), tolerance, rows=_rows_of(inputs)
