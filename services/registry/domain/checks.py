@@ -20,6 +20,8 @@ _CODE = re.compile(
     r"js|jar|class|whl|zip|tar|gz|onnx|ort|engine|plan)$",
     re.IGNORECASE,
 )
+# Of a protobuf message.
+_MOST_GRAPH_BYTES = (1 << 31) - 1
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Labels at the edge of a decision may flip by rounding; more than this share is another model.
 _LABEL_MISMATCH_SHARE = 0.001
@@ -39,6 +41,13 @@ def check_artifacts(artifacts: Iterable[Artifact], max_bytes: int, *, pretrained
                 "from (model.onnx.data, say), or a plain name ending in .safetensors, .json or .txt; formats that may "
                 "run code on load are never taken",
                 reason="ARTIFACT_NOT_ALLOWED",
+            )
+        if artifact.name == MODEL_ARTIFACT and artifact.size_bytes > _MOST_GRAPH_BYTES:
+            raise InvalidArgument(
+                f"{MODEL_ARTIFACT} has {artifact.size_bytes:,} bytes, and an ONNX file has 2 GiB at most: save "
+                "its weights as external data, onnx.save(model, 'model.onnx', save_as_external_data=True, "
+                "location='model.onnx.data'), and upload both files",
+                reason="MODEL_TOO_LARGE",
             )
         if not _SHA256.fullmatch(artifact.sha256):
             raise InvalidArgument(f"artifact {artifact.name!r}: sha256 must be 64 hex digits", reason="BAD_DIGEST")

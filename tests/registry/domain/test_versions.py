@@ -15,6 +15,8 @@ from services.registry.domain.checks import (
     check_parity,
     check_signature,
     check_verdict,
+    tried_beside,
+    warnings_of,
 )
 from services.registry.domain.versions import (
     TRANSITIONS,
@@ -93,6 +95,43 @@ def test_format_that_may_run_code_is_never_taken(name: str) -> None:
 )
 def test_files_of_weights_have_any_plain_name(name: str) -> None:
     check_artifacts([Artifact("model.onnx", "a" * 64, 1), Artifact(name, "a" * 64, 1)], 10)
+
+
+def test_graph_beyond_what_protobuf_holds_is_refused_with_what_to_do() -> None:
+    with pytest.raises(InvalidArgument, match="external data") as refused:
+        check_artifacts([Artifact("model.onnx", "a" * 64, 1 << 31)], 1 << 40)
+    assert refused.value.reason == "MODEL_TOO_LARGE"
+    check_artifacts([Artifact("model.onnx", "a" * 64, 9), Artifact("w.data", "a" * 64, 5 << 30)], 1 << 40)
+
+
+def test_failed_sample_refuses_what_was_trained_here_and_warns_of_what_was_not() -> None:
+    tried = Verdict(sample_failure="no sample ran", warnings=("an output is left out",), sha256="a" * 64)
+    made, uploaded = version(declare("j", 1)), version(declare())
+    refusal = check_verdict(made, made.artifacts[0], tried)
+    assert refusal is not None
+    assert refusal.reason == "SAMPLE_PREDICTION_FAILED"
+    assert warnings_of(made, tried) == ()
+    assert check_verdict(uploaded, uploaded.artifacts[0], tried) is None
+    assert warnings_of(uploaded, tried) == ("no sample ran", "an output is left out")
+
+
+def test_other_bytes_of_a_file_beside_the_model_are_refused() -> None:
+    item = version(declare(files=("model.onnx", "w.data")))
+    tried = Verdict(sha256="a" * 64, digests={"w.data": "b" * 64})
+    refusal = check_verdict(item, item.artifacts[0], tried)
+    assert refusal is not None
+    assert refusal.reason == "DIGEST_MISMATCH"
+    assert "w.data" in refusal.message
+
+
+def test_verifier_gets_the_files_that_a_graph_may_read_and_the_example() -> None:
+    files = ("model.onnx", "example.json", "image.json", "w.data", "tokens.txt", "w.safetensors")
+    assert [item.name for item in tried_beside(version(declare(files=files)))] == [
+        "example.json",
+        "w.data",
+        "w.safetensors",
+    ]
+    assert tried_beside(version(declare("j", 1, files=files))) == ()
 
 
 @pytest.mark.parametrize("sha256", ["", "A" * 64, "a" * 63, "g" * 64])
