@@ -11,9 +11,25 @@ own dependencies, for the names below are looked up when first used.
 """
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lepton import connection as connection
+    from lepton import datasets as datasets
+    from lepton import deployment as deployment
+    from lepton import errors as errors
+    from lepton import evaluation as evaluation
+    from lepton import frames as frames
+    from lepton import images as images
+    from lepton import interrupts as interrupts
+    from lepton import jobs as jobs
+    from lepton import models as models
+    from lepton import steps as steps
+    from lepton import studies as studies
+    from lepton import utils as utils
+    from lepton import versions as versions
+    from lepton import workers as workers
     from lepton.connection import Connection, connect
     from lepton.datasets import Dataset
     from lepton.deployment import Deploy
@@ -68,7 +84,7 @@ __all__ = [
 ]
 
 
-# Found by `lepton.steps` as by `import lepton.steps`.
+# Public modules: found by `lepton.steps` as by `import lepton.steps`.
 _MODULES = (
     "connection",
     "curves",
@@ -98,11 +114,12 @@ _MODULES = (
 
 
 def __getattr__(name: str) -> object:
-    if name in _MODULES:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    # Every module, those that __dir__ leaves out, too.
+    if not name.startswith("_") and importlib.util.find_spec(f"lepton.{name}") is not None:
         return importlib.import_module(f"lepton.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'lepton' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'lepton' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,7 @@ A fraction is no whole number, a text no number, and a number no truth value; no
 
 import math
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any
@@ -55,8 +56,8 @@ def plain_value(value: object) -> tuple[str, Any]:
     """Return a value's kind and the value as plain Python: missing, boolean, integer, number, text or other.
 
     Args:
-        value: of a record or a column; None, NaN, NA and NaT are missing. Whole Decimals are integers, and integers
-            beyond 64 bits are numbers.
+        value: of a record or a column; None, NaN, NA and NaT are missing, and durations are seconds. Whole Decimals are
+            integers, and integers beyond 64 bits are numbers.
     """
     if value is None or value is pd.NA or value is pd.NaT:
         return "missing", None
@@ -64,9 +65,13 @@ def plain_value(value: object) -> tuple[str, Any]:
         return "boolean", bool(value)
     if isinstance(value, str):
         return "text", str(value)
+    if isinstance(value, np.datetime64 | np.timedelta64) and np.isnat(value):
+        return "missing", None
+    if isinstance(value, timedelta | np.timedelta64):
+        # Training reads durations as seconds.
+        return "number", pd.Timedelta(value).total_seconds()
     if not isinstance(value, Real | Decimal):
-        is_nat = isinstance(value, np.datetime64 | np.timedelta64) and bool(np.isnat(value))
-        return ("missing", None) if is_nat else ("other", value)
+        return "other", value
     number = _to_float(value)
     if math.isnan(number):
         return "missing", None

@@ -21,6 +21,9 @@ except AttributeError as error:
     assert "'nothing'" in str(error)
 else:
     raise AssertionError('found')
+assert lepton.cli and lepton.column_values
+import leptonai
+assert leptonai.models.MLP and leptonai.utils.load_data
 print(len(names))
 """
 

@@ -1,6 +1,8 @@
 """Plain Python values become the contract's, and answers a DataFrame."""
 
+import datetime
 import math
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,10 @@ from lepton.v1 import prediction_pb2 as pb
         (2.5, "number", 2.5),
         (np.float32(0.5), "number", 0.5),
         ("car", "text", "car"),
+        (datetime.timedelta(minutes=1), "number", 60.0),
+        (np.timedelta64(1500, "ms"), "number", 1.5),
+        (Decimal("0.5"), "number", 0.5),
+        (Decimal(3), "integer", 3),
     ],
 )
 def test_value_becomes_one_of_its_kind(value: object, kind: str, expected: object) -> None:

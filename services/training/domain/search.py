@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.catalog import find_family
-from services.training.domain.families.hyperparameters import Hyperparameter, check_value
+from services.training.domain.families.hyperparameters import Hyperparameter, check_value, unknown_hyperparameter
 
 SAMPLERS = ("bayesian", "random", "grid")
 PRUNERS = ("median", "asha", "none")
@@ -126,10 +126,7 @@ def read_space(
     dimensions = []
     for name, spread in sorted(wanted.items()):
         if name not in known:
-            raise InvalidArgument(
-                f"{family} has no hyperparameter {name!r}: expected one of {', '.join(known)}",
-                reason="UNKNOWN_HYPERPARAMETER",
-            )
+            raise InvalidArgument(unknown_hyperparameter(family, name, known), reason="UNKNOWN_HYPERPARAMETER")
         if name in fixed:
             raise InvalidArgument(f"{name} is set and searched at once: leave one out", reason="BAD_SEARCH_SPACE")
         dimensions.append(_dimension(known[name], spread))

@@ -1,6 +1,7 @@
 """A frame's column is taken or refused as the same values in rows are, whatever they are."""
 
 import math
+from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -39,7 +40,9 @@ values = st.one_of(
     st.decimals(allow_infinity=True, allow_nan=True),
     st.fractions(),
     st.sampled_from(["False", "no", "True", "1", "1_000", "2.0", "", "nan", "x"]),
-    st.sampled_from([pd.NA, pd.NaT, np.datetime64("NaT"), 1j, b"1", Decimal("sNaN"), Fraction(4, 2)]),
+    st.sampled_from(
+        [pd.NA, pd.NaT, np.datetime64("NaT"), 1j, b"1", Decimal("sNaN"), Fraction(4, 2), timedelta(seconds=2)]
+    ),
 )
 
 

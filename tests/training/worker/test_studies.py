@@ -261,7 +261,7 @@ async def test_study_whose_trials_all_fail_says_why(busy_house: House) -> None:
         ({"sampler": "genetic"}, "bayesian, random, grid"),
         ({"pruner": "shears"}, "median, asha, none"),
         ({"metric": "luck"}, "rmse"),
-        ({"space": {"leaves": "[1]"}}, "has no hyperparameter 'leaves'"),
+        ({"space": {"leaves": "[1]"}}, "has no hyperparameter 'leaves'.*did you mean num_leaves"),
         ({"space": {"l2": "[-1.0]"}}, "l2 must lie between"),
         ({"space": {"l2": '{"low": 0, "high": 1, "log": true}'}}, "low > 0"),
         ({"space": {"l2": '"big"'}}, "a list of values"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from servicekit.errors import InvalidArgument
-from services.training.domain.families.hyperparameters import Hyperparameter, check_value
+from services.training.domain.families.hyperparameters import Hyperparameter, check_value, unknown_hyperparameter
 from services.training.domain.families.neural.settings import TRAINING, training
 from services.training.domain.problems import Problems
 
@@ -402,8 +402,7 @@ def resolve_hyperparameters(
     known = {setting.name: setting for setting in find_family(family).hyperparameters}
     problems = Problems()
     for name in sorted(set(given) - set(known)):
-        description = f"{family} has no hyperparameter {name!r}: expected one of {', '.join(known)}"
-        problems.add(_path(name), description, "UNKNOWN_HYPERPARAMETER")
+        problems.add(_path(name), unknown_hyperparameter(family, name, known), "UNKNOWN_HYPERPARAMETER")
     for name in known:
         # What a body brings along is refused below, whatever its value.
         if name in given and not (has_body and name in find_family(family).from_scratch):

@@ -1,6 +1,8 @@
 """One setting of a family, and the check of what is given for it."""
 
+import difflib
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from servicekit.errors import InvalidArgument
@@ -24,6 +26,13 @@ class Hyperparameter:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+
+
+def unknown_hyperparameter(family: str, name: str, known: Collection[str]) -> str:
+    """Return what is said of a name that a family has no hyperparameter of, with the nearest one that it has."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{family} has no hyperparameter {name!r}: expected one of {', '.join(known)}{hint}"
 
 
 def check_value(setting: Hyperparameter, value: object) -> int | float | str | bool:
