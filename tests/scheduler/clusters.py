@@ -221,7 +221,10 @@ _companions = st.dictionaries(
 def clusters(draw: st.DrawFn, cover: bool | None = None) -> Cluster:
     """Draw a cluster in which nothing is placed yet."""
     deployments = [
-        beside(deployment(name, draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(_needs)), **draw(_companions))
+        beside(
+            _as_declared(draw, deployment(name, draw(st.integers(1, 2)), draw(st.integers(1, 3)), draw(_needs))),
+            **draw(_companions),
+        )
         for name in draw(st.lists(st.sampled_from(_NAMES), unique=True, max_size=5))
     ]
     jobs = [
@@ -242,7 +245,7 @@ def changes(draw: st.DrawFn, cluster: Cluster) -> Cluster:
     )
     joined = tuple(replace(w, name=f"j{index}") for index, w in enumerate(draw(_workers(WorkerKind.INFERENCE, ""))))
     deployments = tuple(
-        _next_version(draw, replace(d, replicas=draw(st.integers(1, 3))))
+        _next_version(draw, _measured_anew(draw, replace(d, replicas=draw(st.integers(1, 3)))))
         for d in cluster.deployments
         if draw(st.integers(0, 4))
     )
@@ -255,6 +258,24 @@ def changes(draw: st.DrawFn, cluster: Cluster) -> Cluster:
         jobs=jobs,
         now=cluster.now + draw(st.sampled_from([1.0, 120.0])),
     )
+
+
+def _as_declared(draw: st.DrawFn, wanted: WantedDeployment) -> WantedDeployment:
+    """Return a deployment of which all is declared, or a part of it, the rest following measurement."""
+    needs = wanted.resources
+    parts = [None, needs, Resources(0.0, needs.memory_bytes, needs.gpus), Resources(needs.cores, 0, needs.gpus)]
+    declared = draw(st.sampled_from([*parts, Resources(0.0, 0, needs.gpus)]))
+    return replace(wanted, declared=declared, has_served=draw(st.booleans()))
+
+
+def _measured_anew(draw: st.DrawFn, wanted: WantedDeployment) -> WantedDeployment:
+    """Return a deployment whose undeclared resources are measured to be others."""
+    if wanted.declared is None:
+        return wanted
+    used = draw(_needs)
+    cores = wanted.declared.cores or used.cores
+    memory_bytes = wanted.declared.memory_bytes or used.memory_bytes
+    return replace(wanted, resources=Resources(cores, memory_bytes, wanted.resources.gpus))
 
 
 def _next_version(draw: st.DrawFn, present: WantedDeployment) -> WantedDeployment:
