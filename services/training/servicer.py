@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from lepton.v1 import training_pb2 as pb
 from lepton.v1 import training_pb2_grpc
 from servicekit.auth import ALL_WORKSPACES, Role, current_identity
-from servicekit.errors import InvalidArgument
+from servicekit.errors import FailedPrecondition, InvalidArgument, NotFound
 from servicekit.paging import Page
 from servicekit.rpc import Context
 from servicekit.state import State
@@ -74,7 +74,27 @@ class TrainingServicer(training_pb2_grpc.TrainingServiceServicer):
             await repository.add(job)
             return _to_proto(job)
 
-        return await self._state.once(request, pb.Job, act)
+        answer = await self._state.once(request, pb.Job, act)
+        await self._check_base_stays(answer, spec)
+        return answer
+
+    async def _check_base_stays(self, job: pb.Job, spec: pb.JobSpec) -> None:
+        """Check that the version a new job begins from was not deleted at the same time; else cancel the job.
+
+        The registry marks a version before it looks for jobs, and a job is kept before the mark is looked for: of two
+        calls at once at least one sees the other.
+
+        Raises:
+            FailedPrecondition: the version is being deleted, or gone.
+        """
+        try:
+            await self._specs.check_base_stays(spec)
+        except (FailedPrecondition, NotFound) as error:
+            async with self._changing(job.name) as change:
+                change.after = jobs.cancel(change.before, datetime.now(UTC))
+            raise FailedPrecondition(
+                f"{error.message}: it was deleted at the same time", reason="VERSION_BEING_DELETED"
+            ) from error
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.Job:
         """Return a job."""

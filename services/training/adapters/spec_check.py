@@ -1,11 +1,12 @@
 """Checks what a job is asked before it is queued, so that what cannot work fails at once and not on a worker."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 
 from lepton.v1 import common_pb2, data_pb2, registry_pb2
 from lepton.v1 import training_pb2 as pb
-from servicekit.errors import FailedPrecondition, InvalidArgument
+from servicekit.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable
 from services.training.adapters.data_client import DataClient
 from services.training.adapters.registry_client import RegistryClient
 from services.training.convert import hyperparameters_from_proto
@@ -140,6 +141,18 @@ class SpecCheck:
         spec.base_version = f"{base.model}@{base.number}"
         spec.family = _agreed("family", spec.family, base.lineage.family, spec.base_version)
         return sum(item.size_bytes for item in base.artifacts if item.name.endswith(".safetensors"))
+
+    async def check_base_stays(self, spec: pb.JobSpec) -> None:
+        """Check that the version that a resolved spec begins from is still there.
+
+        Raises:
+            NotFound: it is gone.
+            FailedPrecondition: it is being deleted.
+        """
+        if spec.base_version:
+            # With the registry away the job is queued all the same: it says at its start what it lacks.
+            with contextlib.suppress(Unavailable, DeadlineExceeded):
+                await self._ready(spec.base_version)
 
     async def _ready(self, ref: str) -> registry_pb2.Version:
         base = await self._registry.version(ref)
