@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 
 import grpc
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -298,3 +300,29 @@ def test_worker_loads_none_of_the_libraries_that_measuring_needs() -> None:
     code = f"import sys, services.inference.worker; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+async def test_graph_whose_weights_lie_in_other_files_keeps_the_plain_plan_and_says_why(
+    house: House, data: Data
+) -> None:
+    graph = layers(width=WIDE)
+    model, weights = onnx.ModelProto.FromString(graph), b""
+    for tensor in model.graph.initializer:
+        content = tensor.raw_data
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", "w.data"), ("offset", str(len(weights))), ("length", str(len(content)))):
+            tensor.external_data.add(key=key, value=value)
+        weights += content
+    await house.developer.register("m", {"model.onnx": model.SerializeToString(), "w.data": weights})
+    x, _ = labelled(graph, 1)
+    async with _worker(house, data) as worker:
+        await house.deployments.create("m@1", tuning=deployments_pb.Tuning(mode=LOSSLESS))
+        await house.deployments.until("m", 1, seconds=60.0)
+        found = await _ask(worker, x)
+        plan = await _plan(house)
+        assert (plan.name, "other files" in plan.message) == ("plain", True), plan.message
+        assert await _ask(worker, x) == found
+    (name,) = (item.name for item in model.graph.output)
+    expected = ort.InferenceSession(graph).run([name], {"x": x})[0]
+    np.testing.assert_allclose(found, expected.reshape(-1), rtol=1e-5)
