@@ -13,6 +13,7 @@ from services.inference.adapters.registry_client import Beside
 from services.inference.independence import analyse, read_model
 from services.inference.serving.graph_cost import has_value_dependent_cost
 from services.inference.serving.model import InputSpec, LoadedModel, OutputSpec
+from services.inference.serving.safe_division import guard_divisions
 from services.inference.serving.session import INPUT_DATATYPES, ORT_DATATYPES, open_session
 from services.inference.serving.warm_up import warm_up
 
@@ -56,8 +57,10 @@ def load_model(
         servable = to_servable(content)
     except NotAGraph as error:
         raise FailedPrecondition(f"the file is not an ONNX model: {error}", reason="LOAD_FAILED") from error
+    # A session shows neither nodes nor whether a tensor without dimensions is a scalar or of any rank.
+    graph = read_model(servable.content)
     session = open_session(
-        inline_inner(servable.content, beside.weights),
+        inline_inner(guard_divisions(servable.content, graph), beside.weights),
         threads,
         optimization,
         provider,
@@ -65,8 +68,6 @@ def load_model(
         gpu_share=gpu_share,
         weights=beside.weights,
     )
-    # A session shows neither nodes nor whether a tensor without dimensions is a scalar or of any rank.
-    graph = read_model(servable.content)
     signature = version.signature
     specs = {spec.name: spec for spec in signature.inputs}
     any_rank = {value.name for value in (*graph.graph.input, *graph.graph.output) if _is_any_rank(value)}
