@@ -152,7 +152,7 @@ def test_import_cut_by_a_kill_leaves_nothing_and_loses_nothing(hurt: Platform, c
 def test_every_acknowledged_change_has_its_fact_exactly_once(
     hurt: Platform, connection: Connection, served: lepton.Deploy
 ) -> None:
-    BoostedTrees(name="last", n_estimators=5, connection=connection).fit(Dataset.get("credit", connection=connection))
+    BoostedTrees(name="last", n_estimators=50, connection=connection).fit(Dataset.get("credit", connection=connection))
     expected = Counter[str]()
     expected["data.version.created"] = sum(_versions(connection).values())
     expected["registry.version.ready"] = sum(

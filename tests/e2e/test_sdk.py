@@ -284,7 +284,7 @@ def test_onnx_made_elsewhere_is_served(connection: Connection, model: LogisticRe
 
 
 def test_replica_that_fits_nowhere_says_so(model: LogisticRegression, connection: Connection) -> None:
-    deployment = lepton.Deploy(model, name="too-large", resources={"cores": 10_000.0}).save()
+    deployment = lepton.Deploy(model, name="too-large", resources={"cores": 1_000.0}).save()
     with pytest.raises(errors.DeadlineExceeded, match="TOO_LARGE"):
         deployment.wait(3.0)
     placements = list_placements(connection=connection)

@@ -33,7 +33,7 @@ def credit(connection: Connection) -> lepton.Dataset:
 
 @pytest.fixture(scope="module")
 def model(credit: lepton.Dataset, connection: Connection) -> MLP:
-    return MLP(name="seen", epochs=4, hidden_units=16, connection=connection).fit(credit)
+    return MLP(name="seen", epochs=20, hidden_units=16, connection=connection).fit(credit)
 
 
 def _events(folder: Path) -> Iterator[Event]:
@@ -123,7 +123,7 @@ def test_what_looks_wrong_is_warned_of_once_and_printed(connection: Connection, 
         {"x": draw.normal(size=500), "z": draw.normal(size=500) + bad, "closed": bad * 1.5, "bad": bad}
     )
     with pytest.warns(DataWarning, match="column 'closed' alone tells the target 'bad'") as warned:
-        fitted = BoostedTrees(name="leaky", n_estimators=5, connection=connection).fit(frame, target="bad")
+        fitted = BoostedTrees(name="leaky", n_estimators=50, connection=connection).fit(frame, target="bad")
     assert (len(warned), warned[0].filename) == (1, __file__)
     dataset = fitted.trained_version().message.lineage.dataset
     shown = platform.lepton("train", "logistic_regression", dataset, "--target", "bad", "--json")

@@ -7,7 +7,7 @@ import pytest
 
 from lepton.v1 import prediction_pb2 as pb
 from lepton.v1.prediction_pb2_grpc import PredictionServiceStub
-from servicekit.errors import InvalidArgument, LeptonError, NotFound, PermissionDenied, Unauthenticated
+from servicekit.errors import InvalidArgument, LeptonError, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from services.inference.open_inference import grpc_service_pb2 as inference_pb
 from tests.inference.house import until
 from tests.inference.predict.bureau import Bureau
@@ -48,7 +48,7 @@ async def test_version_is_a_number_an_alias_or_the_deployments_own(bureau: Burea
     await bureau.house.deployments.update("credit", "version", version="credit@champion")
 
     async def is_known() -> bool:
-        with contextlib.suppress(NotFound):
+        with contextlib.suppress(NotFound, Unavailable):
             return (await bureau.predict("credit", application(), version="champion")).version_number == 1
         return False
 

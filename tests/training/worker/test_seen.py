@@ -101,7 +101,7 @@ async def test_jobs_of_each_kind_have_reports_warnings_and_usage(
             family="boosted_trees",
             model="m",
             dataset=rows,
-            hyperparameters={"n_estimators": "5"},
+            hyperparameters={"n_estimators": "50"},
         )
         trace = (*people.metadata, ("traceparent", f"00-{TRACE_ID}-00f067aa0ba902b7-01"))
         queued = await people.stub.CreateJob(training_pb2.CreateJobRequest(spec=spec), metadata=trace)
