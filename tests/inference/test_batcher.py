@@ -19,6 +19,7 @@ from services.inference.serving.batcher import Batcher, QueueLimits, linger_seco
 from services.inference.serving.batches import Form, Work, find_form, to_payload
 from services.inference.serving.loading import load_model
 from services.inference.serving.model import Array, LoadedModel
+from tests.inference.graph_texts import load_text
 from tests.inference.models import columns, identity
 from tests.inference.test_limits import counting
 from tests.support.onnx_models import fixed_batch_model
@@ -198,6 +199,20 @@ def test_model_whose_rows_are_not_its_own_is_not_batched(model: LoadedModel) -> 
     asked.finish()
     assert model.statistics.executions == 3
     assert all(work.error is None for work in asked.works)
+
+
+def test_a_batch_with_another_number_of_rows_is_run_again_one_by_one_and_was_the_last() -> None:
+    model = load_text("g (float[N,T,2] x) => (float[M,2] y) <int64[2] s = {-1,2}> { y = Reshape(x, s) }")
+    # As if the analysis and the trials had been wrong.
+    model.is_by_row = True
+    asked = Asked()
+    for value in (1.0, 2.0, 3.0):
+        asked.ask(model, np.full((1, 2, 2), value, np.float32))
+    asked.finish()
+    for work, value in zip(asked.works, (1.0, 2.0, 3.0), strict=True):
+        assert np.array_equal(work.arrays()[0], np.full((2, 2), value, np.float32))
+    assert model.batching == "not batched: an output does not have one row for each row of a batch"
+    assert not model.is_batchable
 
 
 def test_queue_is_bounded_in_requests_and_bytes_and_says_when_to_come_back() -> None:

@@ -219,8 +219,10 @@ def _branches(proto: Any, scope: Scope, opsets: Mapping[str, int]) -> list[Value
     found = []
     for pair in zip(*results, strict=True):
         first = pair[0]
-        if any(value.batch != first.batch or value.counts_rows for value in pair):
+        if any((value.batch, value.before) != (first.batch, first.before) for value in pair):
             raise Mixed("its branches have their rows along different axes")
+        if any(value.counts_rows or value.names_rows for value in pair):
+            raise Mixed("its branches compute with the number or the places of rows")
         if any(value.dims != first.dims for value in pair):
             if first.batch is not None or any(value.dims is None for value in pair):
                 raise Mixed("its branches have different shapes")

@@ -26,6 +26,8 @@ def by_places(node: Node) -> list[Value] | None:
 
 
 def _kept(node: Node) -> list[Value] | None:
+    if any(value.columns for value in node.given()):
+        return None
     value = RULES["", node.op](replace(node, inputs=[_bare(value) for value in node.inputs]))[0]
     return [replace(value, places=node.input(0).places)]
 

@@ -121,6 +121,8 @@ def _with_rows(model: onnx.ModelProto, inputs: list[Any], data: list[Any], rows:
     del found.graph.input[:]
     for place, item in enumerate(inputs):
         if place in rows:
+            if not item.type.tensor_type.shape.dim:
+                return None
             found.graph.input.append(item)
             found.graph.input[-1].type.tensor_type.shape.dim[0].dim_param = "N"
         else:

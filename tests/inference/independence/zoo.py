@@ -105,6 +105,27 @@ MIXED = {
             s = Shape(x) n = Gather(s, z) r = Range(z, n, o) f = Cast<to=1>(r) u = Unsqueeze(f, a) y = Add(x, u) }""",
         "places of rows",
     ),
+    "places of rows in columns": (
+        """g (int64[N,1] x) => (float[N,2] y) <int64 z = {0}, int64 o = {1}, int64[1] a = {1}> {
+            s = Shape(x) n = Gather(s, z) r = Range(z, n, o) u = Unsqueeze(r, a) j = Concat<axis=1>(u, x)
+            y = Cast<to=1>(j) }""",
+        "places of rows",
+    ),
+    "places of rows in a branch": (
+        """g (int64[N] x) => (int64[N] y) <int64 z = {0}, int64 o = {1}, bool c = {1}> {
+            s = Shape(x) n = Gather(s, z) r = Range(z, n, o)
+            y = If (c) <then_branch = a () => (int64[N] p) { p = Identity(x) },
+                        else_branch = b () => (int64[N] q) { q = Identity(r) }> }""",
+        "places of rows",
+    ),
+    "another row looked up": (
+        """g (int64[N,T] m) => (int64[N,T] y)
+        <int64 z = {0}, int64 o = {1}, int64[1] e1 = {1}, int64[1] e0 = {0}, int64 two = {2}> {
+        s = Shape(m) n = Gather(s, z) t = Gather(s, o) r = Range(z, n, o) k = Range(z, t, o)
+        f = Flatten<axis=2>(m) q = Unsqueeze(r, e1) w = Mul(q, two) v = Unsqueeze(k, e0) a = Add(v, w)
+        y = Gather<axis=0>(f, a) }""",
+        "places of rows",
+    ),
     "sorted rows": (
         "g (float[N,1] x) => (float[N,1] y) <int64[1] z = {0}, int64[1] o = {1}> "
         "{ s = Shape<start=0, end=1>(x) y, i = TopK<axis=0>(x, s) }",
