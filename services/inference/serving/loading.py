@@ -1,6 +1,6 @@
 """A registered version to a model that can be run: its session, and the checks that its signature asks for."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from lepton.v1 import common_pb2, registry_pb2
@@ -68,24 +68,32 @@ def load_model(
         gpu_share=gpu_share,
         weights=beside.weights,
     )
+    model, samples = _described(deployment, version, session, graph, servable.labels)
+    model.epoch, model.workspace = epoch, workspace
+    model.has_bounded_cost = not has_value_dependent_cost(graph)
+    warm_up(model, analyse(graph, tuple(model.outputs)), samples, beside.example)
+    return model
+
+
+def _described(
+    deployment: str, version: registry_pb2.Version, session: Any, graph: Any, labels: Mapping[str, tuple[str, ...]]
+) -> tuple[LoadedModel, list[SampleInput]]:
+    """Return a session as a model, with the inputs to make samples of."""
     signature = version.signature
     specs = {spec.name: spec for spec in signature.inputs}
     any_rank = {value.name for value in (*graph.graph.input, *graph.graph.output) if _is_any_rank(value)}
     inputs = {item.name: _input(item, specs.get(item.name), signature, any_rank) for item in session.get_inputs()}
     batches = {spec.batch for spec in inputs.values()} - {None}
     outputs = {
-        item.name: _output(item, servable.labels.get(item.name) or tuple(signature.classes), batches, any_rank)
+        item.name: _output(item, labels.get(item.name) or tuple(signature.classes), batches, any_rank)
         for item in session.get_outputs()
         if item.type in ORT_DATATYPES
     }
     if not outputs:
         raise FailedPrecondition("the graph gives no tensor: replies carry nothing else", reason="LOAD_FAILED")
-    model = LoadedModel(deployment, version.number, version.digest, session, inputs, outputs, epoch, workspace)
+    model = LoadedModel(deployment, version.number, version.digest, session, inputs, outputs)
     model.model, model.target, model.text_columns = version.model, signature.target, tuple(signature.text_columns)
-    model.has_bounded_cost = not has_value_dependent_cost(graph)
-    samples = [_sample_input(item, specs.get(item.name), any_rank) for item in session.get_inputs()]
-    warm_up(model, analyse(graph, tuple(outputs)), samples, beside.example)
-    return model
+    return model, [_sample_input(item, specs.get(item.name), any_rank) for item in session.get_inputs()]
 
 
 def _is_any_rank(value: Any) -> bool:
