@@ -17,7 +17,7 @@ async def test_worker_without_the_model_passes_on_what_it_is_asked(bureau: Burea
     source = await bureau.data.import_table("flats", {"size": list(range(5000))})
     # Too small for any replica.
     async with (
-        bureau.house.worker("w2", worker_cores=0.01) as small,
+        bureau.house.worker("w2", worker_cores=0.001) as small,
         ServiceChannel(public_channel(small.server.port, bureau.house.credentials)) as channel,
     ):
         bureau.stub = PredictionServiceStub(channel)
