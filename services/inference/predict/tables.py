@@ -32,8 +32,10 @@ def batch_to_arrays(batch: pa.RecordBatch, model: LoadedModel, first_row: int = 
     problems = Problems(model.deployment, lambda row, column: f"dataset row {row}, column {column!r}", first_row)
     arrays: dict[str, Array] = {}
     lengths: dict[str, list[int]] = {}
+    # By name at once: Arrow looks at every name for each that it is asked for.
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
     for spec in model.inputs.values():
-        column = batch.column(spec.name)
+        column = columns[spec.name]
         if spec.is_series:
             items = _series(column, spec, model, problems)
             arrays[spec.name], lengths[spec.name] = as_series(items, spec), [len(item) for item in items]

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.training.domain.families.frame import Array, is_numeric, normalize
+from services.training.domain.families.frame import Array, columns_of, is_numeric, normalize
 from services.training.domain.families.metrics import roc_auc
 from services.training.domain.families.target import Target, label_text, target_values
 
@@ -39,8 +39,9 @@ def cautions_of_columns(table: pa.Table, target: Target) -> list[str]:
         table: the training rows.
         target: what is predicted.
     """
-    sample = normalize(drawn(table, _SAMPLE_ROWS))
-    names = [name for name in sample.column_names if name != target.name][:_MOST_COLUMNS]
+    names = [name for name in table.column_names if name != target.name][:_MOST_COLUMNS]
+    has_one = table.num_columns == 2
+    sample = normalize(drawn(table.select([*names, target.name]), _SAMPLE_ROWS))
     if sample.num_rows < _LEAST_ROWS:
         return []
     truth = target_values(sample, target)
@@ -49,12 +50,12 @@ def cautions_of_columns(table: pa.Table, target: Target) -> list[str]:
         column = sample.column(name)
         if column.equals(sample.column(target.name)):
             found.append(f"column {name!r} is a copy of the target {target.name!r}: drop it")
-        elif len(names) > 1 and (told := _telling(column, truth, target)):
+        elif not has_one and (told := _telling(column, truth, target)):
             found.append(
                 f"column {name!r} alone tells the target {target.name!r} ({told} on {_rows(sample)}): if it is made "
                 "from the target, or not known yet when a prediction is asked for, drop it"
             )
-        elif len(names) > 1 and _is_identifier(name, column):
+        elif not has_one and _is_identifier(name, column):
             found.append(
                 f"column {name!r} has another value in each of {_rows(sample)}, as an identifier has: a model can "
                 "learn nothing from it but the rows by heart; drop it, unless its order means something"
@@ -94,7 +95,8 @@ def caution_of_shared_rows(train: pa.Table, held_out: pa.Table, parent: str = ""
         held_out: rows to evaluate on.
         parent: the version that learned from those to learn from; empty for the model itself.
     """
-    names = [name for name in held_out.column_names if name in train.column_names]
+    known_names = set(train.column_names)
+    names = [name for name in held_out.column_names if name in known_names]
     sample = drawn(held_out.select(names), _EVALUATION_ROWS)
     wanted = list(_tuples(normalize(sample)))
     twins = Counter(wanted)
@@ -251,10 +253,11 @@ def _candidates(train: pa.Table, sample: pa.Table) -> pa.Table:
     The columns that rule out most come first, so that those after them are looked at in few rows.
     """
     left = np.arange(train.num_rows)
-    for name in sorted(sample.column_names, key=lambda name: -pc.count_distinct(sample[name], mode="all").as_py()):
-        column = train.column(name) if len(left) == train.num_rows else train.column(name).take(pa.array(left))
+    wanted, found = columns_of(sample), columns_of(train)
+    for name in sorted(wanted, key=lambda name: -pc.count_distinct(wanted[name], mode="all").as_py()):
+        column = found[name] if len(left) == train.num_rows else found[name].take(pa.array(left))
         try:
-            occurs = pc.is_in(column, pc.unique(sample.column(name)).cast(column.type))
+            occurs = pc.is_in(column, pc.unique(wanted[name]).cast(column.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             # Of other types, they hold no equal rows.
             return train.slice(0, 0)

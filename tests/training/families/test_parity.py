@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -165,3 +166,16 @@ def test_columns_that_hardly_differ_get_no_huge_weights() -> None:
     assert isinstance(trained.model.core, LinearCore)
     assert np.abs(trained.model.core.number_weights).max() < 10
     assert measure_parity(trained.model, trained.model.export(), table).max_difference <= 1e-9
+
+
+@pytest.mark.parametrize("family", ["linear_regression", "boosted_trees"])
+def test_thousands_of_columns_are_one_more_input_each_and_no_node(family: str) -> None:
+    nodes = []
+    for count in (20, 2_000):
+        columns = {f"c{place}": np.arange(30.0) * place % 7 for place in range(count)}
+        table = pa.table({**columns, "y": np.arange(30.0)})
+        model = train(family, table, "y", {} if family == "linear_regression" else FEW_TREES).model
+        exported = model.export()
+        assert measure_parity(model, exported, table.slice(0, 5)).max_difference <= 1e-6
+        nodes.append(len(onnx.load_from_string(exported).graph.node))
+    assert nodes[0] == nodes[1]

@@ -5,7 +5,7 @@ categorical column. A code is an index into the known values of all categorical 
 has the index behind the last.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from servicekit.errors import InvalidArgument
 from services.training.domain.families.calendar import FEATURES, add_calendar_features, calendar_features
-from services.training.domain.families.frame import Array, Column, is_numeric, texts
+from services.training.domain.families.frame import Array, Column, columns_of, is_numeric, texts
 
 _ONNX_TYPES = {
     "INT64": TensorProto.INT64,
@@ -95,16 +95,17 @@ class Encoding:
             InvalidArgument: a column lacks, does not convert, holds an infinity, or misses a value where training
                 had all.
         """
-        lacking = [column.name for column in self.columns if column.name not in table.column_names]
+        found = columns_of(table)
+        lacking = [column.name for column in self.columns if column.name not in found]
         if lacking:
             raise InvalidArgument(f"the table lacks the columns {', '.join(lacking)}", reason="COLUMN_MISSING")
-        numbers = [_numbers(table.column(column.name), column).reshape(-1, 1) for column in self.numeric]
+        numbers = [_numbers(found[column.name], column).reshape(-1, 1) for column in self.numeric]
         if self.temporal:
-            numbers.append(self._calendar(table))
+            numbers.append(self._calendar(found))
         codes = []
         start = 0
         for column in self.categorical:
-            places = _places(table.column(column.name), column, refuse_unknown=refuse_unknown)
+            places = _places(found[column.name], column, refuse_unknown=refuse_unknown)
             codes.append(np.where(places < 0, self.unknown, places + start))
             start += len(column.categories)
         rows = table.num_rows
@@ -142,8 +143,8 @@ class Encoding:
     def _origins(self) -> Array:
         return np.array([column.origin for column in self.temporal], dtype=np.int64)
 
-    def _calendar(self, table: pa.Table) -> Array:
-        values = [wire_values(table.column(column.name), column) for column in self.temporal]
+    def _calendar(self, found: Mapping[str, pa.ChunkedArray]) -> Array:
+        values = [wire_values(found[column.name], column) for column in self.temporal]
         missing = np.stack([np.isnan(moments) for moments in values], axis=1)
         known = [np.where(np.isnan(moments), 0, moments).astype(np.int64) for moments in values]
         return calendar_features(np.stack(known, axis=1), missing, self._origins)

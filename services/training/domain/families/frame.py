@@ -1,5 +1,6 @@
 """A table made ready for training: its input columns by kind, and what cannot be learned from refused."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +46,18 @@ def normalize(table: pa.Table) -> pa.Table:
         InvalidArgument: two columns have the same name, one has none, or a date is too far away.
     """
     names = table.column_names
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise InvalidArgument(f"two columns are named {twice!r}: rename one", reason="DUPLICATE_COLUMN")
     if "" in names:
         raise InvalidArgument(f"column {names.index('') + 1} has no name: give it one", reason="UNNAMED_COLUMN")
     columns = zip(names, table.columns, strict=True)
     return pa.table([_moments(name, _normalized(column)) for name, column in columns], names=names)
+
+
+def columns_of(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """Return a table's columns by name: Arrow looks at every name for each that it is asked for."""
+    return dict(zip(table.column_names, table.columns, strict=True))
 
 
 def describe_columns(table: pa.Table, target: str, max_categories: int, *, knows_all: bool) -> tuple[Column, ...]:
@@ -88,7 +94,8 @@ class ColumnsSummary:
         Raises:
             InvalidArgument: there is no input column, or one bears the name of an output.
         """
-        names = [name for name in table.column_names if name != self._target]
+        columns = columns_of(table)
+        names = [name for name in columns if name != self._target]
         if not names:
             raise InvalidArgument(f"there is no column beside the target {self._target!r}", reason="NO_INPUT_COLUMNS")
         reserved = next((name for name in names if name in OUTPUT_NAMES), None)
@@ -97,7 +104,7 @@ class ColumnsSummary:
                 f"column {reserved!r} bears the name of a model's output: rename or drop it", reason="RESERVED_NAME"
             )
         for name in names:
-            column = table.column(name)
+            column = columns[name]
             self._columns.setdefault(name, _ColumnSummary(name, column.type)).update(column)
 
     def columns(self, max_categories: int, *, knows_all: bool) -> tuple[Column, ...]:

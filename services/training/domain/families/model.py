@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from services.training.domain.families.checkpoints import Checkpoints, NoCheckpoints
 from services.training.domain.families.encoding import Encoded, Encoding, Graph, wire_values
 from services.training.domain.families.engine import EmbeddedEngine, Engine
-from services.training.domain.families.frame import Array, Column, normalize
+from services.training.domain.families.frame import Array, Column, columns_of, normalize
 from services.training.domain.families.output_names import OUTPUT_NAMES
 from services.training.domain.families.target import Target
 
@@ -217,10 +217,10 @@ class TrainedModel:
 
     def feeds(self, table: pa.Table) -> Iterator[tuple[Array, dict[str, Array]]]:
         """Yield all rows' places, and the rows as the export takes them: one (rows, 1) array a column."""
-        table = normalize(table)
+        found = columns_of(normalize(table))
         yield (
             np.arange(table.num_rows),
-            {column.name: wire_values(table.column(column.name), column).reshape(-1, 1) for column in self.columns},
+            {column.name: wire_values(found[column.name], column).reshape(-1, 1) for column in self.columns},
         )
 
     def predict(self, table: pa.Table) -> Predictions:

@@ -31,6 +31,7 @@ _ASIDE = 0.1
 _LEAST_ASIDE_ROWS = 20
 # LightGBM's own least rows of a bin.
 _BIN_ROWS = 3
+_LEAST_BAG_ROWS = 2
 # What looking at the training loss may take: of small tables in every round, of large ones this share of the time.
 _LOOK_SECONDS, _LOOK_SHARE = 0.2, 0.02
 
@@ -126,7 +127,7 @@ def fit_trees(
     data = lightgbm.Dataset(features[learned], truth[learned], weight=weights, free_raw_data=False)
     watched = [data.create_valid(features[aside], truth[aside])] if aside.any() else []
     booster = lightgbm.train(
-        parameters(target, run, unit),
+        parameters(target, run, len(truth[learned]), unit),
         data,
         num_boost_round=int(run.number("n_estimators")),
         valid_sets=watched,
@@ -221,9 +222,11 @@ class _TrainingLoss:
         return found
 
 
-def parameters(target: Target, run: Run, unit: Unit = OWN_UNIT) -> dict[str, int | float | str | bool]:
-    """Return LightGBM's parameters for a target that is learned in a unit."""
+def parameters(target: Target, run: Run, rows: int, unit: Unit = OWN_UNIT) -> dict[str, int | float | str | bool]:
+    """Return LightGBM's parameters for some rows, and a target that is learned in a unit."""
     settings = run.settings
+    # LightGBM fails on a share of less than one row.
+    least_share = min(1.0, _LEAST_BAG_ROWS / max(rows, 1))
     return {
         # LightGBM calls the tasks as we do.
         "objective": target.task,
@@ -234,7 +237,7 @@ def parameters(target: Target, run: Run, unit: Unit = OWN_UNIT) -> dict[str, int
         "min_data_in_leaf": settings["min_child_samples"],
         # A bin of several values would be the smaller leaf.
         "min_data_in_bin": min(_BIN_ROWS, int(run.number("min_child_samples"))),
-        "bagging_fraction": settings["subsample"],
+        "bagging_fraction": max(run.number("subsample"), least_share),
         "bagging_freq": 1 if run.number("subsample") < 1 else 0,
         "feature_fraction": settings["colsample"],
         # Of sums of gradients, which are in the target's unit.

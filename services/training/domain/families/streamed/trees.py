@@ -79,7 +79,7 @@ def fit_trees(parted: Parted, measured: Measured, aside: pa.Table | None, run: R
 
     sampled = budget.memory_bytes // 4 // (_SAMPLED_ROW_BYTES + 32 * features)
     most_sampled = int(min(max(sampled, _LEAST_ROWS), _SAMPLED_ROWS))
-    settings = parameters(target, run, unit) | {"bin_construct_sample_cnt": most_sampled}
+    settings = parameters(target, run, drawn.count, unit) | {"bin_construct_sample_cnt": most_sampled}
     # Labels and weights are filled while the rows are read, and looked at afterwards.
     data = lightgbm.Dataset(Rows(), labels, weight=weights, params=settings, free_raw_data=True)
     watched, aside_features, aside_truth = [], np.zeros((0, features)), np.zeros(0)
