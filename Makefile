@@ -94,7 +94,7 @@ $(FUZZ_VENV)/installed:
 
 # The oldest versions that pyproject.toml allows the SDK, in an environment of their own; what those depend on is new.
 LOWEST_VENV := .venv-lowest
-LOWEST_TOOLS := pytest pytest-asyncio pytest-timeout hypothesis pillow 'cryptography>=45' 'pyjwt>=2.11'
+LOWEST_TOOLS := pytest pytest-asyncio pytest-timeout hypothesis pillow ml_dtypes 'cryptography>=45' 'pyjwt>=2.11'
 # They test what only the platform has.
 LOWEST_IGNORED := tests/lepton/test_embedded.py tests/lepton/test_model_files.py
 .PHONY: test-lowest
@@ -102,7 +102,7 @@ test-lowest: $(LOWEST_VENV)/installed  ## The SDK's tests with the oldest versio
 	$(LOWEST_VENV)/bin/python -m pytest -q --noconftest -W default::DeprecationWarning \
 	    $(addprefix --ignore=,$(LOWEST_IGNORED)) tests/lepton
 
-$(LOWEST_VENV)/installed: pyproject.toml
+$(LOWEST_VENV)/installed: pyproject.toml Makefile
 	rm -rf $(LOWEST_VENV)
 	$(PYTHON) -m venv $(LOWEST_VENV)
 	$(LOWEST_VENV)/bin/pip install --quiet uv
