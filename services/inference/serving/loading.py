@@ -13,7 +13,6 @@ from services.inference.adapters.registry_client import Beside
 from services.inference.independence import analyse, read_model
 from services.inference.serving.graph_cost import has_value_dependent_cost
 from services.inference.serving.model import InputSpec, LoadedModel, OutputSpec
-from services.inference.serving.safe_division import guard_divisions
 from services.inference.serving.session import INPUT_DATATYPES, ORT_DATATYPES, open_session
 from services.inference.serving.warm_up import warm_up
 
@@ -57,6 +56,9 @@ def load_model(
         servable = to_servable(content)
     except NotAGraph as error:
         raise FailedPrecondition(f"the file is not an ONNX model: {error}", reason="LOAD_FAILED") from error
+    # onnx is loaded with the first graph, not with the worker.
+    from services.inference.serving.safe_division import guard_divisions
+
     # A session shows neither nodes nor whether a tensor without dimensions is a scalar or of any rank.
     graph = read_model(servable.content)
     session = open_session(
