@@ -3,6 +3,7 @@
 import gzip
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import lepton
@@ -118,3 +119,17 @@ def test_dates_of_texts_are_parsed_by_a_step(connection: Connection, platform: P
     with pytest.raises(errors.InvalidArgument, match="data row 1") as refusal:
         dataset.transform(lepton.steps.parse_dates("day", "%Y"))
     assert refusal.value.reason == "VALUE_DOES_NOT_CONVERT"
+
+
+def test_frames_and_load_data_take_the_options_too(connection: Connection, tmp_path: Path) -> None:
+    path = tmp_path / "loaded.csv"
+    path.write_text("zip|n\n00501|1\n02134|?\n")
+    with pytest.warns(ImportNote, match="pipe"):
+        frame = lepton.load_data(path, types={"zip": "int64"}, missing=["?"], connection=connection)
+    assert frame["zip"].tolist() == [501, 2134]
+    assert frame["n"].isna().tolist() == [False, True]
+    rows = pd.DataFrame({"code": ["1", "x"], "n": [1.5, 2.0]})
+    kept = lepton.Dataset.import_frame(rows, "framed", types={"n": "string"}, connection=connection)
+    assert kept.to_arrow()["n"].to_pylist() == ["1.5", "2"]
+    with pytest.raises(errors.InvalidArgument, match="2 columns do not fit"):
+        lepton.Dataset.import_frame(rows, "framed", types={"n": "int64", "code": "int64"}, connection=connection)
