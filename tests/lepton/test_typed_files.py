@@ -61,6 +61,14 @@ def test_missing_values_are_none(tmp_path: Path) -> None:
     assert rows["code"].tolist() == rows["size"].tolist() == [None, None]
 
 
+def test_what_training_knew_as_a_text_is_no_missing_value(tmp_path: Path) -> None:
+    spec = common_pb2.TensorSpec(name="land", datatype="BYTES", kind=KINDS["code"][1], categories=["NA", "DE"])
+    signature = common_pb2.Signature(inputs=[spec])
+    assert read_rows(_file(tmp_path, "land,x\nNA,1\nNone,2\nnull,3\n")).typed(signature)["land"].tolist() == [
+        *("NA", "None", None)
+    ]
+
+
 @pytest.mark.parametrize(
     ("column", "text"),
     [
