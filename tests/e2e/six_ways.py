@@ -130,7 +130,10 @@ class SixWays:
         columns = {name: texts for name, texts in training_table().columns.items() if name != dropped}
         path = folder / f"train-{target}.csv"
         path.write_text(Table(columns).to_csv(), encoding="utf-8")
-        data = lepton.Dataset.import_file(path, name=f"{self.name}-train", label=target, connection=self.connection)
+        # 007 among the counts is a code by default.
+        data = lepton.Dataset.import_file(
+            path, name=f"{self.name}-train", label=target, types={"count": "int64"}, connection=self.connection
+        )
         self.model = family(name=self.name, connection=self.connection, **settings).fit(data)
         self.deployment = lepton.Deploy(self.model).save()
         self.signature: common_pb2.Signature = self.deployment.signature()
