@@ -33,7 +33,7 @@ TEXTS = {
 }
 LABELS = ["008", "8", "none of these"]
 NUMBERS = ["1.50", "2", "-3e2", " 4", "0.25", "", "nan", "5.0"]
-COUNTS = ["1", "2", " 3", "007"]
+COUNTS = ["1", "2", " 3", "7"]
 TRUTHS = ["True", "false", "TRUE"]
 MOMENTS = ["2021-03-04", "2021-03-04 05:06:07", "2021-03-04T05:06:07.000008", ""]
 COLUMNS = (*TEXTS, "size", "count", "is_new", "at", "label", "value")
@@ -103,7 +103,7 @@ def later_tables(count: int, seed: int) -> Iterator[Table]:
         for name, (known, unknown) in TEXTS.items():
             values = draw.choice([*known, *unknown] if draw.random() < 0.5 else known, 2)
             columns[name] = list(draw.choice(values, rows))
-        for name, kinds in (("size", NUMBERS), ("count", COUNTS), ("is_new", TRUTHS), ("at", MOMENTS)):
+        for name, kinds in (("size", NUMBERS), ("count", [*COUNTS, "007"]), ("is_new", TRUTHS), ("at", MOMENTS)):
             columns[name] = list(draw.choice(draw.choice(kinds, 2), rows))
         columns["label"] = list(draw.choice(draw.choice(LABELS, 2), rows))
         columns["value"] = [f"{number:.1f}" for number in draw.normal(size=rows)]
@@ -143,7 +143,8 @@ class SixWays:
     def import_table(self, table: Table, number: int) -> lepton.Dataset:
         path = self._folder / f"{self.target}-{number}.csv"
         path.write_text(table.to_csv(), encoding="utf-8")
-        return lepton.Dataset.import_file(path, name=f"{self.name}-later", connection=self.connection)
+        # A dataset of its own: a further version of one would keep the types of the version before.
+        return lepton.Dataset.import_file(path, name=f"{self.name}-later-{number}", connection=self.connection)
 
     def answers(self, table: Table, number: int) -> dict[str, "np.ndarray[Any, Any]"]:
         """Return the predictions of each way, (rows,) texts or numbers."""
