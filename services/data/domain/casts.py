@@ -26,17 +26,22 @@ def parse_type(name: str) -> pa.DataType:
     zoned = _ZONED.fullmatch(name)
     try:
         kind = (
-            pa.timestamp(zoned[1], zoned[2])
-            if zoned
-            else SERIES
-            if name == str(SERIES)
-            else pa.type_for_alias({"date32[day]": "date32"}.get(name, name))
+            pa.timestamp(zoned[1], zoned[2]) if zoned else pa.type_for_alias({"date32[day]": "date32"}.get(name, name))
         )
     except ValueError:
         kind = None
     if kind is None or not is_supported(kind):
         raise InvalidArgument(f"unknown type {name!r}: expected one of {', '.join(NAMES)}", reason="UNKNOWN_TYPE")
     return kind
+
+
+def parse_stored_type(name: str) -> pa.DataType:
+    """Return the type of a stored column by its name; unlike a cast's it may be series.
+
+    Raises:
+        InvalidArgument: tables hold no such type.
+    """
+    return SERIES if name == str(SERIES) else parse_type(name)
 
 
 def check_cast(name: str, source: pa.DataType, target: pa.DataType) -> None:

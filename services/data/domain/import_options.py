@@ -7,7 +7,7 @@ from functools import cached_property
 import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
-from services.data.domain.casts import parse_type
+from services.data.domain.casts import parse_stored_type, parse_type
 from services.data.domain.parsing.numbers import NumberFormat
 from services.data.domain.parsing.times import check_format, check_zone
 
@@ -142,4 +142,4 @@ class ImportOptions:
 
 
 def _types_of(columns: Mapping[str, KnownColumn]) -> dict[str, pa.DataType]:
-    return {name: parse_type(column.arrow_type) for name, column in columns.items()}
+    return {name: parse_stored_type(column.arrow_type) for name, column in columns.items()}

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from servicekit.errors import InvalidArgument
-from services.data.domain.casts import cast, parse_type, type_mismatch
+from services.data.domain.casts import cast, parse_stored_type, type_mismatch
 from services.data.domain.columns import SERIES
 from services.data.domain.original_texts import texts_of, with_companions
 from services.data.domain.parsing.missing import NONE
@@ -42,7 +42,7 @@ class TypedTable:
                 violations=[(f"types[{name}]", "no such column") for name in unknown],
             )
         self._table = table
-        self._types = {name: parse_type(kind) for name, kind in types.items()}
+        self._types = {name: parse_stored_type(kind) for name, kind in types.items()}
         self.schema = pa.schema([pa.field(field.name, self._types.get(field.name, field.type)) for field in stored])
 
     def check(self, columns: list[str] | None = None, first_row: int = 0, most_rows: int = 0) -> None:
