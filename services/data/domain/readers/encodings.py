@@ -6,6 +6,7 @@ import re
 from typing import BinaryIO, cast
 
 from servicekit.errors import InvalidArgument
+from services.data.domain.readers.rewindable import RewindableFile
 from services.data.domain.readers.source import BLOCK_BYTES, OpenFile
 
 _UTF8 = ("", "utf-8", "utf-8-sig")
@@ -75,8 +76,8 @@ def _check(open_file: OpenFile, name: str) -> None:
             position += len(piece)
 
 
-class _Transcoded(io.RawIOBase):
-    """A file's text as UTF-8. Going back begins anew, for characters have no places of their own.
+class _Transcoded(RewindableFile):
+    """A file's text as UTF-8. Going back begins again, for characters have no places of their own.
 
     Args:
         open_file: opens it as it is.
@@ -84,56 +85,28 @@ class _Transcoded(io.RawIOBase):
     """
 
     def __init__(self, open_file: OpenFile, encoding: str) -> None:
+        super().__init__()
         self._open_file = open_file
         self._encoding = encoding
         self._file: BinaryIO | None = None
-        self._rewind()
+        self._restart()
 
-    def _rewind(self) -> None:
+    def _restart(self) -> None:
         if self._file is not None:
             self._file.close()
         self._file = self._open_file()
         self._decoder = codecs.getincrementaldecoder(self._encoding)()
-        self._rest = b""
-        self._position = 0
         self._is_read = False
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        goal = offset + (self._position if whence == io.SEEK_CUR else 0)
-        if whence == io.SEEK_END:
-            raise io.UnsupportedOperation("its end is not known")
-        if goal < self._position:
-            self._rewind()
-        while self._position < goal and self._take(goal - self._position):
-            """Passes over what lies before."""
-        return self._position
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(cast(bytearray, buffer))
-        content = self._take(len(view))
-        view[: len(content)] = content
-        return len(content)
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
         super().close()
 
-    def _take(self, count: int) -> bytes:
+    def _next_piece(self) -> bytes | None:
+        if self._is_read:
+            return None
         assert self._file is not None  # opened from the start
-        while not self._rest and not self._is_read:
-            piece = self._file.read(_PIECE_BYTES)
-            self._is_read = not piece
-            self._rest = self._decoder.decode(piece, final=not piece).encode()
-        taken, self._rest = self._rest[:count], self._rest[count:]
-        self._position += len(taken)
-        return taken
+        piece = self._file.read(_PIECE_BYTES)
+        self._is_read = not piece
+        return self._decoder.decode(piece, final=not piece).encode()

@@ -13,6 +13,7 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 
 from servicekit.errors import InvalidArgument
+from services.data.domain.readers.rewindable import RewindableFile
 from services.data.domain.readers.source import BLOCK_BYTES, OpenFile
 
 _PIECE_BYTES = 1 << 18
@@ -139,53 +140,20 @@ def _buffered(pieces: Callable[[], Iterator[bytes]]) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(_Pieces(pieces), _PIECE_BYTES))
 
 
-class _Pieces(io.RawIOBase):
-    """A file over pieces that are made while it is read. Going back begins anew.
+class _Pieces(RewindableFile):
+    """A file over pieces that are made while it is read. Going back begins again.
 
     Args:
         pieces: makes them from the start.
     """
 
     def __init__(self, pieces: Callable[[], Iterator[bytes]]) -> None:
+        super().__init__()
         self._make = pieces
-        self._rewind()
+        self._restart()
 
-    def _rewind(self) -> None:
+    def _restart(self) -> None:
         self._pieces = self._make()
-        self._rest = memoryview(b"")
-        self._position = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        goal = offset + (self._position if whence == io.SEEK_CUR else 0)
-        if whence == io.SEEK_END:
-            raise io.UnsupportedOperation("its end is not known")
-        if goal < self._position:
-            self._rewind()
-        while self._position < goal and self._take(goal - self._position):
-            """Passes over what lies before."""
-        return self._position
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(cast(bytearray, buffer))
-        content = self._take(len(view))
-        view[: len(content)] = content
-        return len(content)
-
-    def _take(self, count: int) -> memoryview:
-        while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return self._rest
-            self._rest = memoryview(piece)
-        taken, self._rest = self._rest[:count], self._rest[count:]
-        self._position += len(taken)
-        return taken
+    def _next_piece(self) -> bytes | None:
+        return next(self._pieces, None)

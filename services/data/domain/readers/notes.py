@@ -12,7 +12,7 @@ _NAMED = 20
 _REMEDIES = {
     "leading zeros": "types={column: 'int64'} reads numbers",
     "more digits than a number holds": "types={column: 'double'} rounds them",
-    "dates whose day and month are ambiguous": "date_formats={column: '%d/%m/%Y'} reads times",
+    "dates whose day and month are ambiguous": "dates={column: '%d/%m/%Y'} reads times",
     "a decimal comma": "decimal=',' reads numbers",
 }
 Columns = Iterable[tuple[str, ColumnRule, ColumnInference, ColumnReading]]

@@ -5,15 +5,12 @@ sines, so that they agree to the bit. Source of the date arithmetic: Hinnant, ch
 algorithms (civil_from_days).
 """
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from onnx import TensorProto
 
 from services.training.domain.families.frame import Array
-
-if TYPE_CHECKING:
-    from services.training.domain.families.encoding import Graph
 
 _DAY = 86_400_000_000
 # 0001-01-01T00:00:00 to the end of 9999: outside there is no calendar in ISO 8601.
@@ -41,6 +38,18 @@ FEATURES = (
 _T = TypeVar("_T")
 
 
+class GraphBuilder(Protocol):
+    """An ONNX graph that nodes can be added to."""
+
+    def add(self, operator: str, inputs: list[str], **attributes: Any) -> str:
+        """Add a node; return the name of its output."""
+        ...
+
+    def constant(self, value: Array) -> str:
+        """Add a constant; return its name."""
+        ...
+
+
 class _Numbers(Protocol[_T]):
     """Arithmetic on whole numbers, of numpy's arrays or of names of graph values."""
 
@@ -64,7 +73,7 @@ def calendar_features(moments: Array, missing: Array, origins: Array) -> Array:
     return np.concatenate(found, axis=1) if found else np.empty((len(moments), 0))
 
 
-def add_calendar_features(graph: "Graph", whole: list[str], fractional: list[str], origins: Array) -> str:
+def add_calendar_features(graph: GraphBuilder, whole: list[str], fractional: list[str], origins: Array) -> str:
     """Add the nodes that give the same; return their name.
 
     Args:
@@ -166,7 +175,7 @@ class _InNumpy:
 class _InGraph:
     """Arithmetic by nodes of a graph; constants that stand several times are added once."""
 
-    def __init__(self, graph: "Graph") -> None:
+    def __init__(self, graph: GraphBuilder) -> None:
         self._graph = graph
         self._constants: dict[str, str] = {}
 
@@ -193,5 +202,5 @@ class _InGraph:
         return self._constants[repr(value)]
 
 
-def _joined(graph: "Graph", names: list[str]) -> str:
+def _joined(graph: GraphBuilder, names: list[str]) -> str:
     return graph.add("Concat", names, axis=1) if len(names) > 1 else names[0]
