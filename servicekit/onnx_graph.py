@@ -9,6 +9,8 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from servicekit.protobuf_fields import BYTES, VARINT, Field, NotAMessage, encode_varint, read_fields, read_varint
+
 # Field numbers, by message.
 _MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
@@ -21,7 +23,6 @@ _TYPE_KINDS = {1: "tensor", 4: "sequence", 5: "map", 7: "opaque", 8: "sparse_ten
 _TENSOR_ELEMENT, _TENSOR_SHAPE = 1, 2
 _SHAPE_DIMENSION = 1
 _DIMENSION_VALUE, _DIMENSION_NAME = 1, 2
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FLOAT = 1
 
 _ZIP_MAP = b"ZipMap"
@@ -55,8 +56,6 @@ _ELEMENTS = (
     "uint2",
     "int2",
 )
-
-Field = tuple[int, int, int, int]
 
 
 class NotAGraph(ValueError):
@@ -138,7 +137,7 @@ def read_values(content: bytes) -> GraphValues:
     with _reading():
         view = memoryview(content)
         graph = _graph_of(view)
-        fields = [field for field in _fields(view, *graph[2:]) if field[1] == _BYTES]
+        fields = [field for field in read_fields(view, *graph[2:]) if field[1] == BYTES]
         defaults = {_text(view, _TENSOR_NAME, field) for field in fields if field[0] == _GRAPH_INITIALIZER}
         inputs = [_value(view, field) for field in fields if field[0] == _GRAPH_INPUT]
         outputs = [_value(view, field) for field in fields if field[0] == _GRAPH_OUTPUT]
@@ -185,17 +184,17 @@ def unzip_maps(content: bytes) -> Unzipped:
         values = read_values(content)
         labels: dict[str, tuple[str, ...]] = {}
         changed: dict[Field, bytes] = {}
-        fields = list(_fields(view, *graph[2:]))
+        fields = list(read_fields(view, *graph[2:]))
         outputs = {item.name for item in values.outputs}
         for field in fields:
-            if field[:2] == (_GRAPH_NODE, _BYTES) and _text(view, _NODE_OPERATOR, field) == "ZipMap":
+            if field[:2] == (_GRAPH_NODE, BYTES) and _text(view, _NODE_OPERATOR, field) == "ZipMap":
                 name = _text(view, _NODE_OUTPUT, field)
                 if name in outputs:
                     labels[name] = _labels(view, field)
                     changed[field] = _identity(_text(view, _NODE_INPUT, field), name)
         batch = _batch_name(values)
         for field in fields:
-            if field[:2] == (_GRAPH_OUTPUT, _BYTES) and (name := _text(view, _VALUE_NAME, field)) in labels:
+            if field[:2] == (_GRAPH_OUTPUT, BYTES) and (name := _text(view, _VALUE_NAME, field)) in labels:
                 changed[field] = _float_matrix(name, batch, len(labels[name]))
         if not labels:
             return Unzipped(content, {})
@@ -209,65 +208,34 @@ def _reading() -> Iterator[None]:
         yield
     except NotAGraph:
         raise
+    except NotAMessage as error:
+        raise NotAGraph(str(error)) from error
     except (IndexError, ValueError) as error:
         raise NotAGraph("the bytes are no ONNX model") from error
 
 
 def _graph_of(view: memoryview) -> Field:
     # Of a field that stands twice protobuf merges the parts; no exporter writes that.
-    found = [field for field in _fields(view, 0, len(view)) if field[:2] == (_MODEL_GRAPH, _BYTES)]
+    found = [field for field in read_fields(view, 0, len(view)) if field[:2] == (_MODEL_GRAPH, BYTES)]
     if len(found) != 1:
         raise NotAGraph("the file has no graph")
     return found[0]
 
 
-def _fields(view: memoryview, start: int, end: int) -> Iterator[Field]:
-    """Yield number, wire type, and where the content of each field begins and ends."""
-    while start < end:
-        key, start = _varint(view, start)
-        kind = key & 7
-        if kind == _BYTES:
-            size, start = _varint(view, start)
-            stop = start + size
-        elif kind == _VARINT:
-            stop = _varint(view, start)[1]
-        elif kind in (_FIXED64, _FIXED32):
-            stop = start + (8 if kind == _FIXED64 else 4)
-        else:
-            raise NotAGraph("the file is no protobuf message")
-        if stop > end:
-            raise NotAGraph("the file is cut short")
-        yield key >> 3, kind, start, stop
-        start = stop
-
-
-def _varint(view: memoryview, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = view[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-        shift += 7
-        if shift > 63:
-            raise NotAGraph("the file is no protobuf message")
-
-
 def _inner(view: memoryview, outer: Field, number: int) -> list[Field]:
-    return [field for field in _fields(view, *outer[2:]) if field[0] == number]
+    return [field for field in read_fields(view, *outer[2:]) if field[0] == number]
 
 
 def _text(view: memoryview, number: int, outer: Field) -> str:
     """Return the first text of a number within a field; empty where there is none."""
-    for field in _fields(view, *outer[2:]):
-        if field[:2] == (number, _BYTES):
+    for field in read_fields(view, *outer[2:]):
+        if field[:2] == (number, BYTES):
             return bytes(view[field[2] : field[3]]).decode()
     return ""
 
 
 def _number(view: memoryview, number: int, outer: Field) -> int | None:
-    found = [_varint(view, field[2])[0] for field in _inner(view, outer, number) if field[1] == _VARINT]
+    found = [read_varint(view, field[2])[0] for field in _inner(view, outer, number) if field[1] == VARINT]
     return found[-1] if found else None
 
 
@@ -275,7 +243,7 @@ def _value(view: memoryview, field: Field) -> GraphValue:
     name, kind, element = _text(view, _VALUE_NAME, field), "", ""
     shape: tuple[int | str | None, ...] | None = None
     for declared in _inner(view, field, _VALUE_TYPE):
-        for item in _fields(view, *declared[2:]):
+        for item in read_fields(view, *declared[2:]):
             if item[0] in _TYPE_KINDS:
                 kind = _TYPE_KINDS[item[0]]
                 if kind == "tensor":
@@ -326,35 +294,26 @@ def _numbers(view: memoryview, field: Field) -> Iterator[int]:
     """Yield the numbers of a repeated integer: packed, or one a field."""
     place = field[2]
     while place < field[3]:
-        number, place = _varint(view, place)
+        number, place = read_varint(view, place)
         yield number
 
 
 def _encoded(number: int, kind: int, content: bytes) -> bytes:
-    return _as_varint(number << 3 | kind) + (_as_varint(len(content)) if kind == _BYTES else b"") + content
-
-
-def _as_varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
+    return encode_varint(number << 3 | kind) + (encode_varint(len(content)) if kind == BYTES else b"") + content
 
 
 def _identity(source: str, target: str) -> bytes:
     parts = ((_NODE_INPUT, source), (_NODE_OUTPUT, target), (_NODE_OPERATOR, "Identity"))
-    return b"".join(_encoded(number, _BYTES, text.encode()) for number, text in parts)
+    return b"".join(_encoded(number, BYTES, text.encode()) for number, text in parts)
 
 
 def _float_matrix(name: str, rows: str, columns: int) -> bytes:
     """Return a ValueInfoProto of a FLOAT tensor (rows, columns); columns 0 for any."""
-    first = _encoded(_DIMENSION_NAME, _BYTES, rows.encode()) if rows else b""
-    second = _encoded(_DIMENSION_VALUE, _VARINT, _as_varint(columns)) if columns else b""
-    shape = b"".join(_encoded(_SHAPE_DIMENSION, _BYTES, size) for size in (first, second))
-    tensor = _encoded(_TENSOR_ELEMENT, _VARINT, _as_varint(_FLOAT)) + _encoded(_TENSOR_SHAPE, _BYTES, shape)
-    return _encoded(_VALUE_NAME, _BYTES, name.encode()) + _encoded(_VALUE_TYPE, _BYTES, _encoded(1, _BYTES, tensor))
+    first = _encoded(_DIMENSION_NAME, BYTES, rows.encode()) if rows else b""
+    second = _encoded(_DIMENSION_VALUE, VARINT, encode_varint(columns)) if columns else b""
+    shape = b"".join(_encoded(_SHAPE_DIMENSION, BYTES, size) for size in (first, second))
+    tensor = _encoded(_TENSOR_ELEMENT, VARINT, encode_varint(_FLOAT)) + _encoded(_TENSOR_SHAPE, BYTES, shape)
+    return _encoded(_VALUE_NAME, BYTES, name.encode()) + _encoded(_VALUE_TYPE, BYTES, _encoded(1, BYTES, tensor))
 
 
 def _spliced(view: memoryview, graph: Field, fields: list[Field], changed: dict[Field, bytes]) -> bytes:
@@ -363,16 +322,16 @@ def _spliced(view: memoryview, graph: Field, fields: list[Field], changed: dict[
     place = graph[2]
     for field in fields:
         if field in changed:
-            parts.append(_encoded(field[0], _BYTES, changed[field]))
+            parts.append(_encoded(field[0], BYTES, changed[field]))
         else:
             parts.append(view[place : field[3]])
         place = field[3]
     size = sum(len(part) for part in parts)
     joined: list[bytes | memoryview] = []
     place = 0
-    for field in _fields(view, 0, len(view)):
+    for field in read_fields(view, 0, len(view)):
         if field == graph:
-            joined += [_as_varint(_MODEL_GRAPH << 3 | _BYTES), _as_varint(size), *parts]
+            joined += [encode_varint(_MODEL_GRAPH << 3 | BYTES), encode_varint(size), *parts]
         else:
             joined.append(view[place : field[3]])
         place = field[3]

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from servicekit.ort_datatypes import ORT_DATATYPES
 from services.inference.open_inference import grpc_service_pb2 as pb
 from services.inference.serving.model import NUMPY_TYPES
-from services.inference.serving.session import ORT_DATATYPES
 
 Array = np.ndarray[Any, Any]
 METHOD = "/inference.GRPCInferenceService/ModelInfer"

@@ -156,7 +156,7 @@ class Verifier(Protocol):
         content: AsyncIterator[bytes],
         size_bytes: int,
         examples: dict[str, str],
-        beside: Sequence[tuple[str, int, AsyncIterator[bytes]]] = (),
+        extra_files: Sequence[tuple[str, int, AsyncIterator[bytes]]] = (),
     ) -> Verdict:
         """Hash, load and sample-predict a model.
 
@@ -164,7 +164,7 @@ class Verifier(Protocol):
             content: the ONNX file, in pieces.
             size_bytes: its size.
             examples: a value to try by input, for those whose values are known.
-            beside: name, size in bytes and content of the files that it may read weights from, and of its example.
+            extra_files: name, size in bytes and content of the files that it may read weights from, and of its example.
         """
         ...
 

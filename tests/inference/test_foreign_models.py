@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from lepton.v1 import common_pb2, registry_pb2
 from servicekit.errors import FailedPrecondition
-from services.inference.adapters.registry_client import Beside
+from services.inference.adapters.registry_client import ExtraFiles
 from services.inference.serving.loading import load_model
 from services.inference.serving.run_times import INLINE_SECONDS
 from tests.support import foreign_models as foreign
@@ -48,7 +48,9 @@ def test_sequences_are_rows_and_lengths() -> None:
 
 def test_weights_of_several_files_come_from_memory() -> None:
     content, files = foreign.external(["a.bin", "model.onnx.data"], width=4096)
-    model = load_model("d", VERSION, content, beside=Beside({name: bytearray(data) for name, data in files.items()}))
+    model = load_model(
+        "d", VERSION, content, extra_files=ExtraFiles({name: bytearray(data) for name, data in files.items()})
+    )
     for data in files.values():
         # What the session has is its own.
         del data
@@ -59,8 +61,8 @@ def test_weights_of_several_files_come_from_memory() -> None:
 
 
 def test_weights_within_nodes_of_a_subgraph_come_from_memory() -> None:
-    beside = Beside({"w.bin": np.full(1, 4.0, np.float32).tobytes()})
-    model = load_model("d", VERSION, onnx_models.hidden_external_data_model("w.bin"), beside=beside)
+    extra_files = ExtraFiles({"w.bin": np.full(1, 4.0, np.float32).tobytes()})
+    model = load_model("d", VERSION, onnx_models.hidden_external_data_model("w.bin"), extra_files=extra_files)
     assert model.run({"x": np.ones((1, 1), np.float32)}, ["prediction"])[0].tolist() == [[5.0]]
 
 
@@ -85,11 +87,11 @@ def test_example_is_what_a_model_is_warmed_up_with(rows: int) -> None:
         {"shape": np.array([-1, 777], np.int64)},
     )
     tensor = {"name": "x", "datatype": "FP32", "shape": [rows, 777], "data": [1.0] * 777 * rows}
-    model = load_model("d", VERSION, content, beside=Beside(example=json.dumps({"inputs": [tensor]}).encode()))
+    model = load_model("d", VERSION, content, extra_files=ExtraFiles(example=json.dumps({"inputs": [tensor]}).encode()))
     assert 0 < model.run_seconds < 1.0
     assert load_model("d", VERSION, content).run_seconds == 1.0
     # One that does not fit changes nothing.
-    assert load_model("d", VERSION, content, beside=Beside(example=b"{}")).run_seconds == 1.0
+    assert load_model("d", VERSION, content, extra_files=ExtraFiles(example=b"{}")).run_seconds == 1.0
 
 
 def test_unknown_rank_is_sampled_with_the_signatures_word() -> None:

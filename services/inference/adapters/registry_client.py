@@ -15,8 +15,8 @@ _MODEL = "model.onnx"
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What a model needs besides its graph.
+class ExtraFiles:
+    """What a model needs in addition to its graph.
 
     Args:
         weights: the files that the graph reads weights from, by name. In memory alone: at rest they are encrypted.
@@ -53,7 +53,7 @@ class RegistryClient:
         """
         return await self.artifact(version, _MODEL)
 
-    async def beside(self, version: registry_pb2.Version) -> Beside:
+    async def extra_files(self, version: registry_pb2.Version) -> ExtraFiles:
         """Return the files of weights and the example of a version, checked against their digests.
 
         Raises:
@@ -63,7 +63,7 @@ class RegistryClient:
         has_example = any(
             item.name == EXAMPLE_ARTIFACT and item.size_bytes <= MOST_EXAMPLE_BYTES for item in version.artifacts
         )
-        return Beside(weights, await self.artifact(version, EXAMPLE_ARTIFACT) if has_example else b"")
+        return ExtraFiles(weights, await self.artifact(version, EXAMPLE_ARTIFACT) if has_example else b"")
 
     async def files(self, version: registry_pb2.Version, limits: Mapping[str, int]) -> dict[str, bytes]:
         """Return some of a version's files by name, those that it has.

@@ -4,12 +4,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from servicekit.protobuf_fields import BYTES, encode_varint, read_fields
+
 _GRAPH, _INITIALIZER = 7, 5
 # Of a TensorProto: float_data, int32_data, string_data, int64_data, raw_data, double_data, uint64_data.
 _CONTENTS = frozenset((4, 5, 6, 7, 9, 10, 11))
 _SMALL_BYTES = 8192
-_BYTES, _VARINT = 2, 0
-_FIXED_BYTES = {1: 8, 5: 4}
 
 
 def read_model(content: bytes) -> Any:
@@ -39,7 +39,7 @@ def _without_contents(model: memoryview) -> bytes:
             parts.append(whole)
             continue
         graph = b"".join(_graph_parts(value))
-        parts += (_key(_GRAPH), _varint(len(graph)), graph)
+        parts += (_key(_GRAPH), encode_varint(len(graph)), graph)
     return b"".join(parts)
 
 
@@ -50,53 +50,17 @@ def _graph_parts(graph: memoryview) -> Iterator[bytes | memoryview]:
             continue
         tensor = b"".join(field for place, field, _ in _fields(value) if place not in _CONTENTS)
         yield _key(_INITIALIZER)
-        yield _varint(len(tensor))
+        yield encode_varint(len(tensor))
         yield tensor
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | None]]:
     """Yield each field of a message: its number, all of it, and its value where that is bytes with a length."""
     position = 0
-    while position < len(message):
-        start = position
-        key, position = _read_varint(message, position)
-        kind, value = key & 7, None
-        if kind == _BYTES:
-            length, position = _read_varint(message, position)
-            value, position = message[position : position + length], position + length
-        elif kind == _VARINT:
-            _, position = _read_varint(message, position)
-        elif kind in _FIXED_BYTES:
-            position += _FIXED_BYTES[kind]
-        else:
-            raise ValueError("a field of no known kind")
-        if position > len(message):
-            raise ValueError("a field that reaches beyond its message")
-        yield key >> 3, message[start:position], value
-
-
-def _read_varint(message: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 64:
-        if position >= len(message):
-            raise ValueError("a number that ends early")
-        byte = message[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    raise ValueError("a number that is too long")
+    for number, kind, start, stop in read_fields(message, 0, len(message)):
+        yield number, message[position:stop], message[start:stop] if kind == BYTES else None
+        position = stop
 
 
 def _key(number: int) -> bytes:
-    return _varint(number << 3 | _BYTES)
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value >= 0x80:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
+    return encode_varint(number << 3 | BYTES)

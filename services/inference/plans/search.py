@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from servicekit.errors import FailedPrecondition
+from servicekit.ort_datatypes import INPUT_DATATYPES, ORT_DATATYPES
 from services.inference.domain.tuning import Wish
 from services.inference.independence import analyse, read_model
 from services.inference.plans.build import Feed, NotBuilt, build
@@ -20,7 +21,7 @@ from services.inference.plans.measure import in_turn, processor_clock
 from services.inference.plans.quality import Quality, Task, find_task, judge, same_but_rounding
 from services.inference.plans.rows import Group, Tensor, synthetic, tiled
 from services.inference.serving.batch_cost import best_batch, fit_cost
-from services.inference.serving.session import INPUT_DATATYPES, ORT_DATATYPES, open_session
+from services.inference.serving.session import open_session
 
 Array = np.ndarray[Any, Any]
 

@@ -294,7 +294,7 @@ class Tuner:
 
     async def _load(self, case: _Case, plan: pb.Plan, content: bytes, threads: int) -> LoadedModel:
         version, graph = await self._fetch(case)
-        beside = await self._registry.beside(version)
+        extra_files = await self._registry.extra_files(version)
         candidate = find_candidate(plan.name)
         return await asyncio.to_thread(
             load_model,
@@ -307,7 +307,7 @@ class Tuner:
             provider=plan.provider,
             captures=candidate is not None and candidate.captures,
             gpu_share=case.replica.resources.gpus,
-            beside=beside,
+            extra_files=extra_files,
         )
 
     async def _record(self, case: _Case, plan: pb.Plan) -> None:

@@ -6,14 +6,15 @@ from typing import Any
 from lepton.v1 import common_pb2, registry_pb2
 from servicekit.errors import FailedPrecondition
 from servicekit.onnx_graph import NotAGraph
-from servicekit.onnx_sequences import to_servable
+from servicekit.onnx_sequences import Servable, to_servable
 from servicekit.onnx_weights import inline_inner
+from servicekit.ort_datatypes import INPUT_DATATYPES, ORT_DATATYPES
 from servicekit.sample_tensors import Dimension, SampleInput
-from services.inference.adapters.registry_client import Beside
+from services.inference.adapters.registry_client import ExtraFiles
 from services.inference.independence import analyse, read_model
 from services.inference.serving.graph_cost import has_value_dependent_cost
 from services.inference.serving.model import InputSpec, LoadedModel, OutputSpec
-from services.inference.serving.session import INPUT_DATATYPES, ORT_DATATYPES, open_session
+from services.inference.serving.session import open_session
 from services.inference.serving.warm_up import warm_up
 
 
@@ -29,7 +30,7 @@ def load_model(
     provider: str = "",
     captures: bool = False,
     gpu_share: float = 0.0,
-    beside: Beside | None = None,
+    extra_files: ExtraFiles | None = None,
 ) -> LoadedModel:
     """Load a version and try it on a request. Blocks.
 
@@ -46,35 +47,37 @@ def load_model(
         provider: the execution provider to prefer; empty for the usual ones.
         captures: whether runs that repeat become CUDA graphs.
         gpu_share: of a GPU's memory that it may take, as its deployment declares; 0 for what it needs.
-        beside: files of weights, and an example; None for none.
+        extra_files: files of weights, and an example; None for none.
 
     Raises:
         FailedPrecondition: ONNX Runtime cannot load it.
     """
-    beside = beside or Beside()
-    try:
-        servable = to_servable(content)
-    except NotAGraph as error:
-        raise FailedPrecondition(f"the file is not an ONNX model: {error}", reason="LOAD_FAILED") from error
+    extra_files = extra_files or ExtraFiles()
+    servable = _servable(content)
     # onnx is loaded with the first graph, not with the worker.
     from services.inference.serving.safe_division import guard_divisions
 
     # A session shows neither nodes nor whether a tensor without dimensions is a scalar or of any rank.
     graph = read_model(servable.content)
     session = open_session(
-        inline_inner(guard_divisions(servable.content, graph), beside.weights),
-        threads,
-        optimization,
-        provider,
+        inline_inner(guard_divisions(servable.content, graph), extra_files.weights),
+        *(threads, optimization, provider),
         captures=captures,
         gpu_share=gpu_share,
-        weights=beside.weights,
+        weights=extra_files.weights,
     )
     model, samples = _described(deployment, version, session, graph, servable.labels)
     model.epoch, model.workspace = epoch, workspace
     model.has_bounded_cost = not has_value_dependent_cost(graph)
-    warm_up(model, analyse(graph, tuple(model.outputs)), samples, beside.example)
+    warm_up(model, analyse(graph, tuple(model.outputs)), samples, extra_files.example)
     return model
+
+
+def _servable(content: bytes) -> Servable:
+    try:
+        return to_servable(content)
+    except NotAGraph as error:
+        raise FailedPrecondition(f"the file is not an ONNX model: {error}", reason="LOAD_FAILED") from error
 
 
 def _described(

@@ -220,9 +220,9 @@ class Replicas:
                     reason="DIGEST_MISMATCH",
                 )
             content = await self._registry.model(version)
-            beside = await self._registry.beside(version)
+            extra_files = await self._registry.extra_files(version)
             files = await self._registry.files(version, PREPROCESSING_FILES)
-        with self._memory.measuring(len(content) + sum(len(part) for part in beside.weights.values())) as growth:
+        with self._memory.measuring(len(content) + sum(len(part) for part in extra_files.weights.values())) as growth:
             model = await asyncio.to_thread(
                 load_model,
                 replica.deployment,
@@ -231,7 +231,7 @@ class Replicas:
                 threads=self._threads,
                 workspace=replica.workspace,
                 gpu_share=replica.resources.gpus,
-                beside=beside,
+                extra_files=extra_files,
             )
         model.memory_bytes = growth.size_bytes
         model.max_rows = self._max_rows

@@ -1,11 +1,11 @@
-"""ONNX Runtime: how a graph is opened, and what its tensors are called."""
+"""ONNX Runtime: how a graph is opened."""
 
 from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 
-from servicekit.brain_floats import BRAIN_FLOAT_TENSOR, with_brain_floats
+from servicekit.brain_floats import with_brain_floats
 from servicekit.errors import FailedPrecondition
 from servicekit.gpus import Gpu, freest, read_gpus
 from servicekit.onnx_text import load_problem
@@ -19,26 +19,6 @@ _LEVELS = {
     "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
 }
-
-ORT_DATATYPES = {
-    "tensor(bool)": "BOOL",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
-}
-# An optional tensor as an input is a tensor that may be left out; as an output it is nothing that a reply can carry.
-INPUT_DATATYPES = {**ORT_DATATYPES, **{f"optional({kind})": name for kind, name in ORT_DATATYPES.items()}}
-# No optional ones: the interface that takes bfloat16 knows tensors alone.
-ORT_DATATYPES[BRAIN_FLOAT_TENSOR] = INPUT_DATATYPES[BRAIN_FLOAT_TENSOR] = "BF16"
 
 
 def open_session(
@@ -65,12 +45,7 @@ def open_session(
     Raises:
         FailedPrecondition: ONNX Runtime cannot load it.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Not even errors: they are raised as well, and their texts may hold values of a request.
-    options.log_severity_level = 4
-    options.graph_optimization_level = _LEVELS[optimization]
+    options = _session_options(threads, optimization)
     give_weights(options, content, weights or {})
     available = [name for name in PROVIDERS if name in ort.get_available_providers()]
     if not Path(_NVIDIA_DEVICE).exists():
@@ -93,6 +68,16 @@ def open_session(
     if whole is not session or session.get_providers()[0] == _CPU:
         return whole
     return BoundSession(session, "cuda", device, captures=captures)
+
+
+def _session_options(threads: int, optimization: str) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Not even errors: they are raised as well, and their texts may hold values of a request.
+    options.log_severity_level = 4
+    options.graph_optimization_level = _LEVELS[optimization]
+    return options
 
 
 def cuda_options(gpus: list[Gpu], device: int, *, captures: bool, gpu_share: float) -> dict[str, str]:

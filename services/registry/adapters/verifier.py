@@ -55,10 +55,10 @@ class ChildVerifier:
         content: AsyncIterator[bytes],
         size_bytes: int,
         examples: dict[str, str],
-        beside: Sequence[tuple[str, int, AsyncIterator[bytes]]] = (),
+        extra_files: Sequence[tuple[str, int, AsyncIterator[bytes]]] = (),
     ) -> Verdict:
-        """Hash, load and sample-predict a model with the files beside it; what goes wrong is the verdict."""
-        files = [(_MODEL, size_bytes, content), *beside]
+        """Hash, load and sample-predict a model with its other files; what goes wrong is the verdict."""
+        files = [(_MODEL, size_bytes, content), *extra_files]
         header: dict[str, object] = {"kind": "model", "examples": examples, "files": _listed(files)}
         memory_bytes = self._memory_bytes + _MODEL_FACTOR * sum(size for _, size, _ in files)
         return await self._ask(header, _joined([content for *_, content in files]), memory_bytes)

@@ -4,32 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from servicekit.brain_floats import BRAIN_FLOAT_TENSOR
 from servicekit.onnx_graph import GraphValue, GraphValues
 from servicekit.onnx_sequences import Servable
+from servicekit.ort_datatypes import INPUT_DATATYPES, ORT_DATATYPES
 from servicekit.sample_tensors import SampleInput
 from services.registry.verifier.refusal import Refused
 
-# An ONNX Runtime type by its Open Inference name.
-_DATATYPES = {
-    "tensor(bool)": "BOOL",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
-}
-# An optional tensor is served where it is an input: a request may leave it out.
-_INPUT_DATATYPES = {**_DATATYPES, **{f"optional({kind})": name for kind, name in _DATATYPES.items()}}
-# No optional ones: the interface that takes bfloat16 knows tensors alone.
-_DATATYPES[BRAIN_FLOAT_TENSOR] = _INPUT_DATATYPES[BRAIN_FLOAT_TENSOR] = "BF16"
 _MOST_LABELS = 1000
 _COMPLEX = "complex"
 
@@ -66,11 +46,11 @@ def read_signature(session: Any, values: GraphValues, servable: Servable, known:
     declared = {item.name: item for item in (*values.inputs, *values.outputs)}
     taken, given = list(session.get_inputs()), _distinct(session.get_outputs())
     for item in taken:
-        if item.type not in _INPUT_DATATYPES:
+        if item.type not in INPUT_DATATYPES:
             raise Refused(
                 "UNSUPPORTED_TYPE", f"input {item.name!r} is a {item.type}, {_remedy(item.type, is_input=True)}"
             )
-    kept = [item for item in given if item.type in _DATATYPES]
+    kept = [item for item in given if item.type in ORT_DATATYPES]
     if not kept:
         raise Refused("UNSUPPORTED_TYPE", _without_outputs(given))
     inputs = tuple(_sample_input(item, declared.get(item.name), known) for item in taken)
@@ -91,7 +71,7 @@ def read_signature(session: Any, values: GraphValues, servable: Servable, known:
 
 def named(refused: Refused, values: GraphValues, servable: Servable) -> Refused:
     """Return a refusal to load, or one that names inputs and outputs of a type that ONNX Runtime lacks."""
-    unknown = [item for item in values.inputs if item.kind == "tensor" and str(item) not in _DATATYPES]
+    unknown = [item for item in values.inputs if item.kind == "tensor" and str(item) not in ORT_DATATYPES]
     unknown += [item for item in values.outputs if item.element.startswith(_COMPLEX)]
     if not unknown and servable.lengths:
         names = ", ".join(map(repr, servable.lengths))
@@ -149,7 +129,7 @@ def _unzipped(name: str, labels: tuple[str, ...]) -> str:
 
 def _sample_input(item: Any, declared: GraphValue | None, known: Mapping[str, str]) -> SampleInput:
     shape = None if _is_any_rank(item, declared) else tuple(_dimension(size) for size in item.shape)
-    return SampleInput(item.name, _INPUT_DATATYPES[item.type], shape, known.get(item.name, ""))
+    return SampleInput(item.name, INPUT_DATATYPES[item.type], shape, known.get(item.name, ""))
 
 
 def _dimension(size: Any) -> int | str | None:
@@ -163,7 +143,7 @@ def _is_any_rank(item: Any, declared: GraphValue | None) -> bool:
 def _described(item: Any, declared: GraphValue | None, labels: tuple[str, ...]) -> dict[str, object]:
     return {
         "name": item.name,
-        "datatype": _INPUT_DATATYPES[item.type],
+        "datatype": INPUT_DATATYPES[item.type],
         "shape": [size if isinstance(size, int) and size >= 0 else -1 for size in item.shape],
         "any_rank": _is_any_rank(item, declared),
         "labels": list(labels[:_MOST_LABELS]),

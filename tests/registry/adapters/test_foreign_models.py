@@ -25,8 +25,8 @@ async def _pieces(content: bytes) -> AsyncIterator[bytes]:
 
 
 async def _in_child(content: bytes, files: Mapping[str, bytes] | None = None) -> Verdict:
-    beside = [(name, len(data), _pieces(data)) for name, data in (files or {}).items()]
-    return await ChildVerifier(60.0).verify(_pieces(content), len(content), {}, beside)
+    extra_files = [(name, len(data), _pieces(data)) for name, data in (files or {}).items()]
+    return await ChildVerifier(60.0).verify(_pieces(content), len(content), {}, extra_files)
 
 
 def _verify(content: bytes, files: Mapping[str, bytes] | None = None) -> Verdict:
