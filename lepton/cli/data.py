@@ -21,32 +21,36 @@ app = typer.Typer(help="Datasets and their immutable versions.")
 Ref = Annotated[str, typer.Argument(help="name@number, or the name alone for the newest version.")]
 
 
+_ImportedFile = Annotated[
+    Path,
+    typer.Argument(
+        help="A .csv, .tsv, .txt, .parquet, .jsonl, .json, .arrow or .feather file; texts also with .gz, .bz2, "
+        ".xz, .zst or .zip behind.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+_Texts = list[str] | None
+_Types = Annotated[_Texts, typer.Option("--type", help="Read a column as a type: zip=string; may be repeated.")]
+_Missing = Annotated[
+    _Texts, typer.Option(help="A text that is a missing value, in place of the default list; may be repeated.")
+]
+_MissingIn = Annotated[_Texts, typer.Option(help="The same for one column: income=?; may be repeated.")]
+_Names = Annotated[_Texts, typer.Option(help="Name a column of a file without a header, in order; may be repeated.")]
+_Dates = Annotated[_Texts, typer.Option(help="Read a column as times: day=%d.%m.%Y; may be repeated; *=... for all.")]
+
+
 @app.command("import", epilog="Example: lepton data import german_credit.csv --label creditability")
 def import_(
-    path: Annotated[
-        Path,
-        typer.Argument(
-            help="A .csv, .tsv, .txt, .parquet, .jsonl, .json, .arrow or .feather file; texts also with .gz, .bz2, "
-            ".xz, .zst or .zip behind.",
-            exists=True,
-            dir_okay=False,
-        ),
-    ],
+    path: _ImportedFile,
     name: Annotated[str | None, typer.Option(help="The dataset's id; by default made from the file's name.")] = None,
     label: Annotated[str, typer.Option(help="The column that models predict by default.")] = "",
     encoding: Annotated[str, typer.Option(help="Of a text file: gb18030, cp1252, utf-16; by default UTF-8.")] = "",
     file_format: Annotated[str, typer.Option("--format", help="csv, tsv, parquet, jsonl, json, arrow.")] = "",
-    column_type: Annotated[
-        list[str] | None, typer.Option("--type", help="Read a column as a type: zip=string; may be repeated.")
-    ] = None,
+    column_type: _Types = None,
     like: Annotated[str, typer.Option(help="Read columns as this dataset version or model has them.")] = "",
-    missing: Annotated[
-        list[str] | None,
-        typer.Option(help="A text that is a missing value, in place of the default list; may be repeated."),
-    ] = None,
-    missing_in: Annotated[
-        list[str] | None, typer.Option(help="The same for one column: income=?; may be repeated.")
-    ] = None,
+    missing: _Missing = None,
+    missing_in: _MissingIn = None,
     nothing_missing: Annotated[bool, typer.Option("--nothing-missing", help="No text is a missing value.")] = False,
     delimiter: Annotated[str, typer.Option(help="Of a CSV file (tab for a tab); by default found.")] = "",
     decimal: Annotated[str, typer.Option(help="The decimal mark of numbers; by default a point.")] = "",
@@ -54,27 +58,20 @@ def import_(
     quote: Annotated[str, typer.Option(help='Of a CSV file, by default "; none for no quoting.')] = "",
     escape: Annotated[str, typer.Option(help="Takes the meaning from the next character.")] = "",
     no_header: Annotated[bool, typer.Option("--no-header", help="The first line is a row.")] = False,
-    column: Annotated[
-        list[str] | None, typer.Option(help="Name a column of a file without a header, in order; may be repeated.")
-    ] = None,
+    column: _Names = None,
     skip: Annotated[int, typer.Option(help="Lines to skip before the header.", min=0)] = 0,
     comment: Annotated[str, typer.Option(help="Lines that begin with it are skipped.")] = "",
-    date: Annotated[
-        list[str] | None, typer.Option(help="Read a column as times: day=%d.%m.%Y; may be repeated; *=... for all.")
-    ] = None,
+    date: _Dates = None,
     zone: Annotated[str, typer.Option(help="Of times without one: Europe/Berlin.")] = "",
     compression: Annotated[str, typer.Option(help="gzip, bz2, xz, zstd, zip or none; by default found.")] = "",
     as_json: Json = False,
 ) -> None:
     """Upload a file as a new version."""
-    by_column = _several(missing_in or [])
-    if missing or nothing_missing:
-        by_column["*"] = missing or []
     given: ReadOptions = {
         "format": file_format,
         "types": _pairs(column_type or []),
         "like": like,
-        "missing": by_column,
+        "missing": _missing_texts(missing or [], missing_in or [], nothing_missing),
         "delimiter": {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter),
         "decimal": decimal,
         "thousands": thousands,
@@ -87,16 +84,27 @@ def import_(
         "zone": zone,
         "compression": compression,
     }
+    dataset = _imported(path, name, label, encoding, given)
+    if as_json:
+        show_message(dataset.message, True, "")
+        return
+    typer.echo(f"{dataset.ref}: {dataset.message.rows:,} rows x {len(dataset.columns)} columns")
+
+
+def _missing_texts(everywhere: list[str], by_column: list[str], nothing: bool) -> dict[str, list[str]]:
+    found = _several(by_column)
+    return {**found, "*": everywhere} if everywhere or nothing else found
+
+
+def _imported(path: Path, name: str | None, label: str, encoding: str, given: ReadOptions) -> Dataset:
+    """Import a file; print the notes of its version."""
     with warnings.catch_warnings():
         # Notes are printed below, and are part of the JSON.
         warnings.simplefilter("ignore", ImportNote)
         dataset = Dataset.import_file(path, name=name, label=label, encoding=encoding, **given)
     for note in dataset.notes:
         typer.echo(f"note: {note}", err=True)
-    if as_json:
-        show_message(dataset.message, True, "")
-        return
-    typer.echo(f"{dataset.ref}: {dataset.message.rows:,} rows x {len(dataset.columns)} columns")
+    return dataset
 
 
 @app.command("list", epilog="Example: lepton data list --json")

@@ -24,6 +24,9 @@ from lepton.v1 import common_pb2, training_pb2
 app = typer.Typer(help="Training jobs.")
 
 Name = Annotated[str, typer.Argument(help="The job's id.")]
+_Workers = Annotated[
+    int, typer.Option(help="Processes that train a network side by side; more than one needs the Ray engine.", min=1)
+]
 
 
 def register(root: typer.Typer) -> None:
@@ -52,10 +55,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     handle_unknown: Annotated[str, typer.Option(help="Unknown categories at prediction: ignore or error.")] = "ignore",
     cores: Annotated[float, typer.Option(help="Cores that the job needs; 0 for the default.", min=0)] = 0,
-    workers: Annotated[
-        int,
-        typer.Option(help="Processes that train a network side by side; more than one needs the Ray engine.", min=1),
-    ] = 1,
+    workers: _Workers = 1,
     detach: Annotated[bool, typer.Option("--detach", help="Return once the job is queued.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show live curves of its metrics.")] = False,
     as_json: Json = False,
@@ -87,9 +87,7 @@ def train(
         job.result()
     elif not detach:
         job.wait()
-    _warn(job)
-    metrics = {metric.name: round(metric.value, 4) for metric in job.message.evaluation.metrics}
-    show_message(job.message, as_json, f"{job!r} {job.version} {metrics or ''}".rstrip())
+    _show_result(job, as_json)
 
 
 def tune(
@@ -141,6 +139,10 @@ def tune(
         job.wait()
         if not as_json:
             show_table(job.trials().reset_index(), as_json)
+    _show_result(job, as_json)
+
+
+def _show_result(job: Job, as_json: bool) -> None:
     _warn(job)
     metrics = {metric.name: round(metric.value, 4) for metric in job.message.evaluation.metrics}
     show_message(job.message, as_json, f"{job!r} {job.version} {metrics or ''}".rstrip())

@@ -88,7 +88,8 @@ def test_example_is_what_a_model_is_warmed_up_with(rows: int) -> None:
     )
     tensor = {"name": "x", "datatype": "FP32", "shape": [rows, 777], "data": [1.0] * 777 * rows}
     model = load_model("d", VERSION, content, extra_files=ExtraFiles(example=json.dumps({"inputs": [tensor]}).encode()))
-    assert 0 < model.run_seconds < 1.0
+    # Without a sample that runs it is 1.0, and never so where it was measured.
+    assert 0 < model.run_seconds != 1.0
     assert load_model("d", VERSION, content).run_seconds == 1.0
     # One that does not fit changes nothing.
     assert load_model("d", VERSION, content, extra_files=ExtraFiles(example=b"{}")).run_seconds == 1.0
@@ -98,4 +99,4 @@ def test_unknown_rank_is_sampled_with_the_signatures_word() -> None:
     spec = common_pb2.TensorSpec(name="x", datatype="FP32", any_rank=True)
     version = registry_pb2.Version(number=1, digest="d", signature=common_pb2.Signature(inputs=[spec]))
     model = load_model("d", version, foreign.any_rank())
-    assert model.run_seconds < 1.0
+    assert model.run_seconds != 1.0

@@ -59,12 +59,9 @@ def load_model(
 
     # A session shows neither nodes nor whether a tensor without dimensions is a scalar or of any rank.
     graph = read_model(servable.content)
+    guarded = inline_inner(guard_divisions(servable.content, graph), extra_files.weights)
     session = open_session(
-        inline_inner(guard_divisions(servable.content, graph), extra_files.weights),
-        *(threads, optimization, provider),
-        captures=captures,
-        gpu_share=gpu_share,
-        weights=extra_files.weights,
+        guarded, threads, optimization, provider, captures=captures, gpu_share=gpu_share, weights=extra_files.weights
     )
     model, samples = _described(deployment, version, session, graph, servable.labels)
     model.epoch, model.workspace = epoch, workspace

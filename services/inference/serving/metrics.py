@@ -68,9 +68,8 @@ class ServingMetrics(Collector):
                     errors.add_metric([*who, reason], count)
                 cached.add_metric([*who, "hit"], seen.cache_hits)
                 cached.add_metric([*who, "miss"], seen.cache_misses)
-                for spec in model.inputs.values():
-                    if spec.categories is not None:
-                        unknown.add_metric([*who, spec.name], spec.unknown.unknown)
+                for name, count in _unknown_categories(model):
+                    unknown.add_metric([*who, name], count)
                 for stage, latencies in (
                     ("total", seen.latency),
                     ("queue", seen.queue),
@@ -83,6 +82,10 @@ class ServingMetrics(Collector):
             # Which version answers is the other worker's business.
             stages.add_metric([*model_of, "", "forward"], _buckets(latencies), latencies.seconds)
         yield from (requests, rows, errors, stages, batches, cached, unknown, waiting, under_way)
+
+
+def _unknown_categories(model: LoadedModel) -> list[tuple[str, int]]:
+    return [(spec.name, spec.unknown.unknown) for spec in model.inputs.values() if spec.categories is not None]
 
 
 @contextlib.contextmanager

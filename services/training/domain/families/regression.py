@@ -115,12 +115,17 @@ def descend(
             optimizer.step()
             total += float(loss.detach()) * len(values)
         mean_loss = total / count * scale**2
-        if not np.isfinite(mean_loss):
-            raise InvalidArgument(
-                f"the loss is no longer a number after epoch {epoch}: lower learning_rate ({given:g}), or leave it out",
-                reason="LOSS_DIVERGED",
-            )
+        _check_finite(mean_loss, epoch, given)
         run.report(
             Progress(epoch / epochs, f"epoch {epoch} of {epochs}", epoch, {"loss": squared_loss(mean_loss, unit)})
         )
     return weights.detach().numpy() * scale, float(intercept.detach()[0]) * scale
+
+
+def _check_finite(loss: float, epoch: int, learning_rate: float) -> None:
+    if not np.isfinite(loss):
+        raise InvalidArgument(
+            f"the loss is no longer a number after epoch {epoch}: lower learning_rate ({learning_rate:g}), or leave it "
+            "out",
+            reason="LOSS_DIVERGED",
+        )

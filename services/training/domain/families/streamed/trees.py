@@ -52,11 +52,7 @@ def fit_trees(parted: Parted, measured: Measured, aside: pa.Table | None, run: R
     features = parted.encoding.number_count + len(parted.encoding.categorical)
     most = max(budget.memory_bytes // (_ROW_BYTES + _BIN_BYTES * features), _LEAST_ROWS)
     drawn = _Drawn(parted.parts, sums.training_features, measured.rows, min(1.0, most / measured.rows), run)
-    if drawn.count < drawn.rows:
-        run.warn(
-            f"it learned from {drawn.count:,} of {drawn.rows:,} rows, as many as fit into the memory declared: declare "
-            "more memory for all"
-        )
+    _warn_of_draw(drawn, run)
     labels, weights = np.zeros(drawn.count, np.float32), None
     if target.classes and run.settings["class_weight"] == "balanced":
         weights = np.zeros(drawn.count, np.float32)
@@ -96,6 +92,14 @@ def fit_trees(parted: Parted, measured: Measured, aside: pa.Table | None, run: R
         callbacks=callbacks(lightgbm, run, stops_early=bool(run.number("early_stopping") and aside is not None)),
     )
     return core_of(booster, sums.values, target, run, aside_features, aside_truth, unit=unit)
+
+
+def _warn_of_draw(drawn: "_Drawn", run: Run) -> None:
+    if drawn.count < drawn.rows:
+        run.warn(
+            f"it learned from {drawn.count:,} of {drawn.rows:,} rows, as many as fit into the memory declared: declare "
+            "more memory for all"
+        )
 
 
 class _CategorySums:
