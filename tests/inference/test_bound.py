@@ -72,7 +72,8 @@ def test_answers_stay_when_their_buffers_are_used_again() -> None:
     assert np.array_equal(first, kept)
 
 
-@pytest.mark.parametrize("datatype", [*NUMPY_TYPES, "BYTES"])
+# A session with bfloat16 is never bound to a device: see `open_session`.
+@pytest.mark.parametrize("datatype", [name for name in (*NUMPY_TYPES, "BYTES") if name != "BF16"])
 def test_every_datatype_goes_through(datatype: str) -> None:
     texts = np.array([["a", "", "é"]], dtype=object)
     values = texts if datatype == "BYTES" else np.array([[0, 1, 100]]).astype(NUMPY_TYPES[datatype])

@@ -1,5 +1,6 @@
 """What needs several workers, and where there are none."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -34,7 +35,8 @@ async def test_several_workers_are_refused_for_what_is_no_network(house: House) 
 
 
 async def test_several_workers_are_refused_for_embeddings(house: House) -> None:
-    create = house.people.create
+    await house.import_table("pairs", {"text": ["a b", "c d"] * 20, "y": ["b a", "d c"] * 20}, "y")
+    create = partial(house.people.create, dataset="pairs@1")
     for kind in ("JOB_KIND_FIT", "JOB_KIND_TUNE"):
         error = await refused(
             create(family="transformer", kind=kind, hyperparameters=VECTORS, workers=2),
