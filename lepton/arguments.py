@@ -96,6 +96,20 @@ def to_name(value: Any, argument: str) -> str:
     raise errors.InvalidArgument(f"{argument} takes one name, got {len(found)}", reason="BAD_ARGUMENT")
 
 
+def type_name(value: Any) -> Any:
+    """Return a type of Python or NumPy, or a short name of one, as the name of an Arrow type; others as they are."""
+    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
+        value = np.dtype(value).name
+    try:
+        return _TYPE_NAMES.get(value, value)
+    except TypeError:
+        return value
+
+
+_TYPE_NAMES: dict[Any, str] = {str: "string", int: "int64", float: "double", bool: "bool"}
+_TYPE_NAMES |= {"str": "string", "int": "int64", "float": "double", "boolean": "bool", "datetime": "timestamp[us]"}
+
+
 def to_mapping(value: Any, argument: str) -> dict[str, Any]:
     """Return a mapping, or a pandas Series, as a dict by name.
 

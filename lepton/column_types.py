@@ -1,5 +1,7 @@
 """Columns of a DataFrame as the types of a model's signature: texts stay as they are, dates become microseconds."""
 
+import re
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from numbers import Integral
 from typing import Any
@@ -12,14 +14,16 @@ from lepton.v1 import common_pb2
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+# More digits than any integer of a frame or a row has are a text like any other.
+_WHOLE = re.compile(r"\s*[+-]?[0-9]{1,40}\s*")
 _READ_AS_TEXT = "read it as text: lepton.load_data(file, like=...), or pandas.read_csv(file, dtype=str)"
 
 
 def to_texts(column: "pd.Series[Any]", spec: common_pb2.TensorSpec, first_row: int = 0) -> "np.ndarray[Any, Any]":
     """Return a column as the texts of a model's input, (rows, 1) objects; missing is the empty text.
 
-    Whole numbers have one spelling. Of fractions, truth values and dates nobody knows how training's file wrote them:
-    1.50 or 1.5, True or TRUE.
+    A whole number becomes its digits, unless training wrote it otherwise: 007, +7. Of fractions, truth values and dates
+    nobody knows how training's file wrote them: 1.50 or 1.5, True or TRUE.
 
     Args:
         column: of any dtype.
@@ -29,13 +33,14 @@ def to_texts(column: "pd.Series[Any]", spec: common_pb2.TensorSpec, first_row: i
     Raises:
         InvalidArgument: a value is neither text nor whole number; the message names row and column.
     """
+    otherwise = _written_otherwise(spec.categories) if column.dtype != "str" else frozenset[int]()
     texts = np.empty(len(column), dtype=object)
     for row, (value, missing) in enumerate(zip(column, column.isna(), strict=True)):
         if missing:
             texts[row] = ""
         elif isinstance(value, str):
             texts[row] = value
-        elif isinstance(value, Integral) and not isinstance(value, bool | np.bool_):
+        elif isinstance(value, Integral) and not isinstance(value, bool | np.bool_) and int(value) not in otherwise:
             texts[row] = str(int(value))
         else:
             raise errors.InvalidArgument(
@@ -44,6 +49,15 @@ def to_texts(column: "pd.Series[Any]", spec: common_pb2.TensorSpec, first_row: i
                 reason="COLUMN_TYPE",
             )
     return texts.reshape(-1, 1)
+
+
+def _written_otherwise(categories: Iterable[str]) -> frozenset[int]:
+    """Return the whole numbers that categories write in another way than by their digits: 7 of 007, +7 or a 7 padded.
+
+    The service of typed predictions has the same rule.
+    """
+    found = {text: int(text) for text in categories if _WHOLE.fullmatch(text)}
+    return frozenset(number for text, number in found.items() if text != str(number))
 
 
 def to_moments(column: "pd.Series[Any]", spec: common_pb2.TensorSpec, first_row: int = 0) -> "np.ndarray[Any, Any]":

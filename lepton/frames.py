@@ -5,6 +5,7 @@ rename, astype to a type that keeps every value, query and split. Whatever else 
 own sample, is noticed by a fingerprint of the content, and marks the recipe 'edited by the client'.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from lepton.arguments import to_names
 from lepton.draws import second_part
 from lepton.v1 import data_pb2
 
+_NEGATION = re.compile(r"\bnot\b|~|!=")
 _ARROW_NAMES = {
     "int64": "int64",
     "int32": "int32",
@@ -159,11 +161,23 @@ class Frame(pd.DataFrame):
         return self._record(result, steps.cast(types))
 
     def query(self, expr: str, **kwargs: Any) -> Any:
-        """As in pandas; recorded where the expression refers to columns and constants alone."""
+        """As in pandas; recorded where the expression refers to columns and constants alone.
+
+        Not recorded is a negation of a column that pandas has as nullable and that has missing values: there what is
+        not known to be true is not known to be false, and on the platform it is false.
+        """
         result = super().query(expr, **kwargs)
-        if kwargs or "@" in expr:
+        if kwargs or "@" in expr or (_NEGATION.search(expr) and self._has_unknown(expr)):
             return result
         return self._record(result, steps.filter(expr))
+
+    def _has_unknown(self, expr: str) -> bool:
+        nullable = [
+            name
+            for name, dtype in self.dtypes.items()
+            if str(name) in expr and not isinstance(dtype, np.dtype) and not pd.api.types.is_string_dtype(dtype)
+        ]
+        return bool(self[nullable].isna().any(axis=None)) if nullable else False
 
     def split(self, test_fraction: float = 0.2, *, seed: int = 0, stratify: str | None = None) -> "tuple[Frame, Frame]":
         """Cut the rows in two by a seeded draw, keeping their order: (train, test). The platform draws the same.
@@ -185,10 +199,11 @@ class Frame(pd.DataFrame):
             )
         groups = np.zeros(len(self), np.int64)
         if stratify is not None:
-            if stratify not in self.columns:
+            column = next((name for name in self.columns if str(name) == step.split.stratify), None)
+            if column is None:
                 raise errors.MissingColumn(f"no column {stratify!r} to stratify by", reason="MISSING_COLUMN")
             # Missing values are a group, as on the platform.
-            groups = pd.factorize(self[stratify], use_na_sentinel=False)[0].astype(np.int64)
+            groups = pd.factorize(self[column], use_na_sentinel=False)[0].astype(np.int64)
         in_test = second_part(groups, test_fraction, seed)
         if in_test.all() or not in_test.any():
             raise errors.InvalidArgument(

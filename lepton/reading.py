@@ -2,11 +2,12 @@
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from lepton import errors, names
-from lepton.arguments import as_list, build, to_names, unknown
+from lepton.arguments import as_list, build, to_names, type_name, unknown
 from lepton.v1 import common_pb2, data_pb2, registry_pb2
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def file_header(path: Path, name: str | None, options: ReadOptions, connection: 
         format=FORMATS[wanted],
         request_id=names.request_id(),
         source=path.name,
-        delimiter=options.get("delimiter", "") or tab,
+        delimiter=options.get("delimiter") or tab,
         options=to_message(options, connection),
     )
 
@@ -147,8 +148,15 @@ def to_message(options: ReadOptions, connection: "Connection") -> data_pb2.Impor
         InvalidArgument: one is of another type.
         NotFound: `like` names neither a dataset version nor a model.
     """
+    # None is the default of each.
+    options = cast(ReadOptions, {name: value for name, value in options.items() if value is not None})
     like, types = _like(options.get("like"), connection)
     header = options.get("header", True)
+    if isinstance(header, Real) and not isinstance(header, bool):
+        raise errors.InvalidArgument(
+            "header is True, False or the columns' names, got a number: skip=N leaves out the first N lines",
+            reason="BAD_ARGUMENT",
+        )
     dates = options.get("dates", "")
     missing = _missing(options.get("missing"))
     every = missing.pop(_EVERY_COLUMN, None)
@@ -203,11 +211,7 @@ def _texts(given: object, argument: str) -> dict[str, str]:
         raise errors.InvalidArgument(
             f"{argument} takes a mapping by column, got a {type(given).__name__}", reason="BAD_ARGUMENT"
         )
-    return {str(name): _PYTHON_TYPES.get(value, str(value)) for name, value in given.items()}
-
-
-_PYTHON_TYPES: dict[Any, str] = {str: "string", int: "int64", float: "double", bool: "bool"}
-_PYTHON_TYPES |= {"str": "string", "int": "int64", "float": "double", "boolean": "bool", "datetime": "timestamp[us]"}
+    return {str(name): str(type_name(value)) for name, value in given.items()}
 
 
 def _like(given: Any, connection: "Connection") -> tuple[str, dict[str, str]]:

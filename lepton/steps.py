@@ -5,7 +5,7 @@ Where columns are wanted, one name is a list of that name. A wrong argument rais
 
 from collections.abc import Iterable, Mapping
 
-from lepton.arguments import build, to_mapping, to_name, to_names
+from lepton.arguments import build, to_mapping, to_name, to_names, type_name
 from lepton.v1 import data_pb2
 
 
@@ -35,9 +35,10 @@ def rename(names: Mapping[str, str]) -> data_pb2.Step:
     return data_pb2.Step(rename=data_pb2.Rename(names=_by_name(names, "names")))
 
 
-def cast(types: Mapping[str, str]) -> data_pb2.Step:
-    """Change types: Arrow type name (int64, double, string, bool, ...) by column."""
-    return data_pb2.Step(cast=data_pb2.Cast(types=_by_name(types, "types")))
+def cast(types: Mapping[str, object]) -> data_pb2.Step:
+    """Change types: Arrow type name (int64, double, string, bool, ...), or type of Python or NumPy, by column."""
+    named = {name: type_name(value) for name, value in to_mapping(types, "types").items()}
+    return data_pb2.Step(cast=data_pb2.Cast(types=_by_name(named, "types")))
 
 
 def parse_dates(column: str, format: str = "", *, zone: str = "") -> data_pb2.Step:

@@ -211,11 +211,19 @@ def test_unambiguous_dates_are_times(values: list[str], kind: str, first: str) -
     assert (found[0], str(found[1][0])) == (kind, first)
 
 
+def test_notes_name_what_helps() -> None:
+    assert _column(["01:30", "12:00"])[2] == []
+    assert "dates={column: '%d/%m/%Y'}" in _column(["01/02/2020"])[2][0]
+    assert _column(["-", "x"], missing=("-",))[2] == []
+
+
 def test_dates_are_the_users_say() -> None:
     table, _ = _file("d,e\n01/02/2020,x\n", date_formats={"d": "%d/%m/%Y"})
     assert str(table["d"][0]) == "2020-02-01 00:00:00"
     table, _ = _file("d,e\n01-Feb-20,x\n", date_formats={"*": "%d-%b-%y"})
     assert (str(table["d"][0]), table["e"].to_pylist()) == ("2020-02-01 00:00:00", ["x"])
+    table, _ = _file("d,n,t\n01-Feb-20,1,true\n02-Feb-20,2,false\n", date_formats={"*": "%d-%b-%y"})
+    assert [str(kind) for kind in table.schema.types] == ["timestamp[us]", "int64", "bool"]
     table, _ = _file("d,n\n2020-07-01 12:00,1\n", zone="Europe/Berlin")
     assert str(table["d"][0]) == "2020-07-01 10:00:00+00:00"
     with pytest.raises(InvalidArgument, match=r"'d'.*data row 2") as refusal:
@@ -346,6 +354,8 @@ def test_file_that_unpacks_to_far_more_than_its_size_is_refused() -> None:
         (b'[{"a": 1, "b": "x"},\n {"a": 2.5}]', {"a": [1.0, 2.5], "b": ["x", None]}),
         (b' [ {"a": "}]{[,"} , {"a": "\\""} ] ', {"a": ["}]{[,", '"']}),
         (b'{"id": 16699327784941023797}\n{"id": 1}', {"id": ["16699327784941023797", "1"]}),
+        (b'{"id": 9007199254740993}\n{"id": 1.5}', {"id": ["9007199254740993", "1.5"]}),
+        (b'{"id": 9007199254740993}\n{"id": null}\n{"id": 2}', {"id": [9007199254740993, None, 2]}),
         (b'{"x": "s"}\n{"x": 1e5}\n{"x": 1.50}', {"x": ["s", "100000", "1.5"]}),
     ],
 )

@@ -17,6 +17,7 @@ from lepton import errors, plans, releases, steps
 from lepton.arguments import as_list, build, one_of, to_json_value, to_name, to_names
 from lepton.jobs import Job
 from lepton.models import to_hyperparameters, to_resources
+from lepton.reading import to_message
 from lepton.studies import Budget, to_search
 from lepton.typed_rows import to_records, to_texts_request
 from lepton.v1 import data_pb2, training_pb2
@@ -77,7 +78,7 @@ def test_steps_refuse_other_types_by_name() -> None:
         (lambda: steps.split(0.2, seed=2**63), "seed takes a whole number"),
         (lambda: steps.sample(rows=1.5), "rows takes a whole number"),  # type: ignore[arg-type]
         (lambda: steps.rename(["a"]), "names takes a dict by name"),  # type: ignore[arg-type]
-        (lambda: steps.cast({"a": 1.0}), "types takes one name"),  # type: ignore[dict-item]
+        (lambda: steps.cast({"a": 1.0}), "types takes one name"),
         (lambda: steps.filter(3), "expression takes a text"),  # type: ignore[arg-type]
     )
     for make, match in cases:
@@ -210,3 +211,15 @@ def test_unknown_choices_are_named_with_the_nearest() -> None:
     memory = to_resources({"memory_bytes": 2e9})
     assert memory is not None
     assert memory.memory_bytes == 2_000_000_000
+
+
+def test_types_are_those_of_arrow_python_or_numpy() -> None:
+    given = {"a": str, "b": np.float32, "c": np.dtype("int16"), "d": "double", "e": bool}
+    expected = {"a": "string", "b": "float32", "c": "int16", "d": "double", "e": "bool"}
+    assert dict(steps.cast(given).cast.types) == expected
+    assert dict(to_message({"types": given, "missing": None}, None).types) == expected  # type: ignore[arg-type, typeddict-item]
+
+
+def test_header_is_no_row_number() -> None:
+    with pytest.raises(errors.InvalidArgument, match="skip=N"):
+        to_message({"header": 0}, None)  # type: ignore[arg-type, typeddict-item]

@@ -33,6 +33,14 @@ def test_whole_numbers_have_one_spelling_and_missing_is_the_empty_text() -> None
     assert column_values(pd.Series([1, None], dtype="Int64"), TEXT)[:, 0].tolist() == ["1", ""]
 
 
+@pytest.mark.parametrize("written", ["007", "+7", " 7", "7 "])
+def test_whole_number_that_training_wrote_otherwise_is_refused(written: str) -> None:
+    codes = common_pb2.TensorSpec(name="c", datatype="BYTES", categories=["7", "8", written, "A7"])
+    with pytest.raises(errors.InvalidArgument, match=r"row 1 .*dtype=str"):
+        column_values(pd.Series([8, 7]), codes)
+    assert column_values(pd.Series([8, 9]), codes)[:, 0].tolist() == ["8", "9"]
+
+
 @pytest.mark.parametrize(
     "column", [pd.Series([1.5]), pd.Series([True]), pd.Series([pd.Timestamp("2020-01-01")]), pd.Series([12.0])]
 )

@@ -201,3 +201,22 @@ def test_fingerprint_knows_values_types_and_names() -> None:
     assert fingerprint(frame) == fingerprint(frame.copy())
     for other in (pd.DataFrame({"x": [1, 3]}), pd.DataFrame({"y": [1, 2]}), frame.astype(float), frame.iloc[::-1]):
         assert fingerprint(frame) != fingerprint(other)
+
+
+@pytest.mark.parametrize(("expression", "is_recorded"), [("not (k > 2)", False), ("k != 2", False), ("k > 2", True)])
+def test_negation_of_unknown_values_is_not_recorded(expression: str, is_recorded: bool) -> None:
+    # pandas leaves rows out that the platform keeps.
+    frame = with_lineage(pd.DataFrame({"k": pd.array([1, 2, 3, None], dtype="Int64")}), "numbers@1", "")
+    found = frame.query(expression).lineage
+    assert found is not None
+    assert found.edited is not is_recorded
+    whole = with_lineage(pd.DataFrame({"k": pd.array([1, 2, 3], dtype="Int64")}), "numbers@1", "")
+    assert whole.query(expression).lineage.edited is False
+
+
+def test_column_to_stratify_by_is_one_name() -> None:
+    frame = with_lineage(pd.DataFrame({"x": range(8), "y": ["a", "b"] * 4}), "rows@1", "y")
+    train, _ = frame.split(0.25, stratify=["y"])  # type: ignore[arg-type]
+    assert train.equals(frame.split(0.25, stratify="y")[0])
+    with pytest.raises(errors.InvalidArgument, match="one name"):
+        frame.split(0.25, stratify=["x", "y"])  # type: ignore[arg-type]

@@ -1,7 +1,9 @@
 """Rows of named values to arrays by a model's signature: pure; a refusal names row, column, expected and got."""
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,8 @@ from services.inference.serving.model import NUMPY_TYPES, Array, InputSpec, Load
 
 # Whole numbers beyond are not told apart as doubles.
 _EXACT = 2.0**53
+# More digits than a row's integer has are a text like any other.
+_WHOLE = re.compile(r"\s*[+-]?[0-9]{1,40}\s*")
 # Shapes of one value a row.
 _COLUMN_SHAPES = ((-1,), (-1, 1))
 
@@ -156,7 +160,8 @@ def _reader(spec: InputSpec) -> _Reader:
     if datatype == "BYTES":
         # The empty text stands for a missing value on the wire.
         filler = next((text for text in spec.known or () if text), "a")
-        return _Reader(f"a text{or_missing}", {"text": str}, "" if spec.nullable else None, filler)
+        takes: dict[str, Callable[[Any], Any]] = {"text": str, "integer": _whole_as_text(spec.categories or ())}
+        return _Reader(f"a text{or_missing}", takes, "" if spec.nullable else None, filler)
     if datatype == "BOOL":
         return _Reader("a truth value", {"boolean": bool}, None, False)
     if spec.is_temporal:
@@ -171,6 +176,24 @@ def _reader(spec: InputSpec) -> _Reader:
     whole = _whole_within(least, most)
     bounds = "" if datatype == "INT64" else f" from {least} to {most}"
     return _Reader(f"a whole number{bounds}", {"integer": whole, "number": whole}, None, 0)
+
+
+def _whole_as_text(categories: Collection[str]) -> Callable[[int], str]:
+    """Return what makes a whole number its digits, unless training wrote it otherwise: 007, +7.
+
+    The SDK does the same with whole numbers of a DataFrame.
+    """
+
+    @functools.cache
+    def otherwise() -> frozenset[int]:
+        return frozenset(int(text) for text in categories if _WHOLE.fullmatch(text) and text != str(int(text)))
+
+    def whole(value: int) -> str:
+        if value in otherwise():
+            raise ValueError(value)
+        return str(value)
+
+    return whole
 
 
 def _moments(spec: InputSpec, or_missing: str) -> _Reader:

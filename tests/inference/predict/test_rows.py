@@ -1,6 +1,7 @@
 """Rows to arrays and back to answers: order, identity, and refusals that name row and column."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ GOOD_ROW: dict[str, object] = {"amount": 1.0, "months": 3, "purpose": "car", "ur
         ("months", None, "expected a whole number, got a missing value"),
         ("months", 2.5, "expected a whole number, got number 2.5"),
         ("months", 1e300, "expected a whole number, got number 1e"),
-        ("purpose", 3, "expected a text, or missing, got integer 3"),
+        ("purpose", True, "expected a text, or missing, got boolean True"),
         ("purpose", "x" * 100, "x…|category"),
         ("urgent", 1, "expected a truth value, got integer 1"),
         ("urgent", None, "expected a truth value, got a missing value"),
@@ -107,6 +108,17 @@ def test_refusal_names_row_column_expected_and_got(column: str, value: object, c
     assert refusal.value.reason == "BAD_ROW"
     assert [field for field, _ in refusal.value.violations] == [f'rows[1].values["{column}"]']
     assert f"row 1, column '{column}'" in refusal.value.message
+
+
+def test_whole_number_is_its_digits_unless_training_wrote_it_otherwise() -> None:
+    # As in a DataFrame.
+    categories = frozenset(("", "7", "007", "8", "+9", "A7"))
+    model = replace(MODEL, inputs={**MODEL.inputs, "purpose": replace(MODEL.inputs["purpose"], categories=categories)})
+    arrays = rows_to_arrays([row(**{**GOOD_ROW, "purpose": number}) for number in (8, 10)], model)
+    assert arrays["purpose"].ravel().tolist() == ["8", "10"]
+    for number in (7, 9):
+        with pytest.raises(InvalidArgument, match=f"expected a text, or missing, got integer {number}"):
+            rows_to_arrays([row(**{**GOOD_ROW, "purpose": number})], model)
 
 
 def test_missing_column_is_named_in_every_row_that_lacks_it() -> None:

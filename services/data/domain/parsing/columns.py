@@ -33,6 +33,7 @@ from services.data.domain.parsing.times import ORDERS, as_times, by_format, look
 _NUMBER = re.compile(r"\s*[+-]?(\d|[.,]\d|inf)", re.IGNORECASE)
 _BOOLEAN = re.compile(r"\s*(true|false)\s*", re.IGNORECASE)
 _DECIMAL_COMMA = r"^\s*-?\d+,\d+\s*$"
+_ZEROS = r"^\s*[+-]?0\d+([.,]\d*)?\s*$"
 _TEXT = pa.string()
 Parse = Callable[[pa.Array], pa.Array]
 
@@ -119,6 +120,7 @@ class ColumnInference:
         self._is_large = False
         self._keeps_texts = False
         self._is_canonical = False
+        self._is_by_format = False
         self._are_countries = rule.missing is None
         self.has_values = False
         self.why_text = ""
@@ -194,9 +196,7 @@ class ColumnInference:
         """Return values of the narrowest type that fits them and those before; None for texts."""
         if self._kind is None:
             first = values.drop_null()[0].as_py()
-            if self._rule.date_format:
-                found = by_format(values, self._rule.date_format, self._rule.zone)
-                self._parse = given_parser(self._rule)
+            if self._rule.date_format and (found := self._by_format(values)) is not None:
                 return found
             if _BOOLEAN.fullmatch(first):
                 self._parse = as_booleans
@@ -205,16 +205,26 @@ class ColumnInference:
                 self._orders = list(ORDERS)
             elif not _NUMBER.match(first):
                 return None
-        elif pa.types.is_boolean(self._kind) or self._rule.date_format:
+        elif pa.types.is_boolean(self._kind) or self._is_by_format:
             return self._parse(values)
         return self._times(values) if self._orders else self._number(values)
+
+    def _by_format(self, values: pa.Array) -> pa.Array | None:
+        """Return times of the format that is given for every column that fits; None where this one does not."""
+        try:
+            found = by_format(values, self._rule.date_format, self._rule.zone)
+        except pa.ArrowInvalid:
+            return None
+        self._parse, self._is_by_format = given_parser(self._rule), True
+        return found
 
     def _number(self, values: pa.Array) -> pa.Array | None:
         written = self._rule.numbers
         if (found := self._plain_number(values)) is not None:
             return found
         if has_leading_zeros(values):
-            self.why_text = "leading zeros"
+            # 01:30 and 01/02 are no codes: nothing reads them as numbers.
+            self.why_text = "leading zeros" if is_any(pc.match_substring_regex(values, _ZEROS)) else ""
             return None
         if self._kind is None or pa.types.is_integer(self._kind):
             try:

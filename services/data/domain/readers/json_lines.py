@@ -59,7 +59,7 @@ def _look(row: Mapping[str, Value], kinds: dict[str, set[type]], number: int) ->
         found = kinds.setdefault(name, set())
         if value is not None:
             # A number that no type holds exactly is a text.
-            found.add(str if isinstance(value, str) else type(value))
+            found.add(_kind(value))
     if len(kinds) > MAX_COLUMNS:
         raise InvalidArgument(
             f"line {number:,}: up to here there are {len(kinds):,} columns, at most {MAX_COLUMNS:,} are taken",
@@ -67,8 +67,16 @@ def _look(row: Mapping[str, Value], kinds: dict[str, set[type]], number: int) ->
         )
 
 
+def _kind(value: Value) -> type:
+    if isinstance(value, str):
+        return str
+    if type(value) is int and int(float(value)) != value:
+        return _LargeInteger
+    return type(value)
+
+
 def _type(kinds: set[type]) -> pa.DataType:
-    if kinds == {int}:
+    if kinds and kinds <= {int, _LargeInteger}:
         return pa.int64()
     if kinds == {bool}:
         return pa.bool_()
@@ -236,6 +244,10 @@ def _whole(text: str) -> int | str:
 def _fraction(text: str) -> float | str:
     value = float(text)
     return value if keeps_digits(pa.array([text]), pa.array([value])) else _Digits(text)
+
+
+class _LargeInteger(int):
+    """An integer that no double is equal to."""
 
 
 class _Digits(str):

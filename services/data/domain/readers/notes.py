@@ -41,13 +41,13 @@ def _kept_as_text(columns: Columns) -> Iterable[str]:
 def _of_missing(columns: Columns) -> Iterable[str]:
     missing: dict[str, int] = {}
     kept: dict[str, list[str]] = {}
-    for name, _, inference, reading in columns:
+    for name, rule, inference, reading in columns:
         texts = inference.texts_kept() if pa.types.is_string(reading.kind) else []
         for text in texts:
             if inference.soft_rows[text]:
                 kept.setdefault(text, []).append(f"{name} ({inference.soft_rows[text]:,} values)")
         left = inference.missing_rows - sum(inference.soft_rows[text] for text in texts)
-        if left:
+        if left and rule.missing is None:
             missing[name] = left
     for text, names in kept.items():
         why = {NONE: "a column of texts", NA: "a column of country codes"}[text]
