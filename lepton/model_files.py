@@ -5,6 +5,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,18 @@ _DATATYPES = {
     "float64": "FP64",
 }
 _PIECE_BYTES = 1 << 20
+# What reading a damaged .npz raises: a cut or falsified archive, and a header that claims more than there is memory.
+_BAD_ARRAYS = (
+    ValueError,
+    OSError,
+    EOFError,
+    AttributeError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def gather(onnx: str | Path | bytes, files: Iterable[str | Path], example: Example | None) -> dict[str, bytes | Path]:
@@ -94,7 +107,7 @@ def to_example(example: Example) -> bytes:
     content = path.read_bytes()
     try:
         parsed = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise errors.InvalidArgument(f"{path.name} is no JSON", reason="BAD_EXAMPLE") from error
     if not isinstance(parsed, dict):
         raise errors.InvalidArgument(f"{path.name}: expected a JSON object", reason="BAD_EXAMPLE")
@@ -107,7 +120,7 @@ def _arrays(path: Path) -> dict[str, "np.ndarray[Any, Any]"]:
         # Without pickle: an array of objects could run code.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as loaded:
             return {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except _BAD_ARRAYS as error:
         raise errors.InvalidArgument(
             f"{path.name} cannot be read: expected numpy.savez of arrays of numbers or texts", reason="BAD_EXAMPLE"
         ) from error

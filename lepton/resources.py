@@ -99,10 +99,11 @@ def parse_memory(memory: int | str) -> int:
             f"memory must be a number of bytes or an amount with a unit, such as 512MiB or 2GiB: got {memory!r}",
             reason="BAD_RESOURCES",
         )
-    size_bytes = round(float(match["amount"]) * unit)
+    # A fraction of a byte is a forgotten unit, not "as it is measured".
+    size_bytes = math.ceil(min(float(match["amount"]) * unit, 2.0 * _MOST_MEMORY_BYTES))
     if size_bytes and not _LEAST_MEMORY_BYTES <= size_bytes <= _MOST_MEMORY_BYTES:
         raise errors.InvalidArgument(
-            f"memory must be 0 (as it is measured), or from 1MiB to 1024TiB: got {memory!r}, {size_bytes:,} bytes",
+            f"memory must be 0 (as it is measured), or from 1MiB to 1024TiB: got {memory!r}",
             reason="BAD_RESOURCES",
         )
     return size_bytes

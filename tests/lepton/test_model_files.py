@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,13 @@ def test_what_is_no_example_is_refused_and_never_unpickled(tmp_path: Path) -> No
     np.savez(tmp_path / "objects.npz", x=np.array([{"a": 1}], dtype=object))
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 broken")
     (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive, archive.open("x.npy", "w") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 50, 2)}
+        np.lib.format.write_array_header_1_0(file, header)
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "e.csv").write_text("x")
-    names = ("objects.npz", "broken.npz", "broken.json", "list.json", "e.csv", "missing.npz")
+    names = ("objects.npz", "broken.npz", "broken.json", "deep.json", "huge.npz", "list.json", "e.csv", "missing.npz")
     bad: list[Any] = [
         *(tmp_path / name for name in names),
         {"x": object()},
