@@ -172,7 +172,7 @@ class RestApp:
                 if known is not error:
                     _log.error("call failed unexpectedly", method=label, exc_info=error)
                 span.set_status(Status(StatusCode.ERROR, known.reason))
-                answered, code = _error(known), known.status
+                answered, code = to_answer(known), known.status
         # Who hung up is told nothing: the server drops what is sent after that.
         await _send(answered, headers, send, has_body=scope["method"] != "HEAD")
         telemetry.count_call(label, code, time.monotonic() - started)
@@ -337,12 +337,14 @@ async def _send(answered: Answered, asked: Mapping[str, str], send: Send, *, has
     await send({"type": "http.response.body", "body": body if has_body else b""})
 
 
-def _error(error: LeptonError) -> Answered:
+def to_answer(error: LeptonError) -> Answered:
+    """Return the answer that carries an error: its status, reason and, where one may help, when to retry."""
     headers = [("lepton-reason", error.reason)]
     status = _STATUSES.get(error.status, 500)
     if isinstance(error, ResourceExhausted | Unavailable) and error.retry_seconds is not None:
         headers.append(("retry-after", str(max(round(error.retry_seconds), 1))))
-    if error.reason in ("TOO_LARGE", "ANSWER_TOO_LARGE"):
+    # A deployment that no worker has room for is TOO_LARGE, too: that is not the caller's body.
+    if isinstance(error, ResourceExhausted) and error.reason in ("TOO_LARGE", "ANSWER_TOO_LARGE"):
         status = 413
     if status == 401:
         headers.append(("www-authenticate", "Bearer"))
