@@ -47,7 +47,7 @@ quick: install
 # Busy processes of an ordinary priority; whatever ends the tests ends them, too.
 BUSY ?= 6
 .PHONY: test-loaded
-test-loaded: install  ## `make test` beside BUSY (6) busy loops.
+test-loaded: install  ## `make test` while BUSY (6) busy loops run.
 	$(PYTHON) -m tests.support.busy $(BUSY) $(MAKE) --no-print-directory test
 
 .PHONY: test-ray

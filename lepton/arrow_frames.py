@@ -8,10 +8,8 @@ import pandas as pd
 import pyarrow as pa
 
 from lepton import errors
-from lepton.column_values import plain_value
+from lepton.column_values import EXACT_INTEGERS, plain_value
 
-# Whole numbers beyond are not told apart as doubles.
-_EXACT = 2.0**53
 _INT64, _UINT64 = (-(2**63), 2**63 - 1), (0, 2**64 - 1)
 _NULLABLE = {
     pa.int8(): pd.Int8Dtype(),
@@ -118,7 +116,7 @@ def _warn_of_rounded_ids(frame: pd.DataFrame) -> None:
     with np.errstate(invalid="ignore"):
         # Above 2**64 they are measurements rather than ids.
         is_id = np.isnan(values) | ((np.abs(values) <= 2.0**64) & (values == np.floor(values)))
-        is_rounded = is_id.all(axis=0) & (np.abs(values) > _EXACT).any(axis=0)
+        is_rounded = is_id.all(axis=0) & (np.abs(values) > EXACT_INTEGERS).any(axis=0)
     for name in doubles.columns[is_rounded]:
         warnings.warn(
             f"column {name!r} holds whole numbers beyond 2**53 as floats, which are rounded: read ids as Int64 or text",
@@ -184,7 +182,7 @@ def _checked_objects(name: str, column: "pd.Series[Any]") -> "pd.Series[Any]":
         return _integers(column)
     given = [item for item in column if not _is_missing(item)]
     if kind == "mixed-integer-float":
-        if any(abs(int(item)) > _EXACT for item in given if isinstance(item, int | np.integer)):
+        if any(abs(int(item)) > EXACT_INTEGERS for item in given if isinstance(item, int | np.integer)):
             raise _bad_column(name, "fractions and whole numbers beyond 2**53, which floats round: make it text")
         return column
     if all(isinstance(item, list | tuple | np.ndarray) for item in given) or all(

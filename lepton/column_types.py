@@ -22,8 +22,8 @@ _READ_AS_TEXT = "read it as text: lepton.load_data(file, like=...), or pandas.re
 def to_texts(column: "pd.Series[Any]", spec: common_pb2.TensorSpec, first_row: int = 0) -> "np.ndarray[Any, Any]":
     """Return a column as the texts of a model's input, (rows, 1) objects; missing is the empty text.
 
-    A whole number becomes its digits, unless training wrote it otherwise: 007, +7. Of fractions, truth values and dates
-    nobody knows how training's file wrote them: 1.50 or 1.5, True or TRUE.
+    A whole number becomes its digits, unless training wrote it otherwise: 007, +7. Fractions, truth values and dates
+    have several spellings, and the file's one is unknown: 1.50 or 1.5, True or TRUE.
 
     Args:
         column: of any dtype.

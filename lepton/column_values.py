@@ -34,8 +34,8 @@ NUMPY_TYPES: dict[str, type[np.generic]] = {
 }
 # What fits the contract's integers.
 _LEAST, _MOST = -(2**63), 2**63 - 1
-# Whole numbers beyond are not told apart as doubles.
-_EXACT = 2.0**53
+# Doubles hold every whole number up to here exactly.
+EXACT_INTEGERS = 2.0**53
 # Enough wrong values to fix a table by.
 _MOST_PROBLEMS = 16
 _NAMES = {
@@ -137,7 +137,7 @@ def _fits(column: "pd.Series[Any]", spec: common_pb2.TensorSpec) -> bool:
     if spec.datatype.startswith(("FP", "BF")):
         return True
     values = column.to_numpy()
-    if values.dtype.kind == "f" and not (np.abs(values) <= _EXACT).all():
+    if values.dtype.kind == "f" and not (np.abs(values) <= EXACT_INTEGERS).all():
         return False
     limits = np.iinfo(NUMPY_TYPES[spec.datatype])  # type: ignore[type-var]
     is_whole = values.dtype.kind != "f" or bool((values == np.floor(values)).all())
@@ -180,7 +180,7 @@ def _reader(spec: common_pb2.TensorSpec) -> tuple[str, dict[str, Callable[[Any],
 
 def _whole_within(least: int, most: int) -> Callable[[float], int]:
     def whole(value: float) -> int:
-        if isinstance(value, float) and not (value.is_integer() and abs(value) <= _EXACT):
+        if isinstance(value, float) and not (value.is_integer() and abs(value) <= EXACT_INTEGERS):
             raise ValueError
         if not least <= value <= most:
             raise ValueError

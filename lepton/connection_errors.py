@@ -1,4 +1,4 @@
-"""Failures to connect, told apart: refused, name, TLS, proxy, token, deadline."""
+"""Failures to connect, by their cause: refused, name, TLS, proxy, token, deadline."""
 
 from dataclasses import dataclass
 

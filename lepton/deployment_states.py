@@ -1,4 +1,4 @@
-"""Where deployments stand, as the platform says: how far they serve, and as rows of a table."""
+"""The states of deployments: waiting until one serves, and rows of a table."""
 
 import time
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from numbers import Real
 
 from lepton import errors
 from lepton.connection import Connection
-from lepton.interrupts import deployment_goes_on
+from lepton.interrupts import deployment_continues
 from lepton.v1 import common_pb2, inference_pb2
 from lepton.workers import why_unplaced
 
@@ -23,11 +23,11 @@ def wait_until(
         DeadlineExceeded: it was not in time; the message says what it was waiting for.
         FailedPrecondition: the version cannot be served; the message says why.
         InvalidArgument: the timeout is no number of seconds.
-        Interrupted: Ctrl-C was pressed; the deployment goes on.
+        Interrupted: Ctrl-C was pressed; the deployment continues.
     """
     if isinstance(timeout_seconds, bool) or not isinstance(timeout_seconds, Real) or not timeout_seconds >= 0:
         raise errors.InvalidArgument("timeout_seconds takes a number of seconds, 0 or more", reason="BAD_ARGUMENT")
-    with deployment_goes_on(name):
+    with deployment_continues(name):
         return _wait_until(connection, name, is_enough, timeout_seconds)
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C while something of the platform is waited for: what goes on there, and how to stop it."""
+"""Ctrl-C while waiting for the platform: what continues there, and how to stop it."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C ended the wait alone.
 
     Args:
-        message: what goes on, how to follow it, and how to stop it.
+        message: what continues, how to follow it, and how to stop it.
         name: the job's or the deployment's id; empty where unknown.
     """
 
@@ -20,8 +20,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def job_goes_on(name: str, cancel: Callable[[], object] | None = None) -> Iterator[None]:
-    """Say of Ctrl-C in a block that the job goes on; in a terminal, ask whether to cancel it.
+def job_continues(name: str, cancel: Callable[[], object] | None = None) -> Iterator[None]:
+    """Print at Ctrl-C in a block that the job continues; in a terminal, ask whether to cancel it.
 
     Args:
         name: the job's id.
@@ -41,13 +41,13 @@ def job_goes_on(name: str, cancel: Callable[[], object] | None = None) -> Iterat
                 f"job {name} is asked to stop: `lepton jobs show {name}` says when it has", name
             ) from None
         raise Interrupted(
-            f"job {name} goes on: `lepton jobs watch {name}` follows it, `lepton jobs cancel {name}` stops it", name
+            f"job {name} continues: `lepton jobs watch {name}` follows it, `lepton jobs cancel {name}` stops it", name
         ) from None
 
 
 @contextmanager
-def deployment_goes_on(name: str) -> Iterator[None]:
-    """Say of Ctrl-C in a block that the deployment goes on.
+def deployment_continues(name: str) -> Iterator[None]:
+    """Print at Ctrl-C in a block that the deployment continues.
 
     Raises:
         Interrupted: instead of KeyboardInterrupt.
@@ -56,8 +56,8 @@ def deployment_goes_on(name: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupted(
-            f"deployment {name} goes on: `lepton deployments show {name}` shows it, `lepton deployments delete {name}` "
-            "ends it",
+            f"deployment {name} continues: `lepton deployments show {name}` shows it, "
+            f"`lepton deployments delete {name}` ends it",
             name,
         ) from None
 
@@ -82,7 +82,10 @@ def _is_terminal() -> bool:
 def _is_pressed_again(name: str) -> bool:
     """Return whether Ctrl-C is pressed at the prompt; Enter, or the end of the input, leaves the job alone."""
     print(
-        f"\njob {name} goes on. Ctrl-C again cancels it, Enter leaves it running: ", end="", file=sys.stderr, flush=True
+        f"\njob {name} continues. Ctrl-C again cancels it, Enter leaves it running: ",
+        end="",
+        file=sys.stderr,
+        flush=True,
     )
     try:
         sys.stdin.readline()

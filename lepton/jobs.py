@@ -13,7 +13,7 @@ import pandas as pd
 from lepton import errors, names, progress
 from lepton.arguments import build, one_of
 from lepton.connection import Connection, current
-from lepton.interrupts import job_goes_on, job_may_be_queued
+from lepton.interrupts import job_continues, job_may_be_queued
 from lepton.reports import Report
 from lepton.v1 import training_pb2
 
@@ -236,10 +236,10 @@ class Job:
         Raises:
             JobFailed: it failed; the reason and message are the job's.
             Cancelled: it was stopped.
-            Interrupted: Ctrl-C was pressed: the job goes on, unless it is pressed once more at the prompt that a
+            Interrupted: Ctrl-C was pressed: the job continues, unless it is pressed once more at the prompt that a
                 terminal shows.
         """
-        with job_goes_on(self.name, self.cancel):
+        with job_continues(self.name, self.cancel):
             with progress.share(f"{self.message.spec.family or 'evaluation'}") as show:
                 for update in self.watch():
                     show(update.progress, update.message)

@@ -49,7 +49,7 @@ def gather(onnx: str | Path | bytes, files: Iterable[str | Path], example: Examp
     """Return the files of a version by name: content, or where that lies.
 
     Args:
-        onnx: the graph's file, or its bytes. Files of weights that the graph names are found beside the file.
+        onnx: the graph's file, or its bytes. Files of weights that the graph names are found in its folder.
         files: others.
         example: a request that the model answers; None for none.
 
@@ -61,8 +61,8 @@ def gather(onnx: str | Path | bytes, files: Iterable[str | Path], example: Examp
     found |= {path.name: path for path in map(_existing, files)}
     if not isinstance(onnx, bytes):
         folder = Path(onnx).expanduser().parent
-        beside = {name: folder / name for name in weight_files(content) - set(found)}
-        found |= {name: path for name, path in beside.items() if path.is_file()}
+        siblings = {name: folder / name for name in weight_files(content) - set(found)}
+        found |= {name: path for name, path in siblings.items() if path.is_file()}
     if example is not None:
         found[EXAMPLE] = to_example(example)
     return found

@@ -38,7 +38,7 @@ class Predicting:
 
         Columns are picked by the model's signature, so the label and others may stay in. A model that reads texts
         or images takes the columns of texts that it was trained on, or else the one column of texts, or of images in
-        base64, beside its target. Of an embedding each number is a column. Series are lists of numbers, and so is what
+        base64, besides its target. Of an embedding each number is a column. Series are lists of numbers, and so is what
         a forecast says: the target, `lower` and `upper`.
 
         Args:

@@ -59,7 +59,7 @@ def declared_resources(
 
 
 def with_declared(present: common_pb2.Resources, given: Mapping[str, float]) -> common_pb2.Resources:
-    """Return resources with some declared anew; the others stay."""
+    """Return resources with some of them changed; the others stay."""
     values = {"cores": present.cores, "memory_bytes": present.memory_bytes, "gpus": present.gpus} | dict(given)
     return common_pb2.Resources(cores=values["cores"], memory_bytes=int(values["memory_bytes"]), gpus=values["gpus"])
 

@@ -39,7 +39,7 @@ class RowsFile:
     is_text: bool
 
     def typed(self, signature: common_pb2.Signature) -> pd.DataFrame:
-        """Return the rows, the columns that a model reads in its types, the others as they stand in the file.
+        """Return the rows, the columns that a model reads in its types, the others as they are in the file.
 
         Raises:
             InvalidArgument: a value is none of its column's type; the message names row and column.

@@ -55,13 +55,13 @@ def warn_of(unknown: Iterable[common_pb2.UnknownCategories], stacklevel: int = 2
         unknown: by column.
         stacklevel: whose line is named: 2 is the caller's.
     """
-    told = [to_text(each) for each in unknown if each.unknown_rows >= _LEAST_SHARE * max(each.rows, 1)]
-    if not told:
+    reported = [to_text(each) for each in unknown if each.unknown_rows >= _LEAST_SHARE * max(each.rows, 1)]
+    if not reported:
         return
-    more = f", and {len(told) - _MOST_NAMED:,} more columns" if len(told) > _MOST_NAMED else ""
+    more = f", and {len(reported) - _MOST_NAMED:,} more columns" if len(reported) > _MOST_NAMED else ""
     warnings.warn(
-        f"{', '.join(told[:_MOST_NAMED])}{more}: the model did not learn these values, so it predicts without them; "
-        "check how they are spelled",
+        f"{', '.join(reported[:_MOST_NAMED])}{more}: the model did not learn these values, so it predicts without "
+        "them; check how they are spelled",
         errors.UnknownCategoryWarning,
         stacklevel=stacklevel + 1,
     )

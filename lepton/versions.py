@@ -87,8 +87,8 @@ class ModelVersion:
         Args:
             model: the model's id.
             onnx: the file, or its bytes.
-            files: one file or several beside it, such as its tokenizer.json or image.json. Files that the graph reads
-                weights from are found by themselves where they lie beside the ONNX file.
+            files: one additional file or several, such as its tokenizer.json or image.json. Files that the graph reads
+                weights from are found by themselves in the folder of the ONNX file.
             example: a request that the model answers, which is tried in place of made-up ones: arrays by input, a .npz
                 of them, or a .json request of the Open Inference Protocol. It is kept with the version, encrypted.
             description: for people.

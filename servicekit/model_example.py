@@ -86,7 +86,7 @@ def _array(name: str, datatype: str, shape: tuple[int, ...], data: object) -> Ar
 
 
 def _fitted(datatype: str, array: Array, item: SampleInput) -> Array:
-    """Return an example's tensor as an input takes it: of the same kind of number, whatever its width."""
+    """Return an example's tensor as an input takes it: of the same kind of number, of any width."""
     if item.shape is not None and not _fits(array.shape, item.shape):
         wanted = [size if isinstance(size, int) else -1 for size in item.shape]
         raise BadExample(f"input {item.name!r} has shape {wanted}, the example {list(array.shape)}")

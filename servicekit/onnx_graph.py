@@ -98,7 +98,7 @@ class GraphValues:
 
 @dataclass(frozen=True)
 class ExternalTensor:
-    """An initializer whose values lie in another file.
+    """An initializer whose values are in another file.
 
     Args:
         name: in the graph.
@@ -121,7 +121,7 @@ class Unzipped:
 
     Args:
         content: the graph; the same object where there was nothing to do.
-        labels: by output, the classes that the last dimension of its tensor stands for.
+        labels: by output, the classes of the last dimension of its tensor.
     """
 
     content: bytes
@@ -145,7 +145,7 @@ def read_values(content: bytes) -> GraphValues:
 
 
 def read_external(content: bytes) -> list[ExternalTensor]:
-    """Return a graph's initializers whose values lie in other files.
+    """Return a graph's initializers whose values are in other files.
 
     Raises:
         NotAGraph: the bytes are no ONNX model.
@@ -215,7 +215,7 @@ def _reading() -> Iterator[None]:
 
 
 def _graph_of(view: memoryview) -> Field:
-    # Of a field that stands twice protobuf merges the parts; no exporter writes that.
+    # Protobuf merges the parts of a repeated field; no exporter writes that.
     found = [field for field in read_fields(view, 0, len(view)) if field[:2] == (_MODEL_GRAPH, BYTES)]
     if len(found) != 1:
         raise NotAGraph("the file has no graph")

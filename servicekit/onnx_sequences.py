@@ -32,8 +32,8 @@ def to_servable(content: bytes) -> Servable:
     """Return a graph whose inputs, and of whose outputs at least one, are tensors, as far as that can be had.
 
     A sequence becomes two tensors: the rows of all items one after the other, under its name, and how many rows each
-    item has. That is done where a request must bring it, or where no output is a tensor. An output beside a tensor is
-    left alone: items whose rows differ in shape have no such form, and would make the whole request fail.
+    item has. That is done where a request must bring it, or where no output is a tensor. An additional output is
+    not changed: items whose rows differ in shape have no such form, and would make the whole request fail.
 
     Raises:
         NotAGraph: the bytes are no ONNX model.

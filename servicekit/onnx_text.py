@@ -5,7 +5,7 @@ import re
 _MOST_CHARACTERS = 300
 _PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _SOURCE = re.compile(r"(?:[\w./\\-]+[/\\])?[\w-]+\.(?:cc|cpp|cu|h):\d+\s+")
-# Paths stand in double quotes; names of nodes, which may look alike, in single ones.
+# Paths are in double quotes; names of nodes, which may look alike, in single ones.
 _PATH = re.compile(r'"[^"]*[/\\]([^"/\\]+)"')
 _NEW_IR = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
 _NEW_OPSET = re.compile(r"Opset (\d+) is under development.*domain (\S+) is till opset (\d+)", re.DOTALL)

@@ -1,4 +1,4 @@
-"""Weights that lie in files beside a graph (ONNX external data), given to ONNX Runtime from memory.
+"""Weights in files other than the graph's (ONNX external data), given to ONNX Runtime from memory.
 
 ONNX Runtime could open the files by itself. They are encrypted at rest, and a path in a graph may name any file.
 """

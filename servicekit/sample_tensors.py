@@ -1,4 +1,4 @@
-"""Sample requests of a graph that nobody brought an example for: sizes and values that most graphs take.
+"""Sample requests of a graph without an example: sizes and values that most graphs take.
 
 A graph says little of what it takes. So several requests are tried, from the likeliest on: dimensions of one name have
 one size in every input, sequences and images get usual sizes, integers are small enough to be an index.

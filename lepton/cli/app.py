@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 
 class _Group(TyperGroup):
-    """The commands; Ctrl-C in one prints what goes on on the platform, and exits with 130."""
+    """The commands; Ctrl-C in one prints what still runs on the platform, and exits with 130."""
 
     def invoke(self, ctx: Any) -> Any:
         try:

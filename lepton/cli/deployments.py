@@ -191,7 +191,7 @@ def batch(
     mode: Annotated[str, typer.Argument(help="auto (where rows are shown to be independent) or off.")],
     as_json: Json = False,
 ) -> None:
-    """Say whether rows of several requests may be run together; `show` tells what each version does, and why not."""
+    """Set whether rows of several requests may share a run; `show` prints what each version does, and why."""
     status = Deploy(name).batch(mode)
     show_message(status, as_json, f"{name} has batching {mode}")
 

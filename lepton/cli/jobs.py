@@ -14,7 +14,7 @@ from lepton.cli.user_files import check_output
 from lepton.connection import current
 from lepton.datasets import Dataset
 from lepton.event_files import write_runs
-from lepton.interrupts import job_goes_on
+from lepton.interrupts import job_continues
 from lepton.jobs import Job, families
 from lepton.models import check_declared_label
 from lepton.pretrained import base_version
@@ -264,7 +264,7 @@ def _warn(job: Job) -> None:
 def _follow(job: Job, as_json: bool, *, aside: bool = False) -> None:
     """Show a job's updates until it ends; aside, on stderr, where stdout is for what comes of it."""
     console = Console(stderr=True)
-    with job_goes_on(job.name):
+    with job_continues(job.name):
         if console.is_terminal and not as_json:
             curves.follow(job.name, job.watch(), console)
             return

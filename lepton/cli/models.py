@@ -96,7 +96,7 @@ def upload(
 ) -> None:
     """Register an ONNX model that was made elsewhere, or pretrained weights.
 
-    Files that the model reads weights from (model.onnx.data) are uploaded, too, where they lie beside it.
+    Files that the model reads weights from (model.onnx.data) in the same folder are uploaded, too.
     """
     if path.is_dir():
         if file or example:

@@ -221,7 +221,7 @@ class TensorSpec(_message.Message):
     @_builtins.property
     def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The values seen in training, for a categorical input (at most 1,000); of an output of a model made elsewhere, the
-        classes that its last dimension stands for.
+        classes of its last dimension.
         """
 
     def __init__(

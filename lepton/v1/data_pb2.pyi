@@ -55,7 +55,7 @@ Global___FileFormat: _TypeAlias = FileFormat  # noqa: Y015
 
 @_typing.final
 class MissingTexts(_message.Message):
-    """Texts that stand for a missing value."""
+    """Texts that mean a missing value."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -437,7 +437,7 @@ class Deployment(_message.Message):
     that is kept is given without a run, so leave it off where a model's answers are to vary.
     """
     batching: _common_pb2.Batching.ValueType
-    """Whether rows of several requests may be run together; unspecified means auto. What each version does is told by its
+    """Whether rows of several requests may be run together; unspecified means auto. What each version does is in its
     statistics.
     """
     waiting_reason: _builtins.str
@@ -1188,7 +1188,7 @@ class LocateDeploymentRequest(_message.Message):
     name: _builtins.str
     """The deployment's id, as a caller gave it."""
     version: _builtins.str
-    """A version number or an alias; empty for whatever the deployment serves."""
+    """A version number or an alias; empty for what the deployment serves."""
     def __init__(
         self,
         *,

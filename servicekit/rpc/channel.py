@@ -72,7 +72,7 @@ def raw_channel(address: str, settings: ChannelSettings) -> grpc.aio.Channel:
         settings.tls_ca.read_bytes(), settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes()
     )
     options: list[tuple[str, int]] = [
-        # Services reach each other directly, whatever proxy the environment names for the world outside.
+        # Services reach each other directly: proxies of the environment are for other machines.
         ("grpc.enable_http_proxy", 0),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),

@@ -75,7 +75,7 @@ class _Heard:
         time: when it came, seconds of a clock that never jumps.
         content: its replicas, serialised, to see whether anything changed.
         replicas: by workspace and deployment.
-        address: the worker's private host:port; empty where nobody calls it.
+        address: the worker's private host:port; empty where no process calls it.
         in_flight: requests under way there.
     """
 
@@ -93,7 +93,7 @@ class Observer:
         state: the database.
         nats: where reports come from.
         changes: tells watchers.
-        placements: says why replicas have no worker; None where nobody is to ask.
+        placements: says why replicas have no worker; None without a scheduler.
     """
 
     def __init__(
@@ -200,11 +200,11 @@ class Observer:
     def holders(self, deployment: Deployment, version: str) -> list[inference_pb2.DeploymentHolder]:
         """Return the workers that serve a deployment, the least busy first.
 
-        With NATS away nobody reports, and workers serve on: then what was heard last counts.
+        With NATS away no reports arrive, and workers still serve: then the last reports count.
 
         Args:
             deployment: which one.
-            version: a number or an alias; empty for whatever the deployment serves.
+            version: a number or an alias; empty for what the deployment serves.
         """
         key, oldest = (deployment.workspace, deployment.name), time.monotonic() - _REPORT_LASTS_SECONDS
         found = [

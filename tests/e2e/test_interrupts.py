@@ -1,4 +1,4 @@
-"""Ctrl-C in a real process: the wait ends, what goes on is named, and the job can be cancelled."""
+"""Ctrl-C in a real process: the wait ends, what continues is named, and the job can be cancelled."""
 
 import os
 import pty
@@ -61,7 +61,7 @@ def test_interrupted_train_names_the_job_that_goes_on(platform: Platform, connec
     _, told = running.communicate(timeout=120)
     assert running.returncode == 130
     assert told.strip() == (
-        f"job {name} goes on: `lepton jobs watch {name}` follows it, `lepton jobs cancel {name}` stops it"
+        f"job {name} continues: `lepton jobs watch {name}` follows it, `lepton jobs cancel {name}` stops it"
     )
     assert _jobs(connection, "pressed-once", "RUNNING") == [name]
     watching = subprocess.Popen(
@@ -75,7 +75,7 @@ def test_interrupted_train_names_the_job_that_goes_on(platform: Platform, connec
     assert watching.stdout.readline()
     watching.send_signal(signal.SIGINT)
     _, told = watching.communicate(timeout=120)
-    assert (watching.returncode, told.count("goes on")) == (130, 1)
+    assert (watching.returncode, told.count("continues")) == (130, 1)
     assert "Traceback" not in told
     assert platform.lepton("jobs", "cancel", name).returncode == 0
     wait_for(lambda: bool(_jobs(connection, "pressed-once", "CANCELLED")), 120, "the job to stop")

@@ -31,7 +31,7 @@ class Trend:
     below_since: float | None = None
 
     def update(self, used: float, reserved: float, down_share: float, now: float) -> tuple[bool, bool]:
-        """Take a measurement; return whether to grow, and whether to shrink. Either begins the trend anew."""
+        """Take a measurement; return whether to grow, and whether to shrink. Either restarts the trend."""
         self.above_since = (self.above_since if self.above_since is not None else now) if used > reserved else None
         is_below = used < reserved * down_share
         self.below_since = (self.below_since if self.below_since is not None else now) if is_below else None

@@ -39,7 +39,7 @@ class Verdict:
 
     Args:
         is_independent: whether it was.
-        why: else what stands against it, for people.
+        why: else the reason against it, for people.
     """
 
     is_independent: bool
@@ -47,7 +47,7 @@ class Verdict:
 
 
 def analyse(model: Any, outputs: Collection[str] = ()) -> Verdict:
-    """Return whether every row's outputs depend on that row alone, whatever rows share the run.
+    """Return whether every row's outputs depend on that row alone, with any other rows in the run.
 
     Args:
         model: the onnx.ModelProto. Contents of weights are not read, and may be left out.
@@ -58,7 +58,7 @@ def analyse(model: Any, outputs: Collection[str] = ()) -> Verdict:
     except Mixed as mixed:
         return Verdict(False, str(mixed))
     except Exception as error:
-        # A graph is a stranger's: whatever it does to the rules, it is not shown to be independent.
+        # A graph is untrusted input: where a rule fails on it, it is not shown to be independent.
         _log.debug("graph not analysed", exc_info=error)
         return Verdict(False, f"the graph could not be analysed ({type(error).__name__})")
     return Verdict(True)
@@ -147,7 +147,7 @@ def _outputs(proto: Any, scope: Scope, opsets: Mapping[str, int]) -> list[Value]
         is_known = (domain, node.op) in RULES or (not domain and node.op not in _RANDOM)
         if depends or counts or not is_known or _has_graphs(proto):
             raise
-        # Of constants come constants, whatever their shape.
+        # Constants give constants of any shape.
         return [Value(None)] * len(proto.output)
 
 

@@ -48,7 +48,7 @@ def columns(node: Node) -> list[Value]:
 
 @rule("FeatureVectorizer", domain=ML)
 def joined(node: Node) -> list[Value]:
-    """Put columns beside each other."""
+    """Join columns."""
     size = node.need_rows_first(*range(len(node.inputs)))
     if any(value.rank != 2 for value in node.given()):
         raise Mixed("it takes its input for a single row")

@@ -25,7 +25,7 @@ class Dim:
 
     Args:
         factor: the number.
-        symbols: sorted; ROWS stands for the number of rows.
+        symbols: sorted; ROWS is the number of rows.
     """
 
     factor: int
@@ -99,7 +99,7 @@ class Value:
     Args:
         dims: its dimensions; None where not even their number is known.
         batch: the axis that the rows lie along: its dimension is a multiple of the number of rows, and each row has a
-            block of it to itself. None for a tensor that is the same whatever the rows are.
+            block of it to itself. None for a tensor that does not depend on the rows.
         before: how many times the rows are repeated along the batch axis, each time with a block a row: that axis is
             (before, rows, block) in memory.
         elements: the contents of a small whole-number tensor without axes or of one axis; None where unknown.
@@ -235,7 +235,7 @@ def _joined(dims: Sequence[Dim]) -> Dim:
 def reshaped(value: Value, target: Sequence[Dim]) -> Value:
     """Return a tensor in another shape, in row-major order.
 
-    A tensor is (before, rows, block) in memory, whatever its axes are. It stays so where the dimensions in front of the
+    A tensor is (before, rows, block) in memory, with any axes. It stays so where the dimensions in front of the
     target's batch axis are a part of `before`; the rest of `before` lies along the batch axis then.
 
     Args:
@@ -263,7 +263,7 @@ def resolved(value: Value, target: Sequence[Dim], *, allows_zero: bool = False) 
     """Return a Reshape's target without its -1 and its zeros.
 
     Raises:
-        Mixed: what stands for -1 is not the same for each row.
+        Mixed: the size meant by -1 is not the same for each row.
     """
     dims = value.dims
     found = list(target)

@@ -1,4 +1,4 @@
-"""Declared resources beside reservations, first service, and why replicas wait."""
+"""Declared resources in addition to reservations, first service, and why replicas wait."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -71,7 +71,7 @@ class Tried:
         content: its graph.
         session: ONNX Runtime's.
         why_mixed: why its rows are not shown to be independent: it serves without batches then, and is measured and
-            judged so. Empty where they are.
+            evaluated so. Empty where they are.
         timing: how long its runs take.
         quality: how good it is; None where that was not judged.
         outcome: for people.

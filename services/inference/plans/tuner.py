@@ -37,7 +37,7 @@ _log = structlog.get_logger(__name__)
 # A run that is over before this is over: its request takes longer to be read than a plan could save.
 _WORTH_SECONDS = 100e-6
 _TINY = "a run takes less than 0.1 ms: there is nothing to win"
-_WEIGHT_FILES = "the plain plan serves: graphs whose weights lie in other files are not rewritten"
+_WEIGHT_FILES = "the plain plan serves: graphs whose weights are in other files are not rewritten"
 # How a graph grows in the hands of what rewrites it: parsed, written, optimised, once for each candidate.
 _MODEL_FACTOR = 12
 _CPU = "CPUExecutionProvider"
@@ -202,7 +202,7 @@ class Tuner:
             _log.info("plan is measured anew: its graph came out otherwise", deployment=case.key[1], plan=stored.name)
             return False
         if stored.batch_rows > 1 and not await asyncio.to_thread(_is_by_row, content):
-            _log.info("plan is measured anew: it was measured with batches", deployment=case.key[1], plan=stored.name)
+            _log.info("plan is measured again: it was measured with batches", deployment=case.key[1], plan=stored.name)
             return False
         try:
             await self._apply(case, stored, content)

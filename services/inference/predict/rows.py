@@ -15,7 +15,7 @@ from services.inference.predict.moments import microseconds
 from services.inference.predict.problems import Problems, shortened
 from services.inference.serving.model import NUMPY_TYPES, Array, InputSpec, LoadedModel
 
-# Whole numbers beyond are not told apart as doubles.
+# Doubles hold every whole number up to here exactly.
 _EXACT = 2.0**53
 # More digits than a row's integer has are a text like any other.
 _WHOLE = re.compile(r"\s*[+-]?[0-9]{1,40}\s*")

@@ -220,7 +220,7 @@ def _takes(found: pa.DataType, spec: InputSpec) -> bool:
     if spec.datatype == "BOOL" or spec.is_boolean:
         return bool(pa.types.is_boolean(found))
     if spec.datatype == "BYTES":
-        # Whole numbers have one spelling; of fractions, truth values and dates nobody knows which one training saw.
+        # Whole numbers have one spelling; fractions, truth values and dates several, and training's is unknown.
         return bool(pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_integer(found))
     is_number = pa.types.is_integer(found) or pa.types.is_floating(found)
     return bool(is_number or (pa.types.is_duration(found) and spec.datatype.startswith("FP")))

@@ -246,7 +246,7 @@ def _fill_parameters(target: Any, parameters: Mapping[str, Any], what: str) -> N
     for name, value in parameters.items():
         field = fields.get(type(value))
         if value is None or (field is None and name not in RESERVED_PARAMETERS):
-            # MLServer's clients send objects, such as the headers of a call; those of others are nobody's here.
+            # MLServer's clients send objects, such as the headers of a call; others have no meaning here.
             continue
         try:
             if field is None:

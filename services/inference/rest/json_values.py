@@ -93,7 +93,7 @@ def _flat(name: str, data: Any) -> list[Any]:
             found: list[Any] = data
             return found
         if not all(type(value) is list for value in data):
-            raise refused(name, "data nested evenly", "lists beside values")
+            raise refused(name, "data nested evenly", "lists mixed with values")
         data = [value for part in data for value in part]
     raise refused(name, f"data nested at most {_DEEPEST} deep", "more")
 

@@ -29,9 +29,9 @@ def agreeing_rows(
     """Return how many rows were compared, and how many of them agree; None where nothing can be compared.
 
     Each output is compared along its own axis of rows. An output without such an axis is compared as a whole, and
-    counts for every row. Labels (texts, whole numbers, booleans) must be equal, and decide for the probabilities beside
-    them; probabilities of named classes must have the same most probable class; other numbers must be close, those of
-    an embedding taken together.
+    counts for every row. Labels (texts, whole numbers, booleans) must be equal, and decide for their
+    probabilities; probabilities of named classes must have the same most probable class; other numbers must be close,
+    those of an embedding taken together.
 
     Two numbers are close where they differ by at most `tolerance` times the larger one, or by no more than rounding:
     1e-7, or 8 units in the last place (of 32 bits, or of 16) of the output's largest value. NaN equals NaN, and
@@ -71,7 +71,7 @@ def _are_comparable(one: object, other: object) -> bool:
 
 
 def _deciding(names: list[str], specs: Mapping[str, OutputSpec], expected: Mapping[str, Array], rows: int) -> list[str]:
-    """Return the outputs that decide: all but the probabilities that stand beside a label."""
+    """Return the outputs that decide: all but the probabilities of a label output."""
     has_label = any(
         array.dtype.kind in _DISCRETE and array.size == rows and array.shape[:1] == (rows,)
         for array in (expected[name] for name in names)
@@ -103,7 +103,7 @@ def _agree(spec: OutputSpec, one: Array, other: Array, tolerance: float, rows: i
 
 
 def _row_axis(spec: OutputSpec, shape: tuple[int, ...], rows: int) -> int | None:
-    """Return the axis of an output that holds the request's rows; None where there is none, or no way to tell."""
+    """Return the axis of an output that holds the request's rows; None where there is none, or that is unknown."""
     if shape and shape[0] == rows:
         return 0
     if len(spec.shape) != len(shape):

@@ -314,7 +314,7 @@ class Batcher:
         if batch.has_overrun:
             self._put_back(batch)
         elif batch.is_inline and batch.form.model.is_on_processor:
-            # An end that comes late ends the next run with these options, which then goes on in a thread.
+            # An end that comes late ends the next run with these options, which then continues in a thread.
             self._options.append(batch.options)
         if batch.works:
             self._settle(batch)

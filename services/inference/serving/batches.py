@@ -30,7 +30,7 @@ _MOST_FORMS = 256
 _LARGE = 4096
 # The shape of an optional input that a request leaves out: no tensor has it.
 _ABSENT = (-2,)
-# A run that was expected to be short and takes this long goes on in another thread.
+# A run that was expected to be short and takes this long continues in another thread.
 _LONGEST_INLINE_SECONDS = 0.05
 
 

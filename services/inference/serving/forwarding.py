@@ -1,7 +1,7 @@
 """Requests for models that stand on other workers: passed on once, marked, with the caller's token and deadline.
 
-Who holds what is heard from the workers' own reports; where these name nobody, the inference service is asked: whether
-the deployment exists, and who serves it. The mark counts from Lepton's own processes alone, which show
+The workers' own reports say which worker holds which model. Where these name none, the inference service says whether
+the deployment exists, and which workers serve it. The mark counts from Lepton's own processes alone, which show
 certificates: a marked request is never passed on again, so that two workers that each take the other for the holder
 do not play ball.
 """
@@ -176,7 +176,7 @@ class Forwarder:
 
         Raises:
             NotFound: there is no such deployment.
-            Unavailable: nobody serves it yet, or the request is marked.
+            Unavailable: no worker serves it yet, or the request is marked.
             LeptonError: what the holder answered.
         """
         async with contextlib.aclosing(self._holders(model, identity, why, is_marked=is_marked)) as holders:
@@ -241,7 +241,7 @@ class Forwarder:
         """Yield the workers to ask, the best first: those that report it, then those that the inference service knows.
 
         Raises:
-            LeptonError: nobody serves it, and why; or what this worker answers is no matter of where a model stands.
+            LeptonError: no worker serves it, and why; or this worker's error does not depend on where the model is.
         """
         if why.reason not in _ELSEWHERE:
             raise why

@@ -17,7 +17,7 @@ class Holder:
 
     Args:
         address: its private host:port.
-        in_flight: requests under way there, as last heard.
+        in_flight: requests under way there, as last reported.
     """
 
     address: str

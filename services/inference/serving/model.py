@@ -218,7 +218,7 @@ class LoadedModel:
         return "batched" if self.is_by_row else f"not batched: {self.why_mixed}"
 
     def turn_batching(self, *, off: bool) -> None:
-        """Follow the deployment's wish; requests that wait in batches already still run so."""
+        """Follow the deployment's setting; requests that wait in batches already still run so."""
         if self.is_batching_off != off:
             self.is_batching_off = off
             # What requests may share is decided once a form.

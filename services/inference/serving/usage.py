@@ -29,7 +29,7 @@ class CoreMeter:
         """Take what all runs took so far, cores times seconds; return the mean cores."""
         now = self._clock()
         if self._points and core_seconds < self._points[-1][1]:
-            # Loaded anew: it counts from 0.
+            # Loaded again: it counts from 0.
             self._points = []
         recent = [point for point in self._points if now - point[0] <= _WINDOW_SECONDS]
         self._points = recent or self._points[-1:]

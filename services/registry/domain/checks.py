@@ -171,7 +171,7 @@ def _read(tensor: Tensor) -> str:
 
 
 def tried_beside(version: Version) -> tuple[Artifact, ...]:
-    """Return the files that the verifier needs beside model.onnx: an example, and what a graph may read weights from.
+    """Return the files that the verifier needs with model.onnx: an example, and what may be a graph's weights.
 
     A model trained here is one file.
     """

@@ -119,7 +119,7 @@ class Tensor:
         datatype: Open Inference name: FP32, BYTES, ...
         shape: batch first; -1 for a variable dimension.
         example: a value that it takes, where training knew some.
-        labels: the classes that an output's last dimension stands for, where the graph says so.
+        labels: the classes of an output's last dimension, where the graph says so.
         any_rank: whether the graph gives no rank; shape is empty then.
     """
 

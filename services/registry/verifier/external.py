@@ -1,4 +1,4 @@
-"""Weights that lie beside a graph: which files it reads, and that these are files of its own version.
+"""Weights in files other than the graph's: which files it reads, and that these are files of its own version.
 
 A graph may name any path, and a library that loads it opens that path. So every name must be a plain one and among the
 version's files, and what it reads must lie within the file.

@@ -1,4 +1,4 @@
-"""Loads a graph with the files beside it, and tries it."""
+"""Loads a graph with its other files, and tries it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ def try_model(files: Mapping[str, bytes | bytearray], known: Mapping[str, str]) 
     try:
         session = with_brain_floats(_load(inline_inner(servable.content, weights), weights))
     except ValueError as error:
-        raise Refused("UNSUPPORTED_TYPE", f"{error}: export the model with a Cast to FP32 beside it") from error
+        raise Refused("UNSUPPORTED_TYPE", f"{error}: export the model with an additional Cast to FP32") from error
     except Refused as refused:
         raise named(refused, values, servable) from refused
     signature = read_signature(session, values, servable, known)

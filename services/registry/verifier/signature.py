@@ -108,7 +108,7 @@ def _remedy(kind: str, *, is_input: bool = False) -> str:
         return f"{why}: export one tensor, by ConcatFromSequence for instance"
     if kind.startswith("optional("):
         return f"{why}: export the model without optional values"
-    return "which requests and replies cannot carry: export the model with a Cast to FP32 or FP16 beside it"
+    return "which requests and replies cannot carry: export the model with an additional Cast to FP32 or FP16"
 
 
 def _flattened(name: str, lengths: str) -> str:

@@ -108,7 +108,7 @@ class SpecCheck:
             check_judging(held_out, spec.target, inputs, "spec.evaluation_dataset", problems, "the model")
 
     async def _resolve_base(self, spec: pb.JobSpec) -> registry_pb2.Version:
-        """Fix what a job goes on from, or scores; return that version."""
+        """Fix the version that a job continues from, or scores; return that version."""
         if not spec.base_version:
             raise InvalidArgument("base_version is required: name@number or name@alias", reason="BASE_REQUIRED")
         base = await self._ready(spec.base_version)
@@ -177,7 +177,7 @@ def _resolve_settings(spec: pb.JobSpec, rows: int, problems: Problems, *, has_bo
                 "trainable='lora' needs weights to begin from: fine-tune, or give a fit a base version",
                 reason="BASE_REQUIRED",
             )
-        # Completed: what a job was run with stays readable, whatever later defaults are.
+        # Completed: what a job was run with stays readable with other defaults later.
         for name, value in settings.items():
             spec.hyperparameters[name] = json.dumps(value)
         return settings

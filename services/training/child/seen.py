@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 # A report is not worth waiting for as long as what the job is about.
 _PATIENCE_SECONDS = 20.0
 _LOOKED_AT_ROWS = 1_000
-_MOST_TOLD = 20
+_MOST_REPORTED = 20
 
 
 class Seen:
@@ -101,10 +101,10 @@ class Seen:
 
     def look_at_unknown(self, unknown: Sequence[UnknownCategories], least_share: float = 0.0) -> None:
         """Warn of columns with categories that the model does not know, where they are so much of the rows."""
-        told = [each for each in unknown if each.unknown_rows >= least_share * each.rows]
-        self._warn(*(each.to_text() for each in told[:_MOST_TOLD]))
-        if len(told) > _MOST_TOLD:
-            self._warn(f"{len(told) - _MOST_TOLD:,} more columns hold unknown categories")
+        reported = [each for each in unknown if each.unknown_rows >= least_share * each.rows]
+        self._warn(*(each.to_text() for each in reported[:_MOST_REPORTED]))
+        if len(reported) > _MOST_REPORTED:
+            self._warn(f"{len(reported) - _MOST_REPORTED:,} more columns hold unknown categories")
 
     def look_at_taught(self, parent: str, taught: pa.Table, held_out: pa.Table) -> None:
         """Warn where a fine-tune is evaluated on rows that its parent learned from."""

@@ -70,7 +70,7 @@ class ForeignModel:
         return (named or list(self.outputs))[0]
 
     def datatypes(self, target: str) -> dict[str, str]:
-        """Return the Open Inference datatype of each column that it is judged by.
+        """Return the Open Inference datatype of each column that it is evaluated by.
 
         Args:
             target: the column that it predicts.

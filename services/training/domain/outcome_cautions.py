@@ -97,7 +97,7 @@ def _predicted_as_classes(target: Target, numbers: Array, settings: Settings) ->
         return []
     is_chosen = "task" not in settings
     if is_chosen and len(numbers) <= _MOST_CODES:
-        # Who asks for a logistic regression asks for classes.
+        # A logistic regression asks for classes.
         return []
     how = "set task='regression'" if "task" in settings else "use linear_regression, boosted_trees or mlp"
     shown = ", ".join(label_text(number) for number in sorted(numbers.tolist())[:2]) if len(numbers) == 2 else ""
@@ -114,5 +114,5 @@ def _remedy(settings: Settings) -> str:
             "the penalties l1 and l2"
         )
     if "epochs" in settings and settings.get("solver", "gradient_descent") == "gradient_descent":
-        return "raise epochs or learning_rate, or give columns that tell the target"
-    return "lower the penalty (raise c, lower l2), or give columns that tell the target"
+        return "raise epochs or learning_rate, or give columns that predict the target"
+    return "lower the penalty (raise c, lower l2), or give columns that predict the target"

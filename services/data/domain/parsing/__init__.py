@@ -1,1 +1,1 @@
-"""What a text file's values are: numbers, truth values, times, and rules that tell a column's type from its texts."""
+"""What a text file's values are: numbers, truth values, times, and rules that infer a column's type from its texts."""

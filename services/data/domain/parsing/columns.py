@@ -1,6 +1,6 @@
 """Finds the type of a column of texts from all of its rows: int64, double, bool, timestamp, else string.
 
-A column is of the narrowest type that holds every one of its values exactly, wherever in the file they stand. It stays
+A column is of the narrowest type that holds every one of its values exactly, anywhere in the file. It stays
 text where a number would lose something: leading zeros (00501), integers beyond 64 bits, more digits than a double has,
 dates whose day and month are ambiguous. Blanks around numbers count for nothing; a column without any value is
 of strings. A type that is given is taken, or its first value that does not fit is reported. A type that an earlier
@@ -156,7 +156,7 @@ class ColumnInference:
             self._narrow(values)
 
     def _seems_country(self, values: pa.Array) -> bool:
-        # One value tells most columns.
+        # One value decides most columns.
         first = values[0].as_py()
         return first is None or (len(first) == 2 and first.isupper())
 
@@ -250,7 +250,7 @@ class ColumnInference:
         return found
 
     def _plain_number(self, values: pa.Array) -> pa.Array | None:
-        """Return numbers that are all written canonically, which most columns are: a few calls tell it."""
+        """Return numbers that are all written canonically, which most columns are: a few calls show it."""
         for kind, parse in ((pa.int64(), as_integers), (pa.float64(), as_doubles)):
             if self._kind not in (None, kind) or self._rule.numbers != NumberFormat():
                 continue

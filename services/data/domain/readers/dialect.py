@@ -1,4 +1,4 @@
-"""What a CSV file's first rows tell: its delimiter, and its columns' names."""
+"""Detects a CSV file's delimiter and column names from its first rows."""
 
 import csv
 import itertools
@@ -80,7 +80,7 @@ def declared_delimiter(open_file: OpenFile) -> str:
 
 
 def check_delimiter(delimiter: str) -> None:
-    """Check that a character can stand between the values of a row.
+    """Check that a character may separate the values of a row.
 
     Raises:
         InvalidArgument: it cannot.

@@ -173,7 +173,7 @@ class _InNumpy:
 
 
 class _InGraph:
-    """Arithmetic by nodes of a graph; constants that stand several times are added once."""
+    """Arithmetic by nodes of a graph; repeated constants are added once."""
 
     def __init__(self, graph: GraphBuilder) -> None:
         self._graph = graph

@@ -404,7 +404,7 @@ def resolve_hyperparameters(
     for name in sorted(set(given) - set(known)):
         problems.add(_path(name), unknown_hyperparameter(family, name, known), "UNKNOWN_HYPERPARAMETER")
     for name in known:
-        # What a body brings along is refused below, whatever its value.
+        # Settings that come with a body are refused below with any value.
         if name in given and not (has_body and name in find_family(family).from_scratch):
             with problems.collecting(_path(name)):
                 check_value(known[name], given[name])
@@ -432,7 +432,7 @@ def _check_together(settings: Mapping[str, int | float | str | bool]) -> None:
         description = f"hidden_size must be a multiple of heads, got {settings['hidden_size']} and {settings['heads']}"
         problems.add(_path("hidden_size"), description, "BAD_HYPERPARAMETER")
     if settings.get("task") == "embedding" and int(settings["batch_size"]) < _LEAST_EMBEDDING_BATCH:
-        description = "batch_size must be at least 2 for embeddings: each text is told apart from others of its batch"
+        description = "batch_size must be at least 2 for embeddings: each text is compared with the others of its batch"
         problems.add(_path("batch_size"), description, "BAD_HYPERPARAMETER")
     problems.refuse()
 

@@ -1,6 +1,6 @@
 """Raw columns to numbers, twice the same: in numpy for training, and as nodes of the ONNX graph for serving.
 
-Numbers stand first, in the order int64, double, bool, then the calendar features of dates and times; then one code a
+Numbers come first, in the order int64, double, bool, then the calendar features of dates and times; then one code a
 categorical column. A code is an index into the known values of all categorical columns together; one that is unknown
 has the index behind the last.
 """
@@ -267,7 +267,7 @@ def _numbers(column: pa.ChunkedArray, wanted: Column) -> Array:
 
 
 def _texts(column: pa.ChunkedArray, wanted: Column) -> pa.ChunkedArray:
-    # Whole numbers have one spelling; of fractions, booleans and dates nobody knows which one training saw.
+    # Whole numbers have one spelling; fractions, booleans and dates several, and training's is unknown.
     has_one_spelling = any(
         is_kind(column.type)
         for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_null)

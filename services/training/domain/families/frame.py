@@ -39,7 +39,7 @@ class Column:
 def normalize(table: pa.Table) -> pa.Table:
     """Return a table in few types.
 
-    NaN is missing, decimals are doubles, dictionaries what they stand for, dates and times timestamps of microseconds
+    NaN is missing, decimals are doubles, dictionaries their values, dates and times timestamps of microseconds
     in UTC (a time of day on 1970-01-01), durations seconds.
 
     Raises:

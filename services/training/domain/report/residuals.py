@@ -41,7 +41,7 @@ def residuals(values: Array, truth: Array) -> Residuals:
     errors = values - truth
     low, high = np.quantile(errors, _SHOWN)
     if high - low <= _LEAST_WIDTH * max(abs(low), abs(high)):
-        # A histogram needs bins that doubles tell apart.
+        # A histogram needs bins that are distinct as doubles.
         half = max(0.5, _LEAST_WIDTH * max(abs(low), abs(high)))
         low, high = low - half, high + half
     counts, edges = np.histogram(errors.clip(low, high), bins=_HISTOGRAM_BINS, range=(low, high))
