@@ -208,11 +208,11 @@ class Observer:
         """
         key, oldest = (deployment.workspace, deployment.name), time.monotonic() - _REPORT_LASTS_SECONDS
         found = [
-            inference_pb2.DeploymentHolder(address=heard.address, in_flight=heard.in_flight)
-            for heard in self._reports.values()
-            if heard.address
-            and (heard.time >= oldest or not self._nats.is_connected)
-            and any(_serves(replica, version) for replica in heard.replicas.get(key, ()))
+            inference_pb2.DeploymentHolder(address=report.address, in_flight=report.in_flight)
+            for report in self._reports.values()
+            if report.address
+            and (report.time >= oldest or not self._nats.is_connected)
+            and any(_serves(replica, version) for replica in report.replicas.get(key, ()))
         ]
         return sorted(found, key=lambda holder: holder.in_flight)
 

@@ -107,7 +107,7 @@ def check_learning(table: TableFacts, learning: Learning, problems: Problems) ->
 
 
 def check_judging(
-    table: TableFacts, target: str, inputs: Collection[str], field: str, problems: Problems, who: str
+    table: TableFacts, target: str, inputs: Collection[str], field: str, problems: Problems, reader: str
 ) -> None:
     """Record what keeps rows from judging a model.
 
@@ -117,7 +117,7 @@ def check_judging(
         inputs: the columns that the model reads.
         field: of the request that names the rows.
         problems: filled.
-        who: needs the columns, for people.
+        reader: what needs the columns, for people.
     """
     if not table.rows:
         problems.add(field, f"{table.ref} has no row to score", "NO_ROWS")
@@ -128,7 +128,7 @@ def check_judging(
         _add_missing_target(table, found, field, problems)
     for name in inputs:
         if table.find(name) is None:
-            problems.add(field, f"{table.ref} lacks the column {name!r}, which {who} needs", "COLUMN_MISSING")
+            problems.add(field, f"{table.ref} lacks the column {name!r}, which {reader} needs", "COLUMN_MISSING")
 
 
 def _check_target(table: TableFacts, learning: Learning, problems: Problems) -> None:

@@ -23,7 +23,7 @@ class Unit:
         """Return (rows,) target values as they are learned."""
         return truth if self == OWN_UNIT else np.asarray((truth - self.offset) / self.spread)
 
-    def told(self, values: Array) -> Array:
+    def restored(self, values: Array) -> Array:
         """Return (rows,) learned values in the target's unit."""
         return values if self == OWN_UNIT else np.asarray(values * self.spread + self.offset)
 

@@ -59,7 +59,7 @@ class TreesCore:
         features = np.concatenate([encoded.numbers, values_of(encoded, self.category_values)], axis=1)
         found = np.asarray(self.booster().predict(features, num_threads=1, raw_score=True))
         if self.task == "regression":
-            return self.unit.told(found)
+            return self.unit.restored(found)
         return probabilities(self.calibration.apply(found.reshape(len(features), -1)))
 
     def add_scores(self, graph: Graph, encoding: Encoding) -> str:
