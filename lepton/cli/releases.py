@@ -1,6 +1,6 @@
 """`lepton deployments split | canary | shadow | promote | abort`: releasing a version safely."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import typer
@@ -32,7 +32,8 @@ def split(
     as_json: Json = False,
 ) -> None:
     """Have other versions answer a share of the requests."""
-    status = Deploy(name).split(dict(_share(item) for item in shares or ()))
+    wanted = _shares(shares or ())
+    status = Deploy(name).split(wanted)
     show_message(status, as_json, f"{name} is split" if shares else f"{name} is split no more")
 
 
@@ -92,6 +93,15 @@ def _refuse_unused(options: Mapping[str, object]) -> None:
     given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value not in (None, [])]
     if given:
         raise errors.InvalidArgument(f"{', '.join(given)} needs a VERSION: without one, the command ends what there is")
+
+
+def _shares(texts: Iterable[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for version, percent in map(_share, texts):
+        if version in found:
+            raise errors.InvalidArgument(f"{version} has two shares: expected each version once")
+        found[version] = percent
+    return found
 
 
 def _share(text: str) -> tuple[str, float]:

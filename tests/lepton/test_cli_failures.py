@@ -71,6 +71,7 @@ def test_any_error_is_one_line() -> None:
         (("train", "mlp", "x@1", "--watch", "--detach"), "give one of them"),
         (("deployments", "canary", "x", "--step", "5"), "--step needs a VERSION"),
         (("deployments", "shadow", "x", "--percent", "5"), "--percent needs a VERSION"),
+        (("deployments", "split", "x", "x@2=40", "x@2=30"), "x@2 has two shares"),
         (("models", "download", "x@1", "--all", "--artifact", "a"), "give one of the two"),
         (("models", "download", "x@1", "--output", "/"), "it is a folder"),
     ],
