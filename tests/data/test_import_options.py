@@ -214,7 +214,7 @@ def test_unambiguous_dates_are_times(values: list[str], kind: str, first: str) -
 def test_notes_name_what_helps() -> None:
     assert _column(["01:30", "12:00"])[2] == []
     assert "dates={column: '%d/%m/%Y'}" in _column(["01/02/2020"])[2][0]
-    assert _column(["-", "x"], missing=("-",))[2] == []
+    assert "texts given for them" in _column(["-", "x"], missing=("-",))[2][0]
 
 
 def test_dates_are_the_users_say() -> None:

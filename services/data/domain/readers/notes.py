@@ -40,6 +40,7 @@ def _kept_as_text(columns: Columns) -> Iterable[str]:
 
 def _of_missing(columns: Columns) -> Iterable[str]:
     missing: dict[str, int] = {}
+    given: dict[str, int] = {}
     kept: dict[str, list[str]] = {}
     for name, rule, inference, reading in columns:
         texts = inference.texts_kept() if pa.types.is_string(reading.kind) else []
@@ -47,14 +48,17 @@ def _of_missing(columns: Columns) -> Iterable[str]:
             if inference.soft_rows[text]:
                 kept.setdefault(text, []).append(f"{name} ({inference.soft_rows[text]:,} values)")
         left = inference.missing_rows - sum(inference.soft_rows[text] for text in texts)
-        if left and rule.missing is None:
-            missing[name] = left
+        if left:
+            (missing if rule.missing is None else given)[name] = left
     for text, names in kept.items():
         why = {NONE: "a column of texts", NA: "a column of country codes"}[text]
         yield f"{text!r} is a text, not a missing value, in {why}: {_listed(names)} (missing=[...] says otherwise)"
     if missing:
         counted = [f"{name} ({count:,})" for name, count in missing.items()]
         yield f"texts such as 'NA' are read as missing values: {_listed(counted)}"
+    if given:
+        counted = [f"{name} ({count:,})" for name, count in given.items()]
+        yield f"missing values by the texts given for them, now or in the version before: {_listed(counted)}"
 
 
 def _of_known(columns: Columns, known: Mapping[str, KnownColumn]) -> Iterable[str]:
