@@ -80,6 +80,14 @@ def test_state_follows_from_what_workers_report(replicas: list[SeenReplica], wan
     assert observe(item, list(reversed(replicas))).state is found.state
 
 
+def test_a_version_kept_for_a_rollback_is_not_said_to_serve() -> None:
+    item = replace(deployment(replicas=2), number=2, digest="d2")
+    kept = SeenReplica("w1", 1, "d1", ReplicaState.READY, "", "CPU")
+    wanted = SeenReplica("w1", 2, "d2", ReplicaState.READY, "", "CPU")
+    assert observe(item, [kept, wanted]).message == "1 of 2 serve"
+    assert observe(item, [replace(kept, worker="w2"), wanted]).message == "version 1 serves meanwhile"
+
+
 def test_another_models_version_of_the_same_number_is_not_what_is_wanted() -> None:
     moved = serve_version(deployment(), "other@1", ModelVersion("other", 1, "d9", 100, is_ready=True))
     assert moved.previous_number == 0

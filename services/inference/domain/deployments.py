@@ -350,12 +350,11 @@ def observe(deployment: Deployment, replicas: Iterable[SeenReplica], waiting: Wa
     lacks += (
         f"; version {deployment.number} cannot be loaded on {failed[0].worker}: {failed[0].message}" if failed else ""
     )
-    older = {item.number for item in others}
     if failed and not ready:
         message = f"version {deployment.number} cannot be loaded on {failed[0].worker}: {failed[0].message}"
         return Observed(DeploymentState.FAILED, 0, message, {}, reason)
-    if ready or older:
-        serving = f"version {max(older)} serves meanwhile" if older else f"{len(ready)} of {deployment.replicas} serve"
+    if ready or behind:
+        serving = f"version {max(behind)} serves meanwhile" if behind else f"{len(ready)} of {deployment.replicas} serve"
         return Observed(DeploymentState.UPDATING, len(ready), serving + lacks, providers, reason)
     if any(replica.state is ReplicaState.LOADING for replica in wanted):
         return Observed(DeploymentState.PENDING, 0, "loading", {})
