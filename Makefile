@@ -93,6 +93,7 @@ $(FUZZ_VENV)/installed:
 	touch $@
 
 # The oldest versions that pyproject.toml allows the SDK, in an environment of their own; what those depend on is new.
+# uv takes the machine's certificates, for behind a proxy that inspects TLS its own ones do not do.
 LOWEST_VENV := .venv-lowest
 LOWEST_TOOLS := pytest pytest-asyncio pytest-timeout hypothesis pillow ml_dtypes 'cryptography>=45' 'pyjwt>=2.11'
 # They test what only the platform has.
@@ -106,9 +107,9 @@ $(LOWEST_VENV)/installed: pyproject.toml Makefile
 	rm -rf $(LOWEST_VENV)
 	$(PYTHON) -m venv $(LOWEST_VENV)
 	$(LOWEST_VENV)/bin/pip install --quiet uv
-	$(LOWEST_VENV)/bin/uv pip install --quiet --python $(LOWEST_VENV)/bin/python --resolution lowest-direct \
+	$(LOWEST_VENV)/bin/uv pip install --quiet --system-certs --python $(LOWEST_VENV)/bin/python --resolution lowest-direct \
 	    --requirement pyproject.toml
-	$(LOWEST_VENV)/bin/uv pip install --quiet --python $(LOWEST_VENV)/bin/python $(LOWEST_TOOLS)
+	$(LOWEST_VENV)/bin/uv pip install --quiet --system-certs --python $(LOWEST_VENV)/bin/python $(LOWEST_TOOLS)
 	touch $@
 
 .PHONY: check

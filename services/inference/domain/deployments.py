@@ -354,7 +354,9 @@ def observe(deployment: Deployment, replicas: Iterable[SeenReplica], waiting: Wa
         message = f"version {deployment.number} cannot be loaded on {failed[0].worker}: {failed[0].message}"
         return Observed(DeploymentState.FAILED, 0, message, {}, reason)
     if ready or behind:
-        serving = f"version {max(behind)} serves meanwhile" if behind else f"{len(ready)} of {deployment.replicas} serve"
+        serving = f"{len(ready)} of {deployment.replicas} serve"
+        if behind:
+            serving = f"version {max(behind)} serves meanwhile"
         return Observed(DeploymentState.UPDATING, len(ready), serving + lacks, providers, reason)
     if any(replica.state is ReplicaState.LOADING for replica in wanted):
         return Observed(DeploymentState.PENDING, 0, "loading", {})
