@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lepton.v1 import inference_pb2 as pb
-from services.inference.domain.deployments import Deployment
 from services.inference.domain.measurements import Measured
 from services.inference.domain.release import Canary, CanaryState, Release, Shadow, Standby, TrafficTarget
 
@@ -102,13 +101,6 @@ def release_from_json(text: str) -> Release:
         values.get("previous", ""),
         values.get("windows", 0),
     )
-
-
-def release_of(deployment: Deployment) -> pb.Deployment:
-    """Return a message that holds a deployment's release alone."""
-    message = pb.Deployment()
-    release_to_proto(deployment.release, message)
-    return message
 
 
 def _canary_to_proto(canary: Canary) -> pb.Canary:
