@@ -88,7 +88,7 @@ class Predicting:
         """Return predictions for the rows of a file, read by the types of the model: texts stay as the file has them.
 
         Args:
-            path: .csv, .tsv, .parquet or .jsonl; in UTF-8, dates in ISO 8601.
+            path: .csv, .tsv, .txt, .parquet or .jsonl, texts also with .gz, .bz2 or .xz; in UTF-8, dates in ISO 8601.
             version: a version number or alias; by default the deployment's own.
             timeout_seconds: how long to wait for the deployment to be ready, and for each request.
 

@@ -1,12 +1,16 @@
 """Files of rows, read by the types of a model's signature: nothing is guessed from the file."""
 
+import bz2
 import csv
+import gzip
+import io
 import json
+import lzma
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 
@@ -23,7 +27,10 @@ MISSING = frozenset(
 )
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _TRUTH = {"true": True, "false": False}
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+# Those that an import finds by itself; "" where the header says which one it is.
+_DELIMITERS = (",", ";", "\t", "|")
+_TEXT_FILES = {".csv": "", ".txt": "", ".tsv": "\t"}
+_OPENERS: dict[str, Callable[..., IO[str]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 @dataclass(frozen=True)
@@ -54,24 +61,35 @@ def read_rows(path: Path) -> RowsFile:
     """Return a file's rows.
 
     Args:
-        path: .csv, .tsv, .parquet or .jsonl.
+        path: .csv, .tsv, .txt, .parquet or .jsonl; texts also with .gz, .bz2 or .xz. The delimiter of a .csv or .txt
+            file is the one of `,`, `;`, tab and `|` that divides its header most often.
 
     Raises:
         InvalidArgument: the file's name says no format that is read, or its rows are not of one length.
     """
-    suffix = path.suffix.lower()
+    compression = path.suffix.lower() if path.suffix.lower() in _OPENERS else ""
+    suffix = Path(path.stem).suffix.lower() if compression else path.suffix.lower()
     if suffix in (".parquet", ".pq"):
         return RowsFile(pd.read_parquet(path), is_text=False)
     if suffix in (".jsonl", ".ndjson"):
         return RowsFile(_read_json_lines(path), is_text=False)
-    if suffix not in _DELIMITERS:
-        raise errors.InvalidArgument(f"cannot read {path.name}: expected .csv, .tsv, .parquet or .jsonl")
-    return RowsFile(_read_texts(path, _DELIMITERS[suffix]), is_text=True)
+    if suffix not in _TEXT_FILES:
+        raise errors.InvalidArgument(
+            f"cannot read {path.name}: expected .csv, .tsv, .txt, .parquet or .jsonl; texts also with .gz, .bz2 or .xz"
+        )
+    return RowsFile(_read_texts(path, _TEXT_FILES[suffix]), is_text=True)
+
+
+def _open_text(path: Path) -> IO[str]:
+    opener: Callable[..., IO[str]] = _OPENERS.get(path.suffix.lower(), open)
+    return opener(path, "rt", encoding="utf-8-sig", newline="")
 
 
 def _read_texts(path: Path, delimiter: str) -> pd.DataFrame:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = [line for line in csv.reader(file, delimiter=delimiter, strict=True) if line]
+    with _open_text(path) as file:
+        text = file.read()
+    delimiter = delimiter or _find_delimiter(text)
+    lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if line]
     names, rows = (lines[0], lines[1:]) if lines else ([], [])
     ragged = next((place for place, row in enumerate(rows) if len(row) != len(names)), None)
     if ragged is not None:
@@ -87,9 +105,18 @@ def _read_texts(path: Path, delimiter: str) -> pd.DataFrame:
     return pd.DataFrame(found, index=range(len(rows)))
 
 
+def _find_delimiter(text: str) -> str:
+    """Return what divides the header into the most names; a comma where nothing does."""
+
+    def names(delimiter: str) -> int:
+        return len(next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), []))
+
+    return max(_DELIMITERS, key=names)
+
+
 def _read_json_lines(path: Path) -> pd.DataFrame:
     # Not by pandas, which makes numbers of texts.
-    with path.open(encoding="utf-8-sig") as lines:
+    with _open_text(path) as lines:
         records = [json.loads(line) for line in lines if line.strip()]
     if not all(isinstance(record, dict) for record in records):
         raise errors.InvalidArgument(f"{path.name} holds a line that is no JSON object", reason="UNREADABLE_FILE")

@@ -73,7 +73,12 @@ def deploy(
 def predict(
     name: Name,
     path: Annotated[
-        Path | None, typer.Argument(help="Rows: .csv, .tsv, .parquet or .jsonl.", exists=True, dir_okay=False)
+        Path | None,
+        typer.Argument(
+            help="Rows: .csv, .tsv, .txt, .parquet or .jsonl; texts also with .gz, .bz2 or .xz.",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None,
     row: Annotated[list[str] | None, typer.Option(help="A row as a JSON object; may be repeated.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="A text; may be repeated.")] = None,

@@ -1,6 +1,10 @@
 """Files are read by a model's types: text exactly as the file has it, and nothing guessed."""
 
+import bz2
+import gzip
+import lzma
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +106,25 @@ def test_ragged_rows_are_refused(tmp_path: Path, content: str) -> None:
 def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(errors.InvalidArgument, match="two columns"):
         read_rows(_file(tmp_path, "a,a\n1,2\n")).typed(SIGNATURE)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_delimiter_is_found_from_the_header(tmp_path: Path, delimiter: str) -> None:
+    content = '"code","size"\n007,"1.5"\n"a;b|c",2\n'.replace(",", delimiter)
+    frame = read_rows(_file(tmp_path, content, "rows.txt")).typed(SIGNATURE)
+    assert frame.to_dict("list") == {"code": ["007", "a;b|c"], "size": [1.5, 2.0]}
+
+
+@pytest.mark.parametrize("opener", [gzip.open, bz2.open, lzma.open])
+def test_compressed_texts_are_read(tmp_path: Path, opener: Any) -> None:
+    suffix = {gzip.open: ".gz", bz2.open: ".bz2", lzma.open: ".xz"}[opener]
+    path = tmp_path / f"rows.csv{suffix}"
+    with opener(path, "wt") as file:
+        file.write("code,size\n007,1.5\n")
+    assert read_rows(path).typed(SIGNATURE).to_dict("list") == {"code": ["007"], "size": [1.5]}
+    path.write_bytes(b"no archive")
+    with pytest.raises((errors.LeptonError, OSError, lzma.LZMAError)):
+        read_rows(path)
 
 
 def test_json_lines_keep_the_types_that_json_has(tmp_path: Path) -> None:
