@@ -8,7 +8,6 @@ from services.inference.serving.model import Array, InputSpec
 
 # Enough to mend a request by.
 _MOST = 16
-_LONGEST_VALUE = 60
 
 
 class Problems:
@@ -66,9 +65,3 @@ class Problems:
                 for row, column, expected, got in sorted(self._found, key=lambda item: item[0])
             ],
         )
-
-
-def shortened(value: object) -> str:
-    """Return a value as text that fits a message."""
-    text = repr(value)
-    return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "…"

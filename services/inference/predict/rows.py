@@ -12,7 +12,7 @@ import numpy as np
 from lepton.v1 import prediction_pb2 as pb
 from servicekit.errors import FailedPrecondition
 from services.inference.predict.moments import microseconds
-from services.inference.predict.problems import Problems, shortened
+from services.inference.predict.problems import Problems
 from services.inference.serving.model import NUMPY_TYPES, Array, InputSpec, LoadedModel
 
 # Doubles hold every whole number up to here exactly.
@@ -94,6 +94,15 @@ def as_column(items: "list[Any] | Array", spec: InputSpec) -> Array:
         return np.array(items, dtype=NUMPY_TYPES[spec.datatype]).reshape(shape)
 
 
+_KINDS = {
+    "text": "a text",
+    "number": "a number",
+    "integer": "an integer",
+    "boolean": "a truth value",
+    "missing": "a missing value, where training had none",
+}
+
+
 def as_series(items: Sequence[Array], spec: InputSpec) -> Array:
     """Return (rows, steps) of series, shorter ones with NaN at their end."""
     found = np.full((len(items), max([1, *map(len, items)])), np.nan, dtype=NUMPY_TYPES[spec.datatype])
@@ -147,9 +156,8 @@ def _told(value: pb.Value | None, kind: str | None) -> str:
         return "a value that says nothing"
     if kind == "series":
         return f"a series of {len(value.series.values)} values"
-    return (
-        "a missing value, where training had none" if kind == "missing" else f"{kind} {shortened(getattr(value, kind))}"
-    )
+    # Not the value itself: it is a customer's, and messages are logged.
+    return _KINDS[kind]
 
 
 def _reader(spec: InputSpec) -> _Reader:

@@ -88,15 +88,15 @@ GOOD_ROW: dict[str, object] = {"amount": 1.0, "months": 3, "purpose": "car", "ur
 @pytest.mark.parametrize(
     ("column", "value", "complaint"),
     [
-        ("amount", "much", "expected a number, or missing, got text 'much'"),
-        ("amount", True, "expected a number, or missing, got boolean True"),
+        ("amount", "much", "expected a number, or missing, got a text"),
+        ("amount", True, "expected a number, or missing, got a truth value"),
         ("amount", math.inf, "expected finite values, got an infinity"),
         ("months", None, "expected a whole number, got a missing value"),
-        ("months", 2.5, "expected a whole number, got number 2.5"),
-        ("months", 1e300, "expected a whole number, got number 1e"),
-        ("purpose", True, "expected a text, or missing, got boolean True"),
+        ("months", 2.5, "expected a whole number, got a number"),
+        ("months", 1e300, "expected a whole number, got a number"),
+        ("purpose", True, "expected a text, or missing, got a truth value"),
         ("purpose", "x" * 100, "x…|category"),
-        ("urgent", 1, "expected a truth value, got integer 1"),
+        ("urgent", 1, "expected a truth value, got an integer"),
         ("urgent", None, "expected a truth value, got a missing value"),
     ],
 )
@@ -117,7 +117,7 @@ def test_whole_number_is_its_digits_unless_training_wrote_it_otherwise() -> None
     arrays = rows_to_arrays([row(**{**GOOD_ROW, "purpose": number}) for number in (8, 10)], model)
     assert arrays["purpose"].ravel().tolist() == ["8", "10"]
     for number in (7, 9):
-        with pytest.raises(InvalidArgument, match=f"expected a text, or missing, got integer {number}"):
+        with pytest.raises(InvalidArgument, match="expected a text, or missing, got an integer"):
             rows_to_arrays([row(**{**GOOD_ROW, "purpose": number})], model)
 
 
@@ -164,5 +164,5 @@ def test_model_of_tensors_says_how_to_ask_it() -> None:
 def test_narrow_integers_are_checked_for_their_range() -> None:
     model = identity("INT8", columns=1)
     assert rows_to_arrays([row(x=-128)], model)["x"].dtype == np.int8
-    with pytest.raises(InvalidArgument, match="from -128 to 127, got integer 128"):
+    with pytest.raises(InvalidArgument, match="from -128 to 127, got an integer"):
         rows_to_arrays([row(x=128)], model)

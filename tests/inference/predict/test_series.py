@@ -57,7 +57,7 @@ def test_dataset_becomes_what_its_rows_become_and_answers_become_columns_of_list
     [
         ([], "a series of 0 values"),
         ([1.0, 2.0], "2"),
-        (1.0, "number 1.0"),
+        (1.0, "a number"),
         (None, "a missing value"),
         ([1.0, float("inf")], "an infinity"),
         ([1e39], "an infinity"),
