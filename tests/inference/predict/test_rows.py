@@ -145,7 +145,7 @@ def test_missing_value_where_training_had_all_is_refused() -> None:
 def test_unknown_category_follows_the_models_rule() -> None:
     rows = [row(**GOOD_ROW), row(**{**GOOD_ROW, "purpose": "a boat"})]
     assert len(rows_to_arrays(rows, MODEL)["purpose"]) == 2
-    with pytest.raises(InvalidArgument, match=r"row 1, column 'purpose': expected a category .*'a boat'"):
+    with pytest.raises(InvalidArgument, match="row 1, column 'purpose': expected a category that training saw"):
         rows_to_arrays(rows, STRICT)
 
 
