@@ -38,6 +38,9 @@ _ARROW_NAMES = {
     "Float32": "float",
 }
 
+# The declared labels of what this process loaded: see `check_label`.
+_loaded_labels: set[str] = set()
+
 
 @dataclass(frozen=True)
 class Lineage:
@@ -234,13 +237,16 @@ class _Grouped(DataFrameGroupBy):  # type: ignore[type-arg]
     agg = aggregate
 
 
-def check_label(frame: Frame) -> None:
+def check_label(frame: pd.DataFrame) -> None:
     """Check that a frame still has the label that it was loaded with.
 
     Raises:
         InvalidArgument: LABEL_LOST: its column is gone, or frames with other labels were put together, or nothing is
-            known of it after an operation that keeps no lineage.
+            known of it after an operation that keeps no lineage. The latter holds for a plain DataFrame with a column
+            that is the label of loaded data: pandas makes plain ones where the left one of two was plain.
     """
+    if not isinstance(frame, Frame):
+        return _check_plain(frame)
     known = frame._lineage
     if known is not None and known.label in ("", *map(str, frame.columns)) and not known.other_labels:
         return
@@ -252,6 +258,17 @@ def check_label(frame: Frame) -> None:
     else:
         what = f"the label {known.label!r} is no longer a column of the data"
     raise errors.InvalidArgument(f"{what}: say which column to predict, with target='...'", reason="LABEL_LOST")
+
+
+def _check_plain(frame: pd.DataFrame) -> None:
+    # Where the last column is the label, it is what a fit predicts.
+    lost = [str(name) for name in frame.columns[:-1] if str(name) in _loaded_labels]
+    if lost:
+        raise errors.InvalidArgument(
+            f"this DataFrame does not say its label, and {lost[0]!r} is the label of data loaded before: say which "
+            "column to predict, with target='...'",
+            reason="LABEL_LOST",
+        )
 
 
 def fingerprint(frame: pd.DataFrame) -> int:
@@ -285,6 +302,8 @@ def _hashable(item: object) -> object:
 def with_lineage(frame: pd.DataFrame, parent: str, label: str) -> Frame:
     """Return the frame as one that descends from a dataset version."""
     result = Frame(frame)
+    if label:
+        _loaded_labels.add(label)
     result._lineage = Lineage(parent, label, (), edited=False, fingerprint=fingerprint(result))
     return result
 

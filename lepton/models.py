@@ -222,7 +222,7 @@ class Model:
     def _fit_spec(
         self, data: Data, target: str | None, evaluation_data: Data | None, resources: dict[str, float] | None
     ) -> training_pb2.JobSpec:
-        if target is None and isinstance(data, Frame):
+        if target is None and isinstance(data, pd.DataFrame):
             check_label(data)
         dataset = as_dataset(data, self.connection)
         return build(

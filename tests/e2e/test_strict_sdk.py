@@ -57,7 +57,7 @@ def test_one_name_is_a_name_and_a_lost_label_an_error(connection: Connection, tm
 def test_frame_is_predicted_as_strictly_as_rows(connection: Connection) -> None:
     train = pd.DataFrame({"c": [place // 2 for place in range(60)], "b": [place % 2 == 0 for place in range(60)]})
     train["y"] = train["c"] * 10.0 + train["b"] * 300
-    model = LinearRegression(name="strict", connection=connection).fit(train, target="y")
+    model = LinearRegression(name="strict-frames", connection=connection).fit(train, target="y")
     deployment = lepton.Deploy(model).save()
     good = pd.DataFrame({"c": pd.array([2, 3], dtype="Int64"), "b": pd.array([True, False], dtype="boolean")})
     found = deployment.predict(good)["y"]

@@ -148,6 +148,30 @@ def test_lost_label_is_an_error_that_says_how_to_go_on(change: Callable[[Frame],
     assert refused.value.reason == "LABEL_LOST"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda frame: pd.DataFrame({"size": [1.0, 2.0], "rank": [0, 1]}).merge(frame, on="size", how="left")[
+            ["churned", "town", "rank"]
+        ],
+        lambda frame: pd.concat([pd.DataFrame({"size": [5.0]}), frame])[["churned", "size"]],
+        lambda frame: pd.DataFrame(frame)[["churned", "size"]],
+    ],
+)
+def test_plain_frames_with_the_label_of_loaded_data_do_not_guess_another(
+    change: Callable[[Frame], pd.DataFrame],
+) -> None:
+    changed = change(
+        with_lineage(pd.DataFrame({"size": [1.0, 2.0], "town": ["a", "b"], "churned": [0, 1]}), "data@1", "churned")
+    )
+    assert not isinstance(changed, Frame)
+    with pytest.raises(errors.InvalidArgument, match=r"'churned' is the label .* target=") as refused:
+        check_label(changed)
+    assert refused.value.reason == "LABEL_LOST"
+    check_label(changed.assign(churned=changed.pop("churned")))
+    check_label(pd.DataFrame({"unrelated": [1], "other": [2]}))
+
+
 def test_frame_without_a_label_loses_none() -> None:
     frame = with_lineage(pd.DataFrame({"a": [1], "b": [2]}), "data@1", "")
     for changed in (frame, pd.concat([frame, frame]), frame[["a"]], frame.rename(columns={"a": "c"})):
