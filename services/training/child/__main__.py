@@ -127,14 +127,15 @@ class Server:
         return socket.socket(fileno=talk)
 
     def _reap(self) -> None:
-        # Another child may end in the middle of this: it may be there twice at once.
-        with contextlib.suppress(ChildProcessError):
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if not pid:
-                    return
-                with self._told.pop(pid) as told:
-                    _tell(told, os.waitstatus_to_exitcode(status))
+        # Only its own: libraries may start processes while they load, and wait for those themselves. Another child may
+        # end in the middle of this: it may run twice at once.
+        for pid in list(self._told):
+            with contextlib.suppress(ChildProcessError):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                told = self._told.pop(pid, None) if ended else None
+                if told is not None:
+                    with told:
+                        _tell(told, os.waitstatus_to_exitcode(status))
 
 
 def _tell(told: socket.socket, number: int) -> None:
