@@ -155,7 +155,7 @@ def test_unknown_category_follows_the_models_rule(credit: lepton.Dataset, connec
     with pytest.warns(errors.UnknownCategoryWarning, match="100% of 'purpose' are unknown"):
         assert len(lepton.Deploy(tolerant).save().predict(rows)) == 1
     strict = LogisticRegression(name="strict", handle_unknown="error", connection=connection).fit(credit)
-    with pytest.raises(errors.InvalidArgument, match="spaceship"):
+    with pytest.raises(errors.InvalidArgument, match="a category that training saw"):
         lepton.Deploy(strict).save().predict(rows)
 
 
